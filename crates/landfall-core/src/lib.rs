@@ -1,0 +1,16 @@
+//! The pure logic of Landfall: what state is, how two copies of it differ, and who fetches what from whom.
+//!
+//! Nothing here waits: no I/O, no clock, no task, no randomness. Time and seeds are arguments, so the same events give
+//! the same commands on every machine and in every simulation.
+#![forbid(unsafe_code)]
+
+mod chunk;
+pub mod chunker;
+pub mod codec;
+pub mod files;
+pub mod limits;
+mod time;
+pub mod tree;
+
+pub use chunk::{Chunk, ChunkId, Domain, HashMismatch, ParseChunkIdError};
+pub use time::Time;
