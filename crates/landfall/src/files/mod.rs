@@ -1,0 +1,3 @@
+//! Owns directories of any data: what turns files into a tree, and a tree into files.
+
+pub mod index;
