@@ -3,16 +3,19 @@
 //! The index is a cache. It never says what a file holds, only that it need not be read again; a damaged one is ignored,
 //! with the reason, and everything is read again. Its form is frozen in `docs/format-files.md`.
 
-use std::fs::File;
-use std::io::{self, BufReader, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::os::fd::AsFd;
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use bytes::{Buf, BufMut, Bytes};
+use bytes::{Buf, Bytes};
 use landfall_core::ChunkId;
 use landfall_core::files::{FilePath, Mtime};
-use rustix::fs::{Mode, OFlags, RenameFlags, Stat};
+use rustix::fs::Stat;
+
+use super::block::{
+    BlockReader, BlockWriter, Magic, get_bytes, get_time, get_varint, path_from, put_bytes, put_time, put_varint,
+};
 
 /// What `lstat` says about a path: if none of it changed, neither did the content.
 ///
@@ -87,22 +90,16 @@ pub struct IndexRecord {
 
 /// Writes an index, one record at a time, in flat memory. Until [`Self::commit`] the old index stands.
 pub struct IndexWriter {
-    directory: OwnedFd,
-    name: PathBuf,
-    file: File,
-    block: BlockBuilder,
-    records: u64,
+    blocks: BlockWriter,
+    last: Option<FilePath>,
 }
 
 impl IndexWriter {
     /// Begins an index that will have `name` in `directory` (or relative to [`rustix::fs::CWD`]).
     pub fn create(directory: impl AsFd, name: &Path, header: &IndexHeader) -> io::Result<Self> {
-        let directory = rustix::fs::openat(directory, parent_of(name), DIRECTORY, Mode::empty())?;
-        let name = PathBuf::from(name.file_name().ok_or(rustix::io::Errno::INVAL)?);
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mut file = File::from(rustix::fs::openat(&directory, temporary(&name), flags, Mode::from(0o600))?);
-        file.write_all(&encode_header(header))?;
-        Ok(Self { directory, name, file, block: BlockBuilder::default(), records: 0 })
+        let mut encoded = header.manifest.as_bytes().to_vec();
+        put_time(&mut encoded, header.taken);
+        Ok(Self { blocks: BlockWriter::create(directory, name, MAGIC, &encoded)?, last: None })
     }
 
     /// Adds a record.
@@ -110,52 +107,41 @@ impl IndexWriter {
     /// # Panics
     /// If `path` does not come after the one before it.
     pub fn push(&mut self, path: &FilePath, stat: &FileStat) -> io::Result<()> {
-        self.block.push(path, stat);
-        self.records += 1;
-        if self.block.bytes.len() >= BLOCK_BYTES_TARGET {
-            self.file.write_all(&self.block.take())?;
-        }
-        Ok(())
+        assert!(self.last.as_ref().is_none_or(|last| last < path), "{path} does not come after {:?}", self.last);
+        let shared = match &self.last {
+            Some(last) if !self.blocks.at_block_start() => shared_prefix(last.as_bytes(), path.as_bytes()),
+            _ => 0,
+        };
+        self.last = Some(path.clone());
+        self.blocks.push(|out| {
+            put_varint(out, shared as u64);
+            put_bytes(out, &path.as_bytes()[shared..]);
+            put_stat(out, stat);
+        })
     }
 
     /// Makes the index durable and lets it replace the old one.
-    pub fn commit(mut self) -> io::Result<()> {
-        if !self.block.is_empty() {
-            self.file.write_all(&self.block.take())?;
-        }
-        self.file.write_all(&encode_end(self.records))?;
-        self.file.sync_data()?;
-        let (from, to) = (temporary(&self.name), &self.name);
-        rustix::fs::renameat_with(&self.directory, from, &self.directory, to, RenameFlags::empty())?;
-        Ok(())
+    pub fn commit(self) -> io::Result<()> {
+        self.blocks.commit()
     }
 }
 
 /// Reads an index, one record at a time, in flat memory and in key order.
 pub struct IndexReader {
-    input: BufReader<File>,
+    blocks: BlockReader,
     header: IndexHeader,
     block: Bytes,
     last: Option<FilePath>,
     records: u64,
-    ended: bool,
     peeked: Option<IndexRecord>,
 }
 
 impl IndexReader {
     /// Opens the index `name` of `directory` (or relative to [`rustix::fs::CWD`]).
     pub fn open(directory: impl AsFd, name: &Path) -> Result<Self, IndexError> {
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = match rustix::fs::openat(directory, name, flags, Mode::empty()) {
-            Ok(file) => File::from(file),
-            Err(rustix::io::Errno::NOENT) => return Err(IndexError::Absent),
-            Err(error) => return Err(IndexError::Unreadable(error.into())),
-        };
-        let mut input = BufReader::with_capacity(BLOCK_BYTES_TARGET, file);
-        let mut header = [0; HEADER_BYTES];
-        read_exact(&mut input, &mut header)?;
-        let header = decode_header(&header)?;
-        Ok(Self { input, header, block: Bytes::new(), last: None, records: 0, ended: false, peeked: None })
+        let blocks = BlockReader::open(directory, name, MAGIC)?;
+        let header = decode_header(blocks.header().clone())?;
+        Ok(Self { blocks, header, block: Bytes::new(), last: None, records: 0, peeked: None })
     }
 
     /// What the index is about.
@@ -168,11 +154,19 @@ impl IndexReader {
         if let Some(record) = self.peeked.take() {
             return Ok(Some(record));
         }
-        let next = self.read_record();
-        if next.is_err() {
-            self.ended = true;
+        if self.block.is_empty() {
+            match self.blocks.next_block(self.records)? {
+                Some(block) => self.block = block,
+                None => return Ok(None),
+            }
         }
-        next
+        let record = decode_record(&mut self.block, self.last.as_ref()).inspect_err(|_| {
+            self.block.clear();
+            self.blocks.end();
+        })?;
+        self.last = Some(record.path.clone());
+        self.records += 1;
+        Ok(Some(record))
     }
 
     /// What `path` looked like, if the index knows it. Paths are asked for in ascending order: each call drops the records
@@ -190,111 +184,17 @@ impl IndexReader {
         }
         Ok(None)
     }
-
-    fn read_record(&mut self) -> Result<Option<IndexRecord>, IndexError> {
-        if self.block.is_empty() && !self.ended {
-            self.read_block()?;
-        }
-        if self.ended {
-            return Ok(None);
-        }
-        let record = decode_record(&mut self.block, self.last.as_ref())?;
-        self.last = Some(record.path.clone());
-        self.records += 1;
-        Ok(Some(record))
-    }
-
-    fn read_block(&mut self) -> Result<(), IndexError> {
-        let mut prefix = [0; BLOCK_PREFIX_BYTES];
-        read_exact(&mut self.input, &mut prefix)?;
-        let (mut prefix, length_bytes) = (&prefix[..], [prefix[0], prefix[1], prefix[2], prefix[3]]);
-        let (length, crc) = (prefix.get_u32_le(), prefix.get_u32_le());
-        if length == END {
-            return self.read_end(crc);
-        }
-        if length == 0 || length as usize > BLOCK_BYTES_MAX {
-            return Err(IndexError::Damaged("a block has an impossible length"));
-        }
-        let mut block = vec![0; length as usize];
-        read_exact(&mut self.input, &mut block)?;
-        if crc32c::crc32c_append(crc32c::crc32c(&length_bytes), &block) != crc {
-            return Err(IndexError::Damaged("a block has a wrong checksum"));
-        }
-        self.block = block.into();
-        Ok(())
-    }
-
-    fn read_end(&mut self, crc: u32) -> Result<(), IndexError> {
-        let mut count = [0; 8];
-        read_exact(&mut self.input, &mut count)?;
-        if crc32c::crc32c_append(crc32c::crc32c(&END.to_le_bytes()), &count) != crc {
-            return Err(IndexError::Damaged("the end has a wrong checksum"));
-        }
-        if u64::from_le_bytes(count) != self.records {
-            return Err(IndexError::Damaged("it holds another number of records than its end says"));
-        }
-        self.ended = true;
-        Ok(())
-    }
 }
 
 /// Why an index cannot be used. It is a cache: read every file again.
-#[derive(Debug, thiserror::Error)]
-pub enum IndexError {
-    /// There is none yet.
-    #[error("there is no index")]
-    Absent,
-    /// The file cannot be read.
-    #[error("the index cannot be read")]
-    Unreadable(#[source] io::Error),
-    /// The file was cut off or altered, or another version wrote it.
-    #[error("the index is damaged: {0}")]
-    Damaged(&'static str),
-}
-
-/// Records that share one checksum. The first path of a block is whole, so a block can be read without the one before.
-#[derive(Default)]
-struct BlockBuilder {
-    bytes: Vec<u8>,
-    /// The last path of this block, or of the block before if this one is empty.
-    last: Option<FilePath>,
-}
-
-impl BlockBuilder {
-    fn push(&mut self, path: &FilePath, stat: &FileStat) {
-        assert!(self.last.as_ref().is_none_or(|last| last < path), "{path} does not come after {:?}", self.last);
-        let shared = match &self.last {
-            Some(last) if !self.is_empty() => shared_prefix(last.as_bytes(), path.as_bytes()),
-            _ => 0,
-        };
-        put_varint(&mut self.bytes, shared as u64);
-        put_varint(&mut self.bytes, (path.as_bytes().len() - shared) as u64);
-        self.bytes.extend_from_slice(&path.as_bytes()[shared..]);
-        put_stat(&mut self.bytes, stat);
-        self.last = Some(path.clone());
-    }
-
-    fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
-    }
-
-    fn take(&mut self) -> Vec<u8> {
-        let length = (self.bytes.len() as u32).to_le_bytes();
-        let crc = crc32c::crc32c_append(crc32c::crc32c(&length), &self.bytes);
-        let framed = [&length[..], &crc.to_le_bytes(), &self.bytes].concat();
-        self.bytes.clear();
-        framed
-    }
-}
+pub use super::block::ReadError as IndexError;
 
 fn put_stat(out: &mut Vec<u8>, stat: &FileStat) {
     for number in [u64::from(stat.mode), u64::from(stat.uid), u64::from(stat.gid), stat.size, stat.inode] {
         put_varint(out, number);
     }
-    for time in [stat.mtime, stat.ctime] {
-        out.put_i64_le(time.seconds);
-        out.put_u32_le(time.nanos);
-    }
+    put_time(out, stat.mtime);
+    put_time(out, stat.ctime);
 }
 
 fn decode_record(block: &mut Bytes, last: Option<&FilePath>) -> Result<IndexRecord, IndexError> {
@@ -307,79 +207,22 @@ fn decode_record(block: &mut Bytes, last: Option<&FilePath>) -> Result<IndexReco
 }
 
 fn decode_path(block: &mut Bytes, last: Option<&FilePath>) -> Result<FilePath, IndexError> {
-    let (shared, suffix) = (get_varint(block)?, get_varint(block)?);
+    let (shared, suffix) = (get_varint(block)?, get_bytes(block)?);
     let known = last.map_or(&[][..], |last| last.as_bytes());
-    if shared > known.len() as u64 || suffix > block.len() as u64 {
-        return Err(IndexError::Damaged("a path is longer than what it is made of"));
+    if shared > known.len() as u64 {
+        return Err(IndexError::Damaged("a path shares more than there is"));
     }
-    let path = [&known[..shared as usize], &block.split_to(suffix as usize)].concat();
-    let path = FilePath::new(path).map_err(|_| IndexError::Damaged("a path is not allowed"))?;
+    let path = path_from([&known[..shared as usize], &suffix].concat())?;
     if last.is_some_and(|last| *last >= path) {
         return Err(IndexError::Damaged("paths are out of order"));
     }
     Ok(path)
 }
 
-fn encode_header(header: &IndexHeader) -> Vec<u8> {
-    let mut out = Vec::with_capacity(HEADER_BYTES);
-    out.extend_from_slice(MAGIC);
-    out.extend_from_slice(header.manifest.as_bytes());
-    out.put_i64_le(header.taken.seconds);
-    out.put_u32_le(header.taken.nanos);
-    let crc = crc32c::crc32c(&out);
-    out.put_u32_le(crc);
-    out
-}
-
-fn decode_header(bytes: &[u8; HEADER_BYTES]) -> Result<IndexHeader, IndexError> {
-    let (content, mut crc) = bytes.split_at(HEADER_BYTES - 4);
-    if !content.starts_with(MAGIC) {
-        return Err(IndexError::Damaged("it is not an index of this version"));
-    }
-    if crc32c::crc32c(content) != crc.get_u32_le() {
-        return Err(IndexError::Damaged("the header has a wrong checksum"));
-    }
-    let mut rest = Bytes::copy_from_slice(&content[MAGIC.len()..]);
+fn decode_header(mut header: Bytes) -> Result<IndexHeader, IndexError> {
     let mut manifest = [0; ChunkId::BYTES];
-    rest.copy_to_slice(&mut manifest);
-    Ok(IndexHeader { manifest: ChunkId::from_bytes(manifest), taken: get_time(&mut rest)? })
-}
-
-fn encode_end(records: u64) -> Vec<u8> {
-    let crc = crc32c::crc32c_append(crc32c::crc32c(&END.to_le_bytes()), &records.to_le_bytes());
-    [&END.to_le_bytes()[..], &crc.to_le_bytes(), &records.to_le_bytes()].concat()
-}
-
-fn put_varint(out: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
-}
-
-fn get_varint(bytes: &mut Bytes) -> Result<u64, IndexError> {
-    let mut value = 0u64;
-    for shift in (0..64).step_by(7) {
-        let byte = bytes.try_get_u8().map_err(|_| IndexError::Damaged("it ends inside a number"))?;
-        value |= u64::from(byte & 0x7f) << shift;
-        if byte & 0x80 == 0 {
-            return Ok(value);
-        }
-    }
-    Err(IndexError::Damaged("a number is too long"))
-}
-
-fn get_time(bytes: &mut Bytes) -> Result<Mtime, IndexError> {
-    let cut = |_| IndexError::Damaged("it ends inside a time");
-    Ok(Mtime { seconds: bytes.try_get_i64_le().map_err(cut)?, nanos: bytes.try_get_u32_le().map_err(cut)? })
-}
-
-fn read_exact(input: &mut impl Read, buffer: &mut [u8]) -> Result<(), IndexError> {
-    input.read_exact(buffer).map_err(|error| match error.kind() {
-        io::ErrorKind::UnexpectedEof => IndexError::Damaged("it is cut off"),
-        _ => IndexError::Unreadable(error),
-    })
+    header.try_copy_to_slice(&mut manifest).map_err(|_| IndexError::Damaged("its header is too short"))?;
+    Ok(IndexHeader { manifest: ChunkId::from_bytes(manifest), taken: get_time(&mut header)? })
 }
 
 fn shared_prefix(a: &[u8], b: &[u8]) -> usize {
@@ -390,25 +233,7 @@ fn nanos_since_epoch(time: Mtime) -> i128 {
     i128::from(time.seconds) * 1_000_000_000 + i128::from(time.nanos)
 }
 
-fn parent_of(name: &Path) -> &Path {
-    name.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
-fn temporary(name: &Path) -> PathBuf {
-    name.with_added_extension("new")
-}
-
-const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
-const MAGIC: &[u8; 8] = b"LFindex1";
-const HEADER_BYTES: usize = MAGIC.len() + ChunkId::BYTES + 12 + 4;
-const BLOCK_PREFIX_BYTES: usize = 8;
-/// A block closes once it is this long.
-const BLOCK_BYTES_TARGET: usize = 64 * 1024;
-/// Longest block that is read: the target and one record with the longest path.
-const BLOCK_BYTES_MAX: usize = BLOCK_BYTES_TARGET + 8 * 1024;
-const _: () = assert!(BLOCK_BYTES_TARGET + FilePath::BYTES_MAX + 100 <= BLOCK_BYTES_MAX);
-/// Stands where a block's length would, before the number of records.
-const END: u32 = u32::MAX;
+const MAGIC: &Magic = b"LFindex1";
 /// Longest tick of the kernel's coarse clock (100 Hz), doubled.
 const FINE_TICK: Duration = Duration::from_millis(20);
 /// File systems without fractions of a second count in steps of up to two.
@@ -555,14 +380,14 @@ mod tests {
         assert_eq!(hex, GOLDEN);
     }
 
+    /// Magic; the header; three records; the end.
     const GOLDEN: &str = concat!(
-        "4c46696e64657831070707070707070707070707070707070707070707070707070707070707070700f1536500000000050000003b102411",
-        "760000008283cc9c",
-        "000161a48302e8070180804001ffffffffffffffff01000000090000000000000001000000",
-        "01022d62a48302e8070280808001",
-        "02ffffffffffffffff020000000900000000000000020000",
-        "0001022f62a48302e807ac028080809601ac02ffffffffffffffff2c01000009000000000000002c010000",
-        "ffffffff9678bb240300000000000000",
+        "4c46696e64657831",
+        "2c00000033578978070707070707070707070707070707070707070707070707070707070707070700f1536500000000050000002c000000",
+        "760000008283cc9c000161a48302e8070180804001ffffffffffffffff01000000090000000000000001000000",
+        "01022d62a48302e807028080800102ffffffffffffffff02000000090000000000000002000000",
+        "01022f62a48302e807ac028080809601ac02ffffffffffffffff2c01000009000000000000002c01000076000000",
+        "ffffffff656e642e0300000000000000",
     );
 
     proptest! {
