@@ -155,7 +155,7 @@ struct Destination {
 
 impl Destination {
     fn open(options: &PullOptions) -> Result<Self, PullError> {
-        let mut placement = Placement::open(&options.destination)?;
+        let placement = Placement::open(&options.destination)?;
         let recovered = placement.recovered().is_some();
         let directory = placement.control_directory().join("store");
         let store = Arc::new(Store::open(Arc::new(RealVfs::new()), &directory, StoreOptions::default())?);
@@ -170,7 +170,7 @@ impl Destination {
         }
         let discards = changes.count() > 0;
         let base_root = match &base {
-            Some(base) => Some(discard::without(&nodes, files_root(&base.manifest)?, &mut placement, &changes)?),
+            Some(base) => Some(discard::without(&nodes, files_root(&base.manifest)?, &changes)?),
             None => None,
         };
         Ok(Self { placement, store, nodes, base, base_root, discards, recovered })
