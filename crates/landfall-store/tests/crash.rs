@@ -1,59 +1,14 @@
 //! The store at every crash: each file call of a workload fails once, and is once the last before the power goes.
 
+mod support;
+
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::sync::Arc;
 
-use bytes::Bytes;
-use landfall_core::{Chunk, ChunkId, Domain};
+use landfall_core::{Chunk, Domain};
 use landfall_store::vfs::faulty::{Fault, FaultyVfs};
-use landfall_store::{
-    Below, CollectBudget, Encoded, OpenError, Reach, Reference, Sealing, Store, StoreError, StoreOptions, StoredFrame,
-    Undecodable, UnixMillis,
-};
+use landfall_store::{CollectBudget, Encoded, OpenError, Store, StoreError};
 
-const NOW: UnixMillis = UnixMillis(1_000);
-/// A codec of these tests: the payload is the plaintext without what its base holds, which is put before it.
-const CODEC_APPEND: u8 = 9;
-
-fn open(vfs: &FaultyVfs) -> Result<Store, OpenError> {
-    let options = StoreOptions { pack_bytes_target: 4_000, young_entries_max: 16, sealing: Sealing::Inline };
-    Store::open(Arc::new(vfs.clone()), Path::new("store"), options)
-}
-
-fn chunk(number: u64) -> Chunk {
-    let bytes: Vec<u8> = number.to_le_bytes().into_iter().cycle().take(40 + number as usize * 37 % 900).collect();
-    Chunk::new(Domain::Data, Bytes::from(bytes))
-}
-
-fn list_of(chunks: &[Chunk]) -> Chunk {
-    let ids: Vec<u8> = chunks.iter().flat_map(|chunk| *chunk.id().as_bytes()).collect();
-    Chunk::new(Domain::Manifest, Bytes::from(ids))
-}
-
-/// A manifest here is a list of ids of data chunks.
-struct Lists;
-
-impl Reach for Lists {
-    fn references(&self, _: ChunkId, frame: &StoredFrame, found: &mut Vec<Reference>) -> Result<(), Undecodable> {
-        let (ids, _) = frame.bytes.as_chunks::<{ ChunkId::BYTES }>();
-        found.extend(ids.iter().map(|id| Reference { id: ChunkId::from_bytes(*id), below: Below::Nothing }));
-        Ok(())
-    }
-}
-
-/// Reads a chunk as the engine does: decode, then verify.
-fn get(store: &Store, id: ChunkId) -> Result<Option<Chunk>, StoreError> {
-    let Some(frame) = store.get_encoded(id)? else { return Ok(None) };
-    let mut plain = Vec::new();
-    if frame.codec == CODEC_APPEND {
-        let base = frame.base.expect("a patch names its base");
-        let Some(base) = get(store, base)? else { return Ok(None) };
-        plain.extend(base.bytes());
-    }
-    plain.extend(&frame.bytes);
-    Ok(Some(Chunk::verify(id, frame.domain, plain.into()).expect("the store served bytes of another chunk")))
-}
+use support::{CODEC_APPEND, Lists, NOW, chunk, get, list_of, open};
 
 /// What the store has promised so far: these chunks were synced, then pinned.
 type Promises = BTreeMap<&'static str, Vec<Chunk>>;
