@@ -163,7 +163,7 @@ impl Pipe {
             .changed
             .wait_timeout_while(content, deadline, |content| !ready(content))
             .unwrap_or_else(PoisonError::into_inner);
-        if timeout.timed_out() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(content) }
+        if timeout.timed_out() { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(content) }
     }
 }
 
