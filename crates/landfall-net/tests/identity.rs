@@ -7,11 +7,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use landfall_net::{
-    Authority, HeadError, Identity, IdentityError, IssueError, MemberRequest, PlainTransport, Transport,
-    create_authority,
-};
-use support::{Members, PATIENCE};
+use landfall_net::{Authority, HeadError, Identity, IdentityError, IssueError, MemberRequest, create_authority};
+use support::Members;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -184,16 +181,4 @@ fn heads_of_strangers_are_not_believed() {
         let result = trust.verify_head(&chain, "orders", b"statement", &signature);
         assert!(matches!(result, Err(HeadError::Untrusted { .. })), "{result:?}");
     }
-}
-
-#[test]
-fn plain_connections_never_leave_the_machine() {
-    for address in ["192.0.2.1:7400", "0.0.0.0:7400", "[2001:db8::1]:7400"] {
-        let refused = PlainTransport.connect(address, PATIENCE).expect_err("a path off this machine").to_string();
-        assert!(refused.contains("not a loopback address") && refused.contains("create-member"), "{refused}");
-        let refused = PlainTransport.listen(address).err().expect("a path off this machine").to_string();
-        assert!(refused.contains("not a loopback address"), "{refused}");
-    }
-    let refused = PlainTransport.connect("localhost", PATIENCE).expect_err("no port").to_string();
-    assert!(refused.contains("HOST:PORT"), "{refused}");
 }
