@@ -106,7 +106,7 @@ impl Placement {
         let before = self.index().map_or(ChunkId::from_bytes([0; 32]), |index| index.header().manifest);
         let journal = Journal { manifest, before, previous };
         if previous == Previous::Keep {
-            self.keep_previous(&journal)?;
+            self.plan_way_back(&journal)?;
         }
         let sync = self.sync()?;
         self.ground
@@ -121,6 +121,9 @@ impl Placement {
     /// Carries out a plan whose journal is written. It may have been begun before.
     pub(super) fn roll_forward(&self, journal: &Journal) -> Result<FinishReport, PlaceError> {
         let start = Instant::now();
+        if journal.previous == Previous::Keep {
+            self.keep_previous()?;
+        }
         let carried = self.carry_out()?;
         // The names must be durable before the journal that would repeat them goes.
         self.sync()?;
