@@ -42,7 +42,7 @@ impl Placement {
             {
                 self.stage_kept(&files, path).map_err(self.ground.refused("restore", path))?;
             }
-            self.record(&step)?;
+            self.record(step)?;
         }
         drop(files);
         self.finish(manifest, Previous::Drop)

@@ -68,13 +68,14 @@ fn new() -> Model {
 /// Every file on disk is whole: it has the content of the old or of the new snapshot.
 #[track_caller]
 fn check_whole(destination: &Path, old: &Model, new: &Model) {
-    for (path, found) in read_back(destination) {
-        let content = |model: &Model| match model.get(&path).map(|node| &node.what) {
+    let on_disk = read_back(destination);
+    for (path, found) in &on_disk {
+        let content = |model: &Model| match model.get(path).map(|node| &node.what) {
             Some(What::Link(first)) => model.get(first).map(|node| node.what.clone()),
             what => what.cloned(),
         };
         let found = match &found.what {
-            What::Link(first) => read_back(destination)[first].what.clone(),
+            What::Link(first) => on_disk[first].what.clone(),
             what => what.clone(),
         };
         if let What::File(_) = found {
@@ -144,7 +145,7 @@ fn check_update(previous: Previous) {
         let expected = if holds == manifest(2) { &new } else { &old };
         assert!(!is_committed || holds == manifest(2), "rolled back after {steps} steps");
         assert_eq!(read_back(&destination), *expected, "after {steps} steps and recovery");
-        assert_eq!(again.local_changes(9).unwrap().first, [], "after {steps} steps and recovery");
+        assert_eq!(again.local_changes().unwrap().listed(), [], "after {steps} steps and recovery");
         pull(again, expected, &new, manifest(2), previous).unwrap();
         assert_eq!(read_back(&destination), new, "after {steps} steps and another pull");
     }

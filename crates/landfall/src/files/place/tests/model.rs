@@ -198,8 +198,9 @@ pub(super) fn prepare(placement: &Placement, old: &Model, new: &Model) -> Result
     let paths: std::collections::BTreeSet<_> = old.keys().chain(new.keys()).collect();
     for path in paths {
         for operation in steps(path, old.get(path), new.get(path)) {
-            placement.record(&operation)?;
-            if let Operation::Put { path, .. } = &operation {
+            let is_put = matches!(operation, Operation::Put { .. });
+            placement.record(operation)?;
+            if is_put {
                 stage(placement, path, &new[path])?;
             }
         }
@@ -233,7 +234,7 @@ fn stage(placement: &Placement, path: &FilePath, node: &Node) -> Result<(), Plac
     if bytes.len() < 32 {
         return placement.place_small(path, &node.meta(), bytes);
     }
-    let staged = placement.begin_file(path, &node.meta(), bytes.len() as u64)?;
+    let staged = placement.begin_file(path, &node.meta())?;
     for (n, bytes) in bytes.chunks(CHUNK).enumerate() {
         let offset = (n * CHUNK) as u64;
         let chunk = Chunk::new(Domain::Data, Bytes::copy_from_slice(bytes));
