@@ -48,6 +48,7 @@ stories! {
     a_peer_that_comes_back_goes_on
     a_request_that_ends_early
     a_slow_peer_is_hedged_at_the_end
+    a_slow_peer_takes_over_half_a_unit
     a_stalled_only_source_is_dropped
     a_stalled_peer_is_dropped
     no_peers_for_thirty_seconds
