@@ -51,6 +51,8 @@ stories! {
     a_slow_peer_takes_over_half_a_unit
     a_stalled_only_source_is_dropped
     a_stalled_peer_is_dropped
+    a_useless_source_in_the_end
+    a_useless_source_that_flaps_keeps_nothing_alive
     no_peers_for_thirty_seconds
     nobody_has_a_chunk
     nobody_has_a_node
@@ -59,4 +61,5 @@ stories! {
     the_writer_is_asked_last
     two_lanes_share_the_work
     two_sections_come_one_after_the_other
+    what_is_complete_stays_complete
 }
