@@ -127,6 +127,7 @@ impl Transfer {
         if self.peers.remove(&peer).is_none() {
             return;
         }
+        self.commands.retain(|command| command.peer() != Some(peer));
         let lost: Vec<RequestId> =
             self.requests.iter().filter(|(_, request)| request.lane.peer == peer).map(|(&id, _)| id).collect();
         // The oldest work goes back last, so that it stands first.
@@ -280,8 +281,8 @@ impl Transfer {
     }
 
     fn drop_peer(&mut self, peer: PeerId, reason: DropReason, now: Time) {
-        self.commands.push_back(Command::DropPeer { peer, reason });
         self.handle_peer_lost(peer, now);
+        self.commands.push_back(Command::DropPeer { peer, reason });
     }
 
     /// Ends a request; what it did not bring waits again.

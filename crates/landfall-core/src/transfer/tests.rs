@@ -57,6 +57,7 @@ stories! {
     nobody_has_a_chunk
     nobody_has_a_node
     nothing_changed
+    nothing_is_asked_of_a_peer_that_is_gone
     partial_sources_complete_each_other
     the_writer_is_asked_last
     two_lanes_share_the_work

@@ -7,6 +7,7 @@
 //! deliver a [3] [in 500ms]     a answers its next wants, all if no number is given
 //! corrupt a [3] | missing a [3] | end a
 //! time +2s
+//! busy | idle                  from now on the driver carries out one command after each step, or all
 //! progress
 //! ```
 //! What stands between `----` and the next empty line is what the transfer did.
@@ -58,6 +59,8 @@ fn step(world: &mut Option<World>, line: &str) {
         ("missing", [peer, rest @ ..]) => answer(world, peer, rest, Answer::Deny),
         ("end", [peer]) => world.end(peer),
         ("time", [span]) => world.pass(world.now + duration(span.trim_start_matches('+'))),
+        ("busy", []) => world.commands_max = 1,
+        ("idle", []) => world.commands_max = usize::MAX,
         ("progress", []) => world.tell(&progress(world.transfer.progress())),
         _ => panic!("no such step: {line}"),
     }

@@ -44,6 +44,8 @@ pub(super) struct World {
     pub(super) transfer: Transfer,
     pub(super) now: Time,
     pub(super) told: String,
+    /// How many commands the driver carries out after each step.
+    pub(super) commands_max: usize,
     /// Nodes at every source.
     source: MemoryNodes,
     /// Nodes at the joiner.
@@ -76,6 +78,7 @@ impl World {
             transfer: Transfer::new(trees, Time::ZERO),
             now: Time::ZERO,
             told: String::new(),
+            commands_max: usize::MAX,
             source: made.source,
             here: made.here,
             chunks_here: BTreeSet::new(),
@@ -143,7 +146,8 @@ impl World {
 
     /// Carries out every command, and notes each in the story.
     pub(super) fn carry_out(&mut self) {
-        while let Some(command) = self.transfer.poll_command(&self.here, self.now) {
+        for _ in 0..self.commands_max {
+            let Some(command) = self.transfer.poll_command(&self.here, self.now) else { break };
             self.carry_out_one(command);
         }
         let outcome = self.transfer.outcome();
