@@ -53,6 +53,7 @@ stories! {
     a_stalled_peer_is_dropped
     a_useless_source_in_the_end
     a_useless_source_that_flaps_keeps_nothing_alive
+    equal_leaves_of_two_trees_are_both_inspected
     no_peers_for_thirty_seconds
     nobody_has_a_chunk
     nobody_has_a_node

@@ -8,6 +8,7 @@
 //! corrupt a [3] | missing a [3] | end a
 //! time +2s
 //! busy | idle                  from now on the driver carries out one command after each step, or all
+//! inspect-slowly                from now on the driver looks at one leaf at each `inspected`
 //! progress
 //! ```
 //! What stands between `----` and the next empty line is what the transfer did.
@@ -61,6 +62,8 @@ fn step(world: &mut Option<World>, line: &str) {
         ("time", [span]) => world.pass(world.now + duration(span.trim_start_matches('+'))),
         ("busy", []) => world.commands_max = 1,
         ("idle", []) => world.commands_max = usize::MAX,
+        ("inspect-slowly", []) => world.inspecting = Some(Vec::new()),
+        ("inspected", []) => world.inspected(),
         ("progress", []) => world.tell(&progress(world.transfer.progress())),
         _ => panic!("no such step: {line}"),
     }

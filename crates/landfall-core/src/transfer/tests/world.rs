@@ -46,6 +46,8 @@ pub(super) struct World {
     pub(super) told: String,
     /// How many commands the driver carries out after each step.
     pub(super) commands_max: usize,
+    /// Leaves that the driver looks at, where a story lets it take its time.
+    pub(super) inspecting: Option<Vec<ChunkId>>,
     /// Nodes at every source.
     source: MemoryNodes,
     /// Nodes at the joiner.
@@ -79,6 +81,7 @@ impl World {
             now: Time::ZERO,
             told: String::new(),
             commands_max: usize::MAX,
+            inspecting: None,
             source: made.source,
             here: made.here,
             chunks_here: BTreeSet::new(),
@@ -128,6 +131,12 @@ impl World {
         let request = self.oldest(name).expect("a request to end");
         self.asked.remove(&request);
         self.transfer.handle_request_ended(request, self.now);
+    }
+
+    /// The driver has looked at the leaf that it began to look at first.
+    pub(super) fn inspected(&mut self) {
+        let leaf = self.inspecting.as_mut().expect("a driver that takes its time").remove(0);
+        self.transfer.handle_inspected(leaf, self.wants(leaf));
     }
 
     /// Lets time pass as a driver does: no deadline is missed.
@@ -189,10 +198,12 @@ impl World {
                 self.asked.remove(&request);
                 self.transfer.handle_request_ended(request, self.now);
             }
-            Command::Inspect { tree, leaf } => {
+            Command::Inspect { leaf, .. } => {
                 self.tell(&format!("inspect {}", self.names[&leaf]));
-                let wants = self.wants(tree, leaf);
-                self.transfer.handle_inspected(leaf, wants);
+                match &mut self.inspecting {
+                    Some(inspecting) => inspecting.push(leaf),
+                    None => self.transfer.handle_inspected(leaf, self.wants(leaf)),
+                }
             }
             Command::DropPeer { peer, reason } => {
                 self.tell(&format!("drop {}: {reason}", self.peer(peer)));
@@ -234,7 +245,7 @@ impl World {
     }
 
     /// The chunks of a leaf that are not here.
-    fn wants(&self, _tree: usize, leaf: ChunkId) -> Vec<Want> {
+    fn wants(&self, leaf: ChunkId) -> Vec<Want> {
         let leaf = Leaf::parse(&self.here.node(leaf).unwrap()).unwrap();
         let chunks = leaf.entries().filter_map(|(entry, _, value)| Some((entry as u32, value.chunk?)));
         let missing = chunks.filter(|(_, chunk)| !self.chunks_here.contains(&chunk.id));
