@@ -152,7 +152,10 @@ impl Transfer {
         let (lane, bytes) = (open.lane, open.work.bytes(want));
         if let Some(peer) = self.peers.get_mut(&lane.peer) {
             peer.settled(lane, bytes);
-            peer.progressed(bytes, now);
+            match arrival {
+                Arrival::Stored => peer.delivered(bytes, now),
+                Arrival::Missing | Arrival::Corrupt => peer.answered(now),
+            }
         }
         if arrival == Arrival::Stored {
             self.peerless_since = None;
