@@ -39,6 +39,17 @@ pub struct FileStat {
 }
 
 impl FileStat {
+    /// What no file ever looks like.
+    pub(super) const UNKNOWN: Self = Self {
+        mode: 0,
+        uid: 0,
+        gid: 0,
+        size: 0,
+        inode: 0,
+        mtime: Mtime { seconds: 0, nanos: 0 },
+        ctime: Mtime { seconds: 0, nanos: 0 },
+    };
+
     /// Takes what a system call returned.
     pub fn of(stat: &Stat) -> Self {
         Self {
@@ -179,10 +190,15 @@ impl IndexReader {
             if record.path == *path {
                 return Ok(Some(record.stat));
             }
-            self.peeked = Some(record);
+            self.put_back(record);
             break;
         }
         Ok(None)
+    }
+
+    /// Lets the next call give `record`, which the last one gave, again.
+    pub(super) fn put_back(&mut self, record: IndexRecord) {
+        self.peeked = Some(record);
     }
 }
 

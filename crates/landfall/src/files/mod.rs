@@ -2,3 +2,4 @@
 
 mod block;
 pub mod index;
+pub mod place;
