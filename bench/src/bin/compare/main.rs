@@ -113,8 +113,9 @@ fn build_data_sets(place: &Place, only: Vec<DataSet>) -> anyhow::Result<()> {
 fn run(place: &Place, options: &RunOptions) -> anyhow::Result<()> {
     ensure!(rustix::process::geteuid().is_root(), "network namespaces and loop devices need root");
     ensure!(options.rounds > 0, "a median needs at least one round");
-    let library = Library::open(&place.work, place.scale)?;
-    let work = std::fs::canonicalize(&place.work)?.join(place.scale.name());
+    std::fs::create_dir_all(&place.work)?;
+    let base = std::fs::canonicalize(&place.work)?;
+    let (library, work) = (Library::open(&base, place.scale)?, base.join(place.scale.name()));
     let landfall = options.landfall.clone().map_or_else(beside_this_program, Ok)?;
     let cases = cases::select(&options.cases, &landfall, &work)?;
     prepare(&cases, place, &library)?;

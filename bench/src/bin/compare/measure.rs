@@ -2,6 +2,7 @@
 //! run.
 
 use std::fs::{self, File};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
@@ -9,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use serde::{Deserialize, Serialize};
 use wait4::{ResUse, Wait4};
 
@@ -69,10 +70,11 @@ pub(crate) struct Finished {
 }
 
 impl Process {
-    /// Starts a command inside a namespace; its outputs go to `LOG.out` and `LOG.err`.
+    /// Starts a command inside a namespace, as the head of a process group; its outputs go to `LOG.out` and `LOG.err`.
     pub(crate) fn start(namespace: &Namespace, mut command: Command, log: &Path) -> anyhow::Result<Self> {
         let logs = Logs { output: log.with_extension("out"), errors: log.with_extension("err") };
         command.stdin(Stdio::null()).stdout(File::create(&logs.output)?).stderr(File::create(&logs.errors)?);
+        command.process_group(0);
         namespace.inside(move || {
             let started = Instant::now();
             let child = command.spawn().with_context(|| format!("start {:?}", command.get_program()))?;
@@ -89,10 +91,10 @@ impl Process {
         Ok(Finished { usage: usage(&used), elapsed, output: self.output() })
     }
 
-    /// Ends the process at once, as a power cut would.
-    pub(crate) fn kill(mut self) -> anyhow::Result<Usage> {
-        self.signal(Signal::KILL);
-        Ok(usage(&self.reap(STOP_LIMIT)?.0))
+    /// Ends the process and its children at once, as a power cut would.
+    pub(crate) fn kill(mut self) -> anyhow::Result<()> {
+        self.signal_group(Signal::KILL);
+        self.reap(STOP_LIMIT).map(drop)
     }
 
     /// Asks a server to end, once the children of its last transfer are gone, and says what it used in all.
@@ -149,6 +151,13 @@ impl Process {
         }
     }
 
+    fn signal_group(&self, signal: Signal) {
+        if let Some(id) = self.id().and_then(|id| Pid::from_raw(id as i32)) {
+            // The group bears the number of its head, which is not reaped yet.
+            let _ = kill_process_group(id, signal);
+        }
+    }
+
     /// Reaps the process; a second thread kills it when the limit passes first.
     fn reap(&mut self, limit: Duration) -> anyhow::Result<(ResUse, Duration)> {
         let child = self.child.take().context("the process was reaped before")?;
@@ -156,7 +165,7 @@ impl Process {
         let (ended, watch) = mpsc::channel::<()>();
         let watchdog = thread::spawn(move || {
             if watch.recv_timeout(limit) == Err(mpsc::RecvTimeoutError::Timeout) {
-                let _ = kill_process(id, Signal::KILL);
+                let _ = kill_process_group(id, Signal::KILL);
             }
         });
         let used = child.wait4();
@@ -170,7 +179,7 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         if self.child.is_some() {
-            self.signal(Signal::KILL);
+            self.signal_group(Signal::KILL);
             let _ = self.reap(STOP_LIMIT);
         }
     }

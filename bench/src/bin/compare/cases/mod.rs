@@ -190,6 +190,7 @@ fn delta_cases(store: &dyn Fn() -> Landfall) -> Vec<Case> {
             .goal(Yardstick::WireOfChangedPages, 1.15, Some(1.05)),
         Case::delta(append.0, append.1, DataSet::Segments, DataSet::SegmentsGrown)
             .with(Rsync::PLAIN)
+            .with(Rsync::NO_DELAY)
             .with(store())
             .goal(Yardstick::WallRatio { against: "rsync" }, 1.0, Some(0.5)),
     ]

@@ -30,7 +30,7 @@ fn directories(root: &Path, count: u64, words: &Words) -> anyhow::Result<Vec<Pat
     while (directories.len() as u64) < count.max(2) {
         let (parent, depth) = &directories[random.below(directories.len() as u64) as usize];
         if *depth < DEPTH_MAX {
-            let name = String::from_utf8_lossy(words.at(random.below(8000))).into_owned();
+            let name = String::from_utf8_lossy(words.any(random.next())).into_owned();
             let child = (parent.join(format!("{name}{}", directories.len() % 10)), depth + 1);
             if !child.0.exists() {
                 fs::create_dir(&child.0)?;
@@ -59,7 +59,7 @@ impl Writer {
 
     fn write_file(&mut self, parent: &Path, number: u64) -> anyhow::Result<()> {
         let (extension, mode) = KINDS[self.random.below(KINDS.len() as u64) as usize];
-        let stem = String::from_utf8_lossy(self.words.at(self.random.below(8000))).into_owned();
+        let stem = String::from_utf8_lossy(self.words.any(self.random.next())).into_owned();
         let path = parent.join(format!("{stem}-{number}.{extension}"));
         let bytes = file_bytes(&mut self.random);
         self.compose(bytes as usize);
@@ -68,14 +68,14 @@ impl Writer {
         set_modified(&path, super::FIRST_VERSION_SECONDS + number)
     }
 
-    /// Two lines of three are shared with other files; the rest is new and speaks of the file's own few names.
+    /// Runs of lines shared with other files, lines that the file repeats, and now and then a new one.
     fn compose(&mut self, bytes: usize) {
         self.text.clear();
         let own: Vec<Vec<u8>> = (0..OWN_LINES).map(|_| line(&self.words, &mut self.random)).collect();
         while self.text.len() < bytes {
-            match self.random.below(6) {
-                0..=2 => self.append_shared_line(),
-                3 | 4 => {
+            match self.random.below(16) {
+                0..=2 => self.append_shared_lines(),
+                3..=14 => {
                     let pick = self.random.below(OWN_LINES) as usize;
                     self.text.extend_from_slice(&own[pick]);
                 }
@@ -88,10 +88,11 @@ impl Writer {
         self.text.truncate(bytes);
     }
 
-    fn append_shared_line(&mut self) {
-        let bound = 1 + self.random.below(SHARED_LINES);
-        let pick = self.random.below(bound) as usize;
-        self.text.extend_from_slice(&self.lines[pick]);
+    fn append_shared_lines(&mut self) {
+        let bound = 1 + self.random.below(SHARED_LINES - RUN_LINES_MAX);
+        let first = self.random.below(bound) as usize;
+        let count = self.random.between(1, RUN_LINES_MAX) as usize;
+        self.lines[first..first + count].iter().for_each(|line| self.text.extend_from_slice(line));
     }
 }
 
@@ -121,7 +122,8 @@ const LINKS: u64 = 56;
 const DIRECTORIES: u64 = 5_100;
 const DEPTH_MAX: u32 = 6;
 const SHARED_LINES: u64 = 40_000;
-const OWN_LINES: u64 = 24;
+const RUN_LINES_MAX: u64 = 12;
+const OWN_LINES: u64 = 30;
 /// Share of the files in 1/10 000, and the size in bytes that they stay below.
 const SIZE_QUANTILES: [(u64, u64); 12] = [
     (0, 0),
@@ -130,11 +132,11 @@ const SIZE_QUANTILES: [(u64, u64); 12] = [
     (2_500, 1_800),
     (5_000, 5_200),
     (7_500, 14_000),
-    (9_000, 33_000),
-    (9_500, 56_000),
-    (9_900, 150_000),
-    (9_990, 900_000),
-    (9_999, 4_000_000),
+    (9_000, 30_000),
+    (9_500, 48_000),
+    (9_900, 110_000),
+    (9_990, 400_000),
+    (9_999, 2_500_000),
     (10_000, 16_000_000),
 ];
 const KINDS: [(&str, u32); 8] = [

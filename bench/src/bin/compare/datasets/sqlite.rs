@@ -78,7 +78,7 @@ fn insert_orders(
     let mut insert = transaction.prepare("INSERT INTO orders VALUES (?, ?, ?, ?, ?, ?, ?)")?;
     for id in ids {
         let user = random.below(scale.of(USERS)) as i64;
-        let note = words.sentence(random.between(40, 280) as usize, &mut random);
+        let note = words.sentence(random.between(20, 80) as usize, &mut random);
         let (state, cents) = (random.below(STATES) as i64, random.below(CENTS) as i64);
         insert.execute(params![id as i64, user, state, cents, note, random.bytes_16(), EPOCH + id as i64 * 8])?;
     }
@@ -90,7 +90,7 @@ fn insert_items(transaction: &Transaction<'_>, scale: Scale, words: &Words) -> a
     let mut insert = transaction.prepare("INSERT INTO items VALUES (?, ?, ?, ?, ?)")?;
     for id in 0..scale.of(ITEMS) {
         let order = (id * 2 / 3) as i64;
-        let article = words.sentence(random.between(12, 40) as usize, &mut random);
+        let article = words.sentence(random.between(30, 90) as usize, &mut random);
         insert.execute(params![id as i64, order, article, random.between(1, 9) as i64, random.below(CENTS) as i64])?;
     }
     Ok(())
@@ -103,11 +103,11 @@ fn insert_events(
     words: &Words,
 ) -> anyhow::Result<()> {
     let mut random = Random::stream(4 + ids.start);
-    let mut insert = transaction.prepare("INSERT INTO events VALUES (?, ?, ?, ?, ?)")?;
+    let mut insert = transaction.prepare("INSERT INTO events VALUES (?, ?, ?, ?)")?;
     for id in ids {
         let user = random.below(scale.of(USERS)) as i64;
-        let text = words.sentence(random.between(16, 64) as usize, &mut random);
-        insert.execute(params![id as i64, user, EPOCH + id as i64 * 5, text, random.bytes_16()])?;
+        let text = words.sentence(random.between(60, 180) as usize, &mut random);
+        insert.execute(params![id as i64, user, EPOCH + id as i64 * 5, text])?;
     }
     Ok(())
 }
@@ -138,7 +138,7 @@ const TABLES: &str = "
     CREATE TABLE orders (id INTEGER PRIMARY KEY, user INTEGER, state INTEGER, cents INTEGER, note TEXT, token BLOB,
                          created INTEGER);
     CREATE TABLE items  (id INTEGER PRIMARY KEY, order_id INTEGER, article TEXT, pieces INTEGER, cents INTEGER);
-    CREATE TABLE events (id INTEGER PRIMARY KEY, user INTEGER, at INTEGER, text TEXT, token BLOB);
+    CREATE TABLE events (id INTEGER PRIMARY KEY, user INTEGER, at INTEGER, text TEXT);
 ";
 const INDICES: &str = "
     CREATE INDEX users_email   ON users  (email);

@@ -22,9 +22,9 @@ impl Words {
         &self.words[usize::from(self.table[draw])]
     }
 
-    /// The word at a rank of the vocabulary, 0 being the most frequent.
-    pub(crate) fn at(&self, rank: u64) -> &[u8] {
-        &self.words[rank as usize % WORDS]
+    /// Any word, all alike; `number` chooses.
+    pub(crate) fn any(&self, number: u64) -> &[u8] {
+        &self.words[(number % WORDS as u64) as usize]
     }
 
     /// Appends words until at least `bytes` bytes were added, then cuts to exactly that.
@@ -65,7 +65,7 @@ fn zipf_table() -> Vec<u16> {
 }
 
 const STREAM: u64 = 100;
-const WORDS: usize = 20_000;
+const WORDS: usize = 2_000;
 const DRAWS: usize = 1 << 18;
 const WORD_BYTES_MAX: usize = 16;
 /// Repeated letters stand for their frequency in English.
@@ -89,6 +89,6 @@ mod tests {
     fn the_first_word_is_drawn_about_as_often_as_zipf_says() {
         let table = zipf_table();
         let first = table.iter().filter(|rank| **rank == 0).count() as f64 / DRAWS as f64;
-        assert!((0.09..0.11).contains(&first), "{first}");
+        assert!((0.11..0.14).contains(&first), "{first}");
     }
 }

@@ -15,7 +15,11 @@ pub(crate) struct Rsync {
 
 impl Rsync {
     /// As most people run it: a delta into a new file, no compression.
+    ///
+    /// Without `TCP_NODELAY`, which no default sets, it waits about 0.12 s in delayed acknowledgements.
     pub(crate) const PLAIN: Self = Self { name: "rsync", options: &[] };
+    /// The same without those waits, which only matter where little is sent.
+    pub(crate) const NO_DELAY: Self = Self { name: "rsync, TCP_NODELAY", options: &["--sockopts=TCP_NODELAY"] };
     /// Whole files, no delta.
     pub(crate) const WHOLE: Self = Self { name: "rsync -W", options: &["--whole-file"] };
     /// A delta written into the old file.
@@ -29,6 +33,14 @@ impl Rsync {
     pub(crate) const COMPRESSED: Self = Self { name: "rsync -z", options: &["-z"] };
 }
 
+impl Rsync {
+    fn configure(&self, state: &Path) -> String {
+        let no_delay = self.options.contains(&Self::NO_DELAY.options[0]);
+        let sockets = if no_delay { "socket options = TCP_NODELAY\n" } else { "" };
+        format!("use chroot = no\nuid = 0\ngid = 0\n{sockets}[state]\npath = {}\n", state.display())
+    }
+}
+
 impl Tool for Rsync {
     fn name(&self) -> String {
         self.name.to_owned()
@@ -36,8 +48,7 @@ impl Tool for Rsync {
 
     fn serve(&self, seat: &Seat<'_>, state: &Path) -> anyhow::Result<Option<Process>> {
         let configuration = seat.directory.join("rsyncd.conf");
-        let module = format!("use chroot = no\nuid = 0\ngid = 0\n[state]\npath = {}\n", state.display());
-        fs::write(&configuration, module)?;
+        fs::write(&configuration, self.configure(state))?;
         let mut command = Command::new("rsync");
         command.args(["--daemon", "--no-detach", "--port", &PORT.to_string()]);
         command.arg(format!("--config={}", configuration.display()));
