@@ -184,7 +184,7 @@ fn local_changes_stop_a_pull_unless_they_are_discarded() {
 
     let refused = pull_from(&ground.copy, &[&member]).unwrap_err();
     let PullError::LocalChanges { changes, .. } = &refused else { panic!("{refused}") };
-    assert!(changes.count >= 3, "{refused}");
+    assert!(changes.count() >= 3, "{refused}");
     assert_eq!(fs::read(ground.copy.join("mine")).unwrap(), b"mine");
 
     let mut discard = options(&ground.copy, &[&member]);

@@ -192,14 +192,11 @@ impl Assembly {
     }
 
     fn is_placed(&self, path: &FilePath, meta: &Meta, chunk: ChunkRef) -> Result<bool, AssemblyError> {
-        let Some(staged) = self.placement.read_staged(path, chunk.bytes)? else { return Ok(false) };
-        if ChunkId::of(Domain::Data, &staged) != chunk.id {
-            return Ok(false);
+        let placed = self.placement.small_is_placed(path, meta, chunk)?;
+        if placed {
+            self.status.note_reused(u64::from(chunk.bytes));
         }
-        // It may lack its mode and time still.
-        self.placement.place_small(path, meta, &staged)?;
-        self.status.note_reused(u64::from(chunk.bytes));
-        Ok(true)
+        Ok(placed)
     }
 
     fn inspect_content(
@@ -270,9 +267,8 @@ impl Assembly {
             Place::Whole { path, .. } => {
                 let old = self.old_value(&FileKey::Meta(path.clone()))?.and_then(|old| old.chunk);
                 let Some(old) = old.filter(|old| old.id == base) else { return Ok(false) };
-                let Some(bytes) = self.placement.read_old(path, old.bytes)? else { return Ok(false) };
-                *out = bytes;
-                Ok(true)
+                out.resize(old.bytes as usize, 0);
+                Ok(self.placement.read_old(path, 0, out)?)
             }
             Place::Range { path, offset } => {
                 let building = self.building(path)?;
@@ -287,7 +283,7 @@ impl Assembly {
                 };
                 let Some((offset, bytes)) = old else { return Ok(false) };
                 out.resize(bytes as usize, 0);
-                Ok(building.staged.read_old(offset, out)? == Copied::Yes)
+                Ok(building.staged.read_old(offset, out)?)
             }
             Place::Xattrs { .. } => Ok(false),
         }
@@ -326,9 +322,9 @@ impl Assembly {
         let key = FileKey::Meta(path.clone());
         let value = get(&*self.nodes, &self.target, &key.encode())?.ok_or(AssemblyError::NotAFileTree)?;
         let meta = decode_meta(&value.inline)?;
-        let FileKind::File { size, content } = &meta.kind else { return Err(AssemblyError::NotAFileTree) };
-        let (size, content) = (*size, content.clone());
-        let staged = self.placement.begin_file(path, &meta, size)?;
+        let FileKind::File { content, .. } = &meta.kind else { return Err(AssemblyError::NotAFileTree) };
+        let content = content.clone();
+        let staged = self.placement.begin_file(path, &meta)?;
         let old_chunks = match content {
             Content::ContentDefined if staged.has_old() => self.old_chunks(path)?,
             _ => None,

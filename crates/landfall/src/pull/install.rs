@@ -149,7 +149,7 @@ impl Recorder<'_> {
     }
 
     fn step(&self, operation: Operation) -> Result<(), AssemblyError> {
-        Ok(self.assembly.placement.record(&operation)?)
+        Ok(self.assembly.placement.record(operation)?)
     }
 
     /// Makes a large file whole: its chunks came, but what did not change may still be only in the old file.

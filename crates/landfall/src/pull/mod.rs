@@ -26,14 +26,12 @@ use landfall_store::vfs::RealVfs;
 use landfall_store::{Store, StoreOptions};
 
 use crate::clock::wall_seconds;
-use crate::files::place::{FinishReport, LocalChanges, Placement, Previous};
+use crate::files::place::{LocalChanges, Placement, Previous};
 use crate::history::{self, Held};
 use crate::nodes::NodeCache;
 
 pub use assembly::AssemblyError;
 pub use error::PullError;
-
-use error::LISTED_MAX;
 pub use greet::{SourceError, Trust, TrustAll};
 pub use install::ChangedPaths;
 pub use status::{SourceStatus, Stage, Status, StatusFigures};
@@ -164,13 +162,13 @@ impl Destination {
         let nodes = Arc::new(NodeCache::new(store.clone()));
         let base = held_base(&placement, &store)?;
         let changes = match &base {
-            Some(_) => placement.local_changes(LISTED_MAX)?,
+            Some(_) => placement.local_changes()?,
             None => LocalChanges::default(),
         };
-        if changes.count > 0 && options.local_changes == OnLocalChanges::Refuse {
+        if changes.count() > 0 && options.local_changes == OnLocalChanges::Refuse {
             return Err(PullError::LocalChanges { destination: options.destination.clone(), changes });
         }
-        let discards = changes.count > 0;
+        let discards = changes.count() > 0;
         let base_root = match &base {
             Some(base) if discards => Some(discard::without_changes(&nodes, files_root(&base.manifest)?, &placement)?),
             Some(base) => Some(files_root(&base.manifest)?),
@@ -220,7 +218,9 @@ impl Destination {
         check_open_files(options, &placement)?;
         let finished = placement.finish(plan.snapshot, options.previous)?;
         status.enter(Stage::Done);
-        note_unfinished(&finished, status);
+        for shortfall in &finished.left {
+            status.note(shortfall.to_string());
+        }
         Ok(report(plan, began, finished.sync, changed, recovered, status))
     }
 }
@@ -345,26 +345,12 @@ fn files_root(manifest: &Manifest) -> Result<Root, PullError> {
     }
 }
 
-/// Says what is not as the snapshot says, and why.
-fn note_unfinished(finished: &FinishReport, status: &Status) {
-    for path in &finished.left.examples {
-        status.note(format!("{path} changed while the pull ended and was left alone: the next pull lists it"));
-    }
-    let unkept = &finished.unkept;
-    if let Some(example) = &unkept.example {
-        status.note(format!(
-            "owners of {} and attributes of {} paths could not be set by this user, {example} first",
-            unkept.owners, unkept.xattrs
-        ));
-    }
-}
-
 fn check_open_files(options: &PullOptions, placement: &Placement) -> Result<(), PullError> {
     if options.open_files == OnOpenFiles::Allow {
         return Ok(());
     }
-    let holders = placement.open_elsewhere(LISTED_MAX)?;
-    if holders.count == 0 {
+    let holders = placement.open_elsewhere()?;
+    if holders.is_empty() {
         return Ok(());
     }
     Err(PullError::OpenFiles { destination: options.destination.clone(), holders })

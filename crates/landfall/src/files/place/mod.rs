@@ -173,15 +173,6 @@ impl Placement {
         staged::read_at(&old, offset, buffer).map_err(self.ground.refused("read", path))
     }
 
-    /// Reads all of the old file at `path`, if it is a file of at most `length_max` bytes. The bytes carry no proof.
-    pub fn read_old(&self, path: &FilePath, length_max: u32) -> Result<Option<Vec<u8>>, PlaceError> {
-        self.tree
-            .parent(path, Missing::Fail)
-            .and_then(|parent| staged::read_whole(&parent, path.name(), length_max))
-            .or_else(|error| if ground::is_absent(&error) { Ok(None) } else { Err(error) })
-            .map_err(self.ground.refused("read", path))
-    }
-
     /// Calls `change` with where the staged file of `path` is.
     fn at_staged<T>(
         &self,

@@ -84,15 +84,6 @@ impl StagedFile {
         self.file.read_exact_at(buffer, offset).map_err(self.ground.refused("read", &self.path))
     }
 
-    /// Reads the old file at `offset` into all of `buffer`. The bytes carry no proof; no if it is not that long.
-    pub fn read_old(&self, offset: u64, buffer: &mut [u8]) -> Result<Copied, PlaceError> {
-        let Some(old) = &self.old else { return Ok(Copied::No) };
-        match old.read_exact_at(buffer, offset) {
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(Copied::No),
-            result => result.map(|()| Copied::Yes).map_err(self.ground.refused("read", &self.path)),
-        }
-    }
-
     /// Copies `buffer.len()` bytes at `old_offset` of the old file to `offset`, if they are the content of `expected`.
     ///
     /// Returns if they were: a file that is shorter or holds anything else, or is written to meanwhile, gives no. `buffer`
