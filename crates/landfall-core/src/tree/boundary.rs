@@ -57,7 +57,8 @@ const fn close_rates() -> [u32; STEPS] {
     let mut step = 0;
     while step < STEPS {
         let odd = 2 * step as u64 + 1;
-        rates[step] = ((odd * odd * odd) as u128 * FACTOR as u128 >> 40) as u32;
+        let scaled = (odd * odd * odd) as u128 * FACTOR as u128;
+        rates[step] = (scaled >> 40) as u32;
         step += 1;
     }
     rates

@@ -270,6 +270,15 @@ impl Node {
         Self::check(id, bytes, claim)
     }
 
+    /// Gets and checks the node of a root.
+    pub(super) fn load_root(nodes: &dyn Nodes, root: &Root, base: Option<ChunkId>) -> Result<Self, TreeError> {
+        let node = Self::load(nodes, root.id, &root.claim(), base)?;
+        if node.level > 0 && node.len() == 1 {
+            return Err(TreeError::Malformed { id: node.id, reason: "it is a root with one child" });
+        }
+        Ok(node)
+    }
+
     /// Checks that `bytes` are a node and what `claim` says.
     pub(super) fn check(id: ChunkId, bytes: Bytes, claim: &Claim<'_>) -> Result<Self, TreeError> {
         let malformed = |reason| TreeError::Malformed { id, reason };
@@ -321,7 +330,6 @@ impl Node {
         };
         match claim.first_key {
             Some(first_key) if first_key != self.key(0) => Err("its first key is not what its parent claims"),
-            None if self.level > 0 && last == 0 => Err("a root with one child"),
             _ if claim.end_key.is_some_and(|end_key| self.key(last) >= end_key) => Err("it reaches into the next node"),
             _ => Ok(()),
         }

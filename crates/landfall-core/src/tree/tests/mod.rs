@@ -9,6 +9,7 @@ use bytes::Bytes;
 use super::*;
 
 mod build;
+mod edit;
 
 /// What a tree should be.
 type Model = BTreeMap<Bytes, Value>;
