@@ -43,7 +43,8 @@ pub(super) struct Frontier {
     walk: Option<(usize, NewLeaves)>,
     /// Leaves in key order whose nodes are here or under way.
     leaves: VecDeque<LeafWork>,
-    inspecting: BTreeSet<ChunkId>,
+    /// Leaves that are being compared with what is here; a leaf that several trees have stands here for each.
+    inspecting: Vec<ChunkId>,
     /// Nodes to ask for, soonest first.
     queue: VecDeque<NodeWork>,
     /// Nodes that are in the queue or have been asked for.
@@ -58,7 +59,7 @@ impl Frontier {
             trees,
             walk: None,
             leaves: VecDeque::new(),
-            inspecting: BTreeSet::new(),
+            inspecting: Vec::new(),
             queue: VecDeque::new(),
             pending: BTreeSet::new(),
             walk_may_go_on: true,
@@ -106,13 +107,14 @@ impl Frontier {
             return None;
         }
         let leaf = self.leaves.pop_front()?;
-        self.inspecting.insert(leaf.want.id);
+        self.inspecting.push(leaf.want.id);
         Some((leaf.tree, leaf.want.id))
     }
 
     /// A leaf was inspected. True if it had been asked for.
     pub(super) fn inspected(&mut self, leaf: ChunkId) -> bool {
-        self.inspecting.remove(&leaf)
+        let at = self.inspecting.iter().position(|&inspecting| inspecting == leaf);
+        at.map(|at| self.inspecting.swap_remove(at)).is_some()
     }
 
     pub(super) fn node_arrived(&mut self, id: ChunkId) {

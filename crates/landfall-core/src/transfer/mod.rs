@@ -30,7 +30,7 @@ use peer::Peer;
 
 /// A peer with work that sends nothing for this long is dropped.
 pub const STALL_MAX: Duration = Duration::from_secs(20);
-/// A transfer without any peer for this long is stuck.
+/// A transfer without any peer for this long is stuck. Peers that left without delivering anything do not count.
 pub const PEERLESS_MAX: Duration = Duration::from_secs(30);
 /// After this much silence a second peer is asked for the same chunks.
 const HEDGE_AFTER: Duration = Duration::from_secs(1);
@@ -48,6 +48,7 @@ pub struct Transfer {
     commands: VecDeque<Command>,
     /// Bytes of chunks that were asked for a second time.
     bytes_hedged: u64,
+    /// Since when nobody is there to deliver. Who comes and goes without delivering anything changes nothing.
     peerless_since: Option<Time>,
     stuck: Option<Stuck>,
 }
@@ -119,7 +120,6 @@ impl Transfer {
     pub fn handle_peer_joined(&mut self, peer: PeerId, lanes: u32, cost: PeerCost, now: Time) {
         self.handle_peer_lost(peer, now);
         self.peers.insert(peer, Peer::new(cost, lanes, now));
-        self.peerless_since = None;
     }
 
     /// A peer is gone; what it was asked for is asked of others.
@@ -127,6 +127,7 @@ impl Transfer {
         if self.peers.remove(&peer).is_none() {
             return;
         }
+        self.commands.retain(|command| command.peer() != Some(peer));
         let lost: Vec<RequestId> =
             self.requests.iter().filter(|(_, request)| request.lane.peer == peer).map(|(&id, _)| id).collect();
         // The oldest work goes back last, so that it stands first.
@@ -135,7 +136,7 @@ impl Transfer {
         }
         self.ledger.forget_peer(peer);
         if self.peers.is_empty() {
-            self.peerless_since = Some(now);
+            self.peerless_since.get_or_insert(now);
         }
     }
 
@@ -151,7 +152,13 @@ impl Transfer {
         let (lane, bytes) = (open.lane, open.work.bytes(want));
         if let Some(peer) = self.peers.get_mut(&lane.peer) {
             peer.settled(lane, bytes);
-            peer.progressed(bytes, now);
+            match arrival {
+                Arrival::Stored => peer.delivered(bytes, now),
+                Arrival::Missing | Arrival::Corrupt => peer.answered(now),
+            }
+        }
+        if arrival == Arrival::Stored {
+            self.peerless_since = None;
         }
         self.settle(request, want, arrival);
         if arrival == Arrival::Corrupt {
@@ -196,8 +203,8 @@ impl Transfer {
         for peer in stalled {
             self.drop_peer(peer, DropReason::Stalled, now);
         }
-        if self.peerless_since.is_some_and(|since| now.since(since) >= PEERLESS_MAX) {
-            self.stuck.get_or_insert(Stuck::NoPeers);
+        if self.peerless_deadline().is_some_and(|at| at <= now) {
+            self.stuck = Some(Stuck::NoPeers);
         }
     }
 
@@ -216,8 +223,7 @@ impl Transfer {
         // A request that is late already is asked again as soon as a lane is free, which is an event of its own.
         let hedges = self.requests.values().map(|request| request.last_progress + HEDGE_AFTER);
         let hedge = hedges.filter(|&at| at > now).min();
-        let peerless = self.peerless_since.map(|since| since + PEERLESS_MAX);
-        [stall, hedge, peerless].into_iter().flatten().min()
+        [stall, hedge, self.peerless_deadline()].into_iter().flatten().min()
     }
 
     /// How far the transfer is.
@@ -237,6 +243,14 @@ impl Transfer {
             bytes_again: self.ledger.bytes_again,
             all_known: self.frontier.is_done(),
         }
+    }
+
+    /// When the transfer gives up for want of peers, if none comes.
+    fn peerless_deadline(&self) -> Option<Time> {
+        // Without peers nothing is under way: all that is needed of them waits.
+        let needs_peers = self.frontier.front().is_some() || self.ledger.front().is_some();
+        let waits = self.peers.is_empty() && needs_peers && self.stuck.is_none();
+        self.peerless_since.filter(|_| waits).map(|since| since + PEERLESS_MAX)
     }
 
     /// Notes what came of one want, and cancels what it made needless.
@@ -275,8 +289,8 @@ impl Transfer {
     }
 
     fn drop_peer(&mut self, peer: PeerId, reason: DropReason, now: Time) {
-        self.commands.push_back(Command::DropPeer { peer, reason });
         self.handle_peer_lost(peer, now);
+        self.commands.push_back(Command::DropPeer { peer, reason });
     }
 
     /// Ends a request; what it did not bring waits again.

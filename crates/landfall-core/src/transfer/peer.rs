@@ -104,9 +104,15 @@ impl Peer {
         load.requests = load.requests.saturating_sub(1);
     }
 
-    pub(super) fn progressed(&mut self, bytes: u64, now: Time) {
+    /// Bytes came that are of use.
+    pub(super) fn delivered(&mut self, bytes: u64, now: Time) {
         self.last_progress = now;
         self.rate.add(bytes, now);
+    }
+
+    /// An answer came without bytes that are of use: it shows that the peer lives, and says nothing of its rate.
+    pub(super) fn answered(&mut self, now: Time) {
+        self.last_progress = now;
     }
 
     fn lane_window(&self) -> u64 {
@@ -178,9 +184,19 @@ mod tests {
         let mut peer = Peer::new(PeerCost::NEAR, 1, Time::ZERO);
         let before = peer.request_bytes_max();
         peer.asked(LANE, 100_000, Time::ZERO);
-        peer.progressed(100_000, Time::from_millis(1000));
+        peer.delivered(100_000, Time::from_millis(1000));
         assert!(peer.request_bytes_max() < before);
         assert_eq!(peer.time_for(100_000), Duration::from_secs(1));
+    }
+
+    #[test]
+    fn an_answer_without_bytes_says_nothing_of_the_rate() {
+        let mut peer = Peer::new(PeerCost::NEAR, 1, Time::ZERO);
+        peer.asked(LANE, 100_000, Time::ZERO);
+        peer.delivered(100_000, Time::from_millis(1000));
+        let before = peer.time_for(100_000);
+        peer.answered(Time::from_millis(1001));
+        assert_eq!((peer.time_for(100_000), peer.last_progress), (before, Time::from_millis(1001)));
     }
 
     #[test]
@@ -188,7 +204,7 @@ mod tests {
         let mut peer = Peer::new(PeerCost::NEAR, 1, Time::ZERO);
         let later = Time::from_millis(60_000);
         peer.asked(LANE, 10_000_000, later);
-        peer.progressed(10_000_000, later + Duration::from_millis(100));
+        peer.delivered(10_000_000, later + Duration::from_millis(100));
         assert_eq!(peer.time_for(100_000_000), Duration::from_secs(1));
     }
 }

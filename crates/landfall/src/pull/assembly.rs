@@ -43,6 +43,9 @@ pub enum AssemblyError {
     Path(#[from] BadPath),
     /// The snapshot's metadata is broken at its publisher.
     #[error("the snapshot is refused: {0}")]
+    Xattrs(#[from] landfall_core::files::XattrsError),
+    /// The snapshot's metadata is broken at its publisher.
+    #[error("the snapshot is refused: {0}")]
     Meta(#[from] MetaError),
     /// The snapshot is not a file tree.
     #[error("the snapshot is refused: an entry that has no place in a file tree")]
@@ -145,12 +148,7 @@ impl Assembly {
         Ok(inspection)
     }
 
-    fn inspect_entry(
-        &self,
-        entry: Entry,
-        shift: &mut Shift,
-        inspection: &mut Inspection,
-    ) -> Result<(), AssemblyError> {
+    fn inspect_entry(&self, entry: Entry, shift: &mut Shift, inspection: &mut Inspection) -> Result<(), AssemblyError> {
         match &entry.key {
             FileKey::Meta(path) => self.inspect_meta(path, &entry, inspection),
             FileKey::Content { path, offset } => {
@@ -194,11 +192,14 @@ impl Assembly {
     }
 
     fn is_placed(&self, path: &FilePath, meta: &Meta, chunk: ChunkRef) -> Result<bool, AssemblyError> {
-        let placed = self.placement.small_is_placed(path, meta, chunk)?;
-        if placed {
-            self.status.note_reused(u64::from(chunk.bytes));
+        let Some(staged) = self.placement.read_staged(path, chunk.bytes)? else { return Ok(false) };
+        if ChunkId::of(Domain::Data, &staged) != chunk.id {
+            return Ok(false);
         }
-        Ok(placed)
+        // It may lack its mode and time still.
+        self.placement.place_small(path, meta, &staged)?;
+        self.status.note_reused(u64::from(chunk.bytes));
+        Ok(true)
     }
 
     fn inspect_content(
@@ -269,21 +270,24 @@ impl Assembly {
             Place::Whole { path, .. } => {
                 let old = self.old_value(&FileKey::Meta(path.clone()))?.and_then(|old| old.chunk);
                 let Some(old) = old.filter(|old| old.id == base) else { return Ok(false) };
-                out.resize(old.bytes as usize, 0);
-                Ok(self.placement.read_old(path, 0, out)?)
+                let Some(bytes) = self.placement.read_old(path, old.bytes)? else { return Ok(false) };
+                *out = bytes;
+                Ok(true)
             }
             Place::Range { path, offset } => {
                 let building = self.building(path)?;
                 let old = match &building.old_chunks {
                     Some(old_chunks) => old_chunks.find(base),
-                    None => self.old_value(&FileKey::Content { path: path.clone(), offset: *offset })?.and_then(|old| {
-                        let chunk = old.chunk.filter(|chunk| chunk.id == base)?;
-                        Some((*offset, chunk.bytes))
-                    }),
+                    None => {
+                        self.old_value(&FileKey::Content { path: path.clone(), offset: *offset })?.and_then(|old| {
+                            let chunk = old.chunk.filter(|chunk| chunk.id == base)?;
+                            Some((*offset, chunk.bytes))
+                        })
+                    }
                 };
                 let Some((offset, bytes)) = old else { return Ok(false) };
                 out.resize(bytes as usize, 0);
-                Ok(building.staged.read_old(offset, out)?)
+                Ok(building.staged.read_old(offset, out)? == Copied::Yes)
             }
             Place::Xattrs { .. } => Ok(false),
         }
@@ -308,6 +312,11 @@ impl Assembly {
         Ok(building)
     }
 
+    /// Gives the destination back, for its last step.
+    pub(super) fn into_placement(self) -> Placement {
+        self.placement
+    }
+
     /// Closes every large file.
     pub(super) fn close_files(&self) {
         self.open.lock().expect("no panic under the lock").clear();
@@ -317,9 +326,9 @@ impl Assembly {
         let key = FileKey::Meta(path.clone());
         let value = get(&*self.nodes, &self.target, &key.encode())?.ok_or(AssemblyError::NotAFileTree)?;
         let meta = decode_meta(&value.inline)?;
-        let FileKind::File { content, .. } = &meta.kind else { return Err(AssemblyError::NotAFileTree) };
-        let content = content.clone();
-        let staged = self.placement.begin_file(path, &meta)?;
+        let FileKind::File { size, content } = &meta.kind else { return Err(AssemblyError::NotAFileTree) };
+        let (size, content) = (*size, content.clone());
+        let staged = self.placement.begin_file(path, &meta, size)?;
         let old_chunks = match content {
             Content::ContentDefined if staged.has_old() => self.old_chunks(path)?,
             _ => None,

@@ -13,7 +13,7 @@ use crate::files::place::{ChangesError, Holders, LocalChanges, PlaceError};
 use crate::history::HistoryError;
 
 /// Local changes and open files that an error names; more are counted.
-const LISTED_MAX: usize = 20;
+pub(super) const LISTED_MAX: usize = 20;
 
 /// Why a pull did not put the new state in place. What it fetched is kept for the next one.
 #[derive(Debug, thiserror::Error)]
@@ -42,7 +42,7 @@ pub enum PullError {
         changes: LocalChanges,
     },
     /// Other processes have files open that are to be replaced.
-    #[error("files in {} that are to be replaced are open:\n{holders}nothing was replaced; stop these processes, or pull again with --while-running", destination.display())]
+    #[error("files in {} that are to be replaced are open:\n{}nothing was replaced; stop these processes, or pull again with --while-running", destination.display(), Held(holders))]
     OpenFiles {
         /// The destination.
         destination: PathBuf,
@@ -58,7 +58,10 @@ pub enum PullError {
         failures: Vec<(String, SourceError)>,
     },
     /// The sources that are left cannot complete the transfer.
-    #[error("the transfer cannot go on: {stuck}\n{}what was fetched is kept: pull again when more sources are reachable", Lines(notes))]
+    #[error(
+        "the transfer cannot go on: {stuck}\n{}what was fetched is kept: pull again when more sources are reachable",
+        Lines(notes)
+    )]
     Stuck {
         /// What is missing.
         stuck: Stuck,
@@ -89,10 +92,25 @@ struct Listed<'a>(&'a LocalChanges);
 
 impl fmt::Display for Listed<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for change in self.0.listed().iter().take(LISTED_MAX) {
-            writeln!(f, "  {change}")?;
+        for change in &self.0.first {
+            writeln!(f, "  {} ({})", change.path, change.difference)?;
         }
-        let more = self.0.count().saturating_sub(self.0.listed().len().min(LISTED_MAX) as u64);
+        let more = self.0.count.saturating_sub(self.0.first.len() as u64);
+        if more > 0 {
+            writeln!(f, "  … and {more} more")?;
+        }
+        Ok(())
+    }
+}
+
+struct Held<'a>(&'a Holders);
+
+impl fmt::Display for Held<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for holder in &self.0.first {
+            writeln!(f, "  {} by {} (process {})", holder.path, holder.command, holder.pid)?;
+        }
+        let more = self.0.count.saturating_sub(self.0.first.len() as u64);
         if more > 0 {
             writeln!(f, "  … and {more} more")?;
         }

@@ -323,12 +323,7 @@ impl Session {
         }
     }
 
-    fn take_node(
-        &self,
-        want: &NodeWant,
-        body: &ItemBody<'_>,
-        bench: &mut Workbench,
-    ) -> Result<Arrival, AssemblyError> {
+    fn take_node(&self, want: &NodeWant, body: &ItemBody<'_>, bench: &mut Workbench) -> Result<Arrival, AssemblyError> {
         let ItemBody::Chunk(form) = body else { return Ok(Arrival::Missing) };
         let base = match want.base {
             Some(base) => self.nodes.get(base)?,

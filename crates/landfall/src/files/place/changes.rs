@@ -16,6 +16,12 @@ pub struct LocalChange {
     pub difference: Difference,
 }
 
+impl std::fmt::Display for LocalChange {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.path, self.difference)
+    }
+}
+
 /// How a path differs from what the last pull left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Difference {
@@ -56,11 +62,29 @@ impl std::fmt::Display for Difference {
 /// Everything that changed, counted, and the first of it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct LocalChanges {
-    /// How many paths changed.
-    pub count: u64,
-    /// The first ones, in key order.
-    pub first: Vec<LocalChange>,
+    count: u64,
+    listed: Vec<LocalChange>,
 }
+
+impl LocalChanges {
+    /// How many paths changed.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// The first [`LOCAL_CHANGES_LISTED_MAX`] of them, in key order.
+    pub fn listed(&self) -> &[LocalChange] {
+        &self.listed
+    }
+
+    /// Are all of them listed?
+    pub fn is_complete(&self) -> bool {
+        self.count == self.listed.len() as u64
+    }
+}
+
+/// Local changes that are held in memory; more are counted.
+pub const LOCAL_CHANGES_LISTED_MAX: usize = 1 << 20;
 
 /// Why local changes are not known.
 #[derive(Debug, thiserror::Error)]
@@ -74,13 +98,13 @@ pub enum ChangesError {
 }
 
 impl Placement {
-    /// Compares the destination with its index: all paths are looked at, none is read. The first `listed_max` are listed.
-    pub fn local_changes(&self, listed_max: usize) -> Result<LocalChanges, ChangesError> {
+    /// Compares the destination with its index: all paths are looked at, none is read.
+    pub fn local_changes(&self) -> Result<LocalChanges, ChangesError> {
         let mut changes = LocalChanges::default();
         self.for_each_local_change(|change| {
             changes.count += 1;
-            if changes.first.len() < listed_max {
-                changes.first.push(change);
+            if changes.listed.len() < LOCAL_CHANGES_LISTED_MAX {
+                changes.listed.push(change);
             }
             Ok(())
         })?;

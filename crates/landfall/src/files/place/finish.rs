@@ -1,16 +1,15 @@
 //! Owns the end of a pull: the instant from which the destination is what the snapshot says, and what is tidied after it.
 
 use std::collections::BTreeSet;
-use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
+use std::{fmt, io};
 
 use landfall_core::ChunkId;
 use landfall_core::files::{FilePath, Mtime};
 
 use super::error::PlaceError;
-use super::ground::Unkept;
 use super::journal::Journal;
 use super::operation::{Operation, PlanReader};
 use super::walk::{Walk, WalkError};
@@ -39,20 +38,60 @@ pub struct FinishReport {
     pub index: Duration,
     /// Steps of the plan.
     pub steps: u64,
-    /// Paths that are not as the snapshot says.
-    pub left: Left,
-    /// What this process may not set.
-    pub unkept: Unkept,
+    /// What is not as the snapshot says. Nothing is dropped silently.
+    pub left: Vec<Shortfall>,
 }
 
-/// Paths that changed while the pull ended, so that they could not be made what the snapshot says. Nothing of them was
-/// removed; the next pull lists them as local changes.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Left {
-    /// How many there are.
-    pub count: u64,
-    /// The first few.
-    pub examples: Vec<FilePath>,
+/// Something that a pull could not make what the snapshot says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Shortfall {
+    /// Paths changed while the pull ended. Nothing of them was removed; the next pull lists them as local changes.
+    Changed {
+        /// How many.
+        paths: u64,
+        /// The first of them.
+        examples: Vec<FilePath>,
+    },
+    /// Paths belong to another user or group than in the snapshot, because this process may not give files away. Their
+    /// set-id bits are cleared.
+    Owners {
+        /// How many.
+        paths: u64,
+        /// One of them.
+        example: FilePath,
+    },
+    /// Extended attributes could not be set, because this process may not or the file system has none.
+    Xattrs {
+        /// How many.
+        attributes: u64,
+        /// A path that lacks one.
+        example: FilePath,
+    },
+}
+
+impl fmt::Display for Shortfall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Changed { paths, examples } => {
+                write!(f, "{paths} paths changed while the pull ended and are not as in the snapshot; pull again:")?;
+                examples.iter().try_for_each(|path| write!(f, " '{path}'"))
+            }
+            Self::Owners { paths, example } => write!(
+                f,
+                "{paths} paths, such as '{example}', keep this user or group instead of their own; only root may give files away"
+            ),
+            Self::Xattrs { attributes, example } => {
+                write!(f, "{attributes} extended attributes, such as one of '{example}', could not be set here")
+            }
+        }
+    }
+}
+
+/// Paths that could not be made what the snapshot says.
+#[derive(Default)]
+pub(super) struct Left {
+    count: u64,
+    examples: Vec<FilePath>,
 }
 
 impl Left {
@@ -96,8 +135,8 @@ impl Placement {
         self.empty_staging()?;
         self.sync_control()?;
         open::replace_destination(&self.ground, &self.path)?;
-        let unkept = self.ground.unkept();
-        Ok(FinishReport { manifest, sync, place, index, steps: carried.steps, left: carried.left, unkept })
+        let left = self.shortfalls(carried.left);
+        Ok(FinishReport { manifest, sync, place, index, steps: carried.steps, left })
     }
 
     fn finish_update(self, manifest: ChunkId, previous: Previous) -> Result<FinishReport, PlaceError> {
@@ -106,7 +145,7 @@ impl Placement {
         let before = self.index().map_or(ChunkId::from_bytes([0; 32]), |index| index.header().manifest);
         let journal = Journal { manifest, before, previous };
         if previous == Previous::Keep {
-            self.keep_previous(&journal)?;
+            self.plan_way_back(&journal)?;
         }
         let sync = self.sync()?;
         self.ground
@@ -121,6 +160,9 @@ impl Placement {
     /// Carries out a plan whose journal is written. It may have been begun before.
     pub(super) fn roll_forward(&self, journal: &Journal) -> Result<FinishReport, PlaceError> {
         let start = Instant::now();
+        if journal.previous == Previous::Keep {
+            self.keep_previous()?;
+        }
         let carried = self.carry_out()?;
         // The names must be durable before the journal that would repeat them goes.
         self.sync()?;
@@ -135,8 +177,14 @@ impl Placement {
             .map_err(self.ground.refused_own("remove", JOURNAL.as_ref()))?;
         self.sync_control()?;
         self.empty_staging()?;
-        let (steps, left, unkept) = (carried.steps, carried.left, self.ground.unkept());
-        Ok(FinishReport { manifest: journal.manifest, sync: Duration::ZERO, place, index, steps, left, unkept })
+        let left = self.shortfalls(carried.left);
+        Ok(FinishReport { manifest: journal.manifest, sync: Duration::ZERO, place, index, steps: carried.steps, left })
+    }
+
+    fn shortfalls(&self, left: Left) -> Vec<Shortfall> {
+        let changed = Shortfall::Changed { paths: left.count, examples: left.examples };
+        let changed = Some(changed).filter(|_| left.count > 0);
+        changed.into_iter().chain(self.ground.shortfalls()).collect()
     }
 
     /// Removes what an earlier pull left and this snapshot does not hold.

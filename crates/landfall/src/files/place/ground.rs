@@ -15,18 +15,9 @@ use rustix::io::Errno;
 
 use super::edge::{self, Edge, Owner, UNCHANGED};
 use super::error::PlaceError;
+use super::finish::Shortfall;
 
-/// What the operating system did not let this process keep. Nothing is dropped silently.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Unkept {
-    /// Paths that belong to another user or group than in the snapshot; their set-id bits are cleared.
-    pub owners: u64,
-    /// Extended attributes that could not be set.
-    pub xattrs: u64,
-    /// One of the paths.
-    pub example: Option<FilePath>,
-}
-
+/// What every file of one pull shares.
 pub(super) struct Ground {
     pub(super) edge: Edge,
     /// What the user calls the destination.
@@ -37,8 +28,9 @@ pub(super) struct Ground {
     bytes_expected: AtomicU64,
     bytes_written: AtomicU64,
     unkept_owners: AtomicU64,
+    unkept_owner: OnceLock<FilePath>,
     unkept_xattrs: AtomicU64,
-    unkept_example: OnceLock<FilePath>,
+    unkept_xattr: OnceLock<FilePath>,
 }
 
 impl Ground {
@@ -53,8 +45,9 @@ impl Ground {
             bytes_expected: AtomicU64::new(0),
             bytes_written: AtomicU64::new(0),
             unkept_owners: AtomicU64::new(0),
+            unkept_owner: OnceLock::new(),
             unkept_xattrs: AtomicU64::new(0),
-            unkept_example: OnceLock::new(),
+            unkept_xattr: OnceLock::new(),
         })
     }
 
@@ -165,7 +158,7 @@ impl Ground {
             }
         }
         self.unkept_owners.fetch_add(1, Ordering::Relaxed);
-        self.unkept_example.get_or_init(|| path.clone());
+        self.unkept_owner.get_or_init(|| path.clone());
         Ok(OwnerKept::No)
     }
 
@@ -187,7 +180,7 @@ impl Ground {
             match self.edge.set_xattr(at, name, xattr, value) {
                 Err(error) if is_forbidden(&error) => {
                     self.unkept_xattrs.fetch_add(1, Ordering::Relaxed);
-                    self.unkept_example.get_or_init(|| path.clone());
+                    self.unkept_xattr.get_or_init(|| path.clone());
                 }
                 result => result?,
             }
@@ -195,12 +188,13 @@ impl Ground {
         Ok(())
     }
 
-    pub(super) fn unkept(&self) -> Unkept {
-        Unkept {
-            owners: self.unkept_owners.load(Ordering::Relaxed),
-            xattrs: self.unkept_xattrs.load(Ordering::Relaxed),
-            example: self.unkept_example.get().cloned(),
-        }
+    /// What this process was not allowed to keep.
+    pub(super) fn shortfalls(&self) -> impl Iterator<Item = Shortfall> {
+        let paths = self.unkept_owners.load(Ordering::Relaxed);
+        let owners = self.unkept_owner.get().map(|path| Shortfall::Owners { paths, example: path.clone() });
+        let attributes = self.unkept_xattrs.load(Ordering::Relaxed);
+        let xattrs = self.unkept_xattr.get().map(|path| Shortfall::Xattrs { attributes, example: path.clone() });
+        owners.into_iter().chain(xattrs)
     }
 }
 

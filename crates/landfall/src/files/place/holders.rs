@@ -1,7 +1,7 @@
 //! Owns the question of who has files open that a pull is about to replace.
 
 use std::collections::BTreeMap;
-use std::io;
+use std::{fmt, io};
 
 use landfall_core::files::FilePath;
 
@@ -23,20 +23,58 @@ pub struct Holder {
 /// Who has files open.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Holders {
-    /// How many pairs of file and process there are.
-    pub count: u64,
-    /// The first ones, in key order.
-    pub first: Vec<Holder>,
-    /// Processes of other users, of which this one may not know what they have open.
-    pub unseen_processes: u64,
+    count: u64,
+    listed: Vec<Holder>,
+    unseen_processes: u64,
 }
+
+impl Holders {
+    /// Does nobody have any of the files open, as far as this process may know?
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// How many pairs of file and process there are.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// The first of them, in key order.
+    pub fn listed(&self) -> &[Holder] {
+        &self.listed
+    }
+
+    /// Processes of other users, of which this one may not know what they have open.
+    pub fn unseen_processes(&self) -> u64 {
+        self.unseen_processes
+    }
+}
+
+impl fmt::Display for Holders {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for Holder { path, pid, command } in &self.listed {
+            writeln!(f, "  {path}: process {pid} ({command})")?;
+        }
+        match self.count - self.listed.len() as u64 {
+            0 => {}
+            more => writeln!(f, "  … and {more} more")?,
+        }
+        match self.unseen_processes {
+            0 => Ok(()),
+            unseen => writeln!(f, "  {unseen} processes of other users cannot be looked into"),
+        }
+    }
+}
+
+/// Holders that are listed; more are counted.
+const HOLDERS_LISTED_MAX: usize = 20;
 
 impl Placement {
     /// Finds other processes that have files open which the plan, as far as it was recorded, replaces or removes.
     ///
     /// Files are compared by inode, so another mount or root directory hides nobody. What is only mapped into memory is not
     /// seen. No step can be recorded after this.
-    pub fn open_elsewhere(&self, listed_max: usize) -> Result<Holders, PlaceError> {
+    pub fn open_elsewhere(&self) -> Result<Holders, PlaceError> {
         let root = FilePath::root();
         let refused = || self.ground.refused("look at", &root);
         let device = rustix::fs::fstat(self.tree.root()).map_err(|errno| refused()(errno.into()))?.st_dev;
@@ -50,8 +88,8 @@ impl Placement {
             let Some(stat) = stat.filter(edge::is_regular) else { continue };
             for pid in open.by_inode.get(&stat.st_ino).into_iter().flatten() {
                 holders.count += 1;
-                if holders.first.len() < listed_max {
-                    holders.first.push(Holder { path: path.clone(), pid: *pid, command: command(*pid) });
+                if holders.listed.len() < HOLDERS_LISTED_MAX {
+                    holders.listed.push(Holder { path: path.clone(), pid: *pid, command: command(*pid) });
                 }
             }
         }

@@ -36,12 +36,13 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use landfall_core::files::{FilePath, Meta};
+use landfall_core::files::{FileKind, FilePath, Meta};
+use landfall_core::tree::ChunkRef;
 
-pub use changes::{ChangesError, Difference, LocalChange, LocalChanges};
+pub use changes::{ChangesError, Difference, LOCAL_CHANGES_LISTED_MAX, LocalChange, LocalChanges};
 pub use error::PlaceError;
-pub use finish::{FinishReport, Left, Previous};
-pub use ground::{CONTROL, Unkept};
+pub use finish::{FinishReport, Previous, Shortfall};
+pub use ground::CONTROL;
 pub use holders::{Holder, Holders};
 pub use operation::Operation;
 pub use staged::{Copied, Origin, StagedFile};
@@ -104,6 +105,9 @@ impl Placement {
 
     /// The stat index of the destination. Its header names the snapshot that the destination holds.
     pub fn index(&self) -> Result<IndexReader, IndexError> {
+        if self.kind != Kind::Update {
+            return Err(IndexError::Absent);
+        }
         IndexReader::open(&self.control, Path::new(INDEX))
     }
 
@@ -113,8 +117,11 @@ impl Placement {
     }
 
     /// Begins a file, or goes on with one that an earlier pull began. It is sparse and has its final size at once.
-    pub fn begin_file(&self, path: &FilePath, meta: &Meta, size: u64) -> Result<StagedFile, PlaceError> {
+    pub fn begin_file(&self, path: &FilePath, meta: &Meta) -> Result<StagedFile, PlaceError> {
         self.check_path(path)?;
+        let FileKind::File { size, .. } = meta.kind else {
+            return Err(PlaceError::Refused { path: path.clone(), reason: "only a regular file has content" });
+        };
         let refused = || self.ground.refused("stage", path);
         let (file, origin) =
             self.at_staged(path, |at, name| staged::open_or_create(&self.ground, at, name)).map_err(refused())?;
@@ -136,15 +143,41 @@ impl Placement {
         Ok(())
     }
 
-    /// Reads a file of at most `length_max` bytes that an earlier pull staged whole. The bytes carry no proof: hash them, and
-    /// if they are right hand them to [`Self::place_small`] instead of fetching.
-    pub fn read_staged(&self, path: &FilePath, length_max: u32) -> Result<Option<Vec<u8>>, PlaceError> {
+    /// Is a small file that is one chunk here already, from a pull that was cut short? Its bytes are hashed, and if they are right
+    /// it gets its owner, mode and time again.
+    pub fn small_is_placed(&self, path: &FilePath, meta: &Meta, chunk: ChunkRef) -> Result<bool, PlaceError> {
         self.check_path(path)?;
         if self.kind == Kind::First {
-            return Ok(None);
+            return Ok(false);
         }
-        self.staged_place(path, Missing::Fail)
-            .and_then(|(at, name)| staged::read_whole(&at, &name, length_max))
+        let refused = || self.ground.refused("read", path);
+        let (at, name) = match self.staged_place(path) {
+            Err(error) if ground::is_absent(&error) => return Ok(false),
+            result => result.map_err(refused())?,
+        };
+        match staged::open_whole(&at, &name, chunk).map_err(refused())? {
+            Some(file) => self.ground.dress_file(&file, path, meta).map(|()| true).map_err(refused()),
+            None => Ok(false),
+        }
+    }
+
+    /// Reads the old content of a path at `offset` into all of `buffer`. Returns false if there is no such content. The bytes
+    /// carry no proof.
+    pub fn read_old(&self, path: &FilePath, offset: u64, buffer: &mut [u8]) -> Result<bool, PlaceError> {
+        self.check_path(path)?;
+        if self.kind != Kind::Update {
+            return Ok(false);
+        }
+        let old = self.open_old(path).map_err(self.ground.refused("read", path))?;
+        let Some(old) = old else { return Ok(false) };
+        staged::read_at(&old, offset, buffer).map_err(self.ground.refused("read", path))
+    }
+
+    /// Reads all of the old file at `path`, if it is a file of at most `length_max` bytes. The bytes carry no proof.
+    pub fn read_old(&self, path: &FilePath, length_max: u32) -> Result<Option<Vec<u8>>, PlaceError> {
+        self.tree
+            .parent(path, Missing::Fail)
+            .and_then(|parent| staged::read_whole(&parent, path.name(), length_max))
             .or_else(|error| if ground::is_absent(&error) { Ok(None) } else { Err(error) })
             .map_err(self.ground.refused("read", path))
     }
@@ -161,12 +194,13 @@ impl Placement {
         }
     }
 
-    fn staged_place(&self, path: &FilePath, missing: Missing) -> std::io::Result<(Arc<OwnedFd>, Vec<u8>)> {
+    /// Where the staged file of `path` is, if its directory is there.
+    fn staged_place(&self, path: &FilePath) -> std::io::Result<(Arc<OwnedFd>, Vec<u8>)> {
         match self.kind {
-            Kind::First | Kind::ResumedFirst => Ok((self.tree.parent(path, missing)?, path.name().to_vec())),
+            Kind::First | Kind::ResumedFirst => Ok((self.tree.parent(path, Missing::Fail)?, path.name().to_vec())),
             Kind::Update => {
                 let name = staged_name(path);
-                Ok((self.staged.parent(&name, missing)?, name.name().to_vec()))
+                Ok((self.staged.parent(&name, Missing::Fail)?, name.name().to_vec()))
             }
         }
     }

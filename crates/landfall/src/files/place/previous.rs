@@ -42,31 +42,54 @@ impl Placement {
             {
                 self.stage_kept(&files, path).map_err(self.ground.refused("restore", path))?;
             }
-            self.record(&step)?;
+            self.record(step)?;
         }
         drop(files);
         self.finish(manifest, Previous::Drop)
     }
 
-    /// Keeps what the plan will replace or remove. Until the journal is written it may be thrown away again.
-    pub(super) fn keep_previous(&self, journal: &Journal) -> Result<(), PlaceError> {
+    /// Writes the plan that undoes the plan. Nothing in the destination is touched, and it may be thrown away again.
+    pub(super) fn plan_way_back(&self, journal: &Journal) -> Result<(), PlaceError> {
         let refused = || self.ground.refused_own("keep", Path::new(PREVIOUS_NEW));
         let begin = || -> io::Result<_> {
             sweep::remove(&self.ground.edge, &self.control, PREVIOUS_NEW.as_bytes())?;
             self.ground.edge.make_directory(&self.control, PREVIOUS_NEW.as_bytes())?;
             let kept = open_directory(&self.control, PREVIOUS_NEW.as_bytes())?;
             self.ground.edge.make_directory(&kept, STAGED_FILES.as_bytes())?;
-            let files = open_directory(&kept, STAGED_FILES.as_bytes())?;
-            Ok((PlanWriter::create_after(&kept, PLAN, journal.manifest)?, files))
+            PlanWriter::create_after(&kept, PLAN, journal.manifest)
         };
-        let (undo, files) = begin().map_err(refused())?;
-        let files = Beneath::new(files, self.ground.edge.clone(), Obstacles::Refuse);
-        let mut keeper = Keeper { undo, files, last: None };
+        let mut keeper = Keeper { undo: begin().map_err(refused())?, last: None };
         let mut plan = PlanReader::open(&self.staging, PLAN).map_err(|error| self.damaged_plan(error))?;
         while let Some(step) = plan.next_step().map_err(|error| self.damaged_plan(error))? {
             self.keep(&mut keeper, &step).map_err(self.ground.refused("keep", step.path()))?;
         }
         keeper.undo.commit().map_err(refused())
+    }
+
+    /// Gives every file that the plan will replace or remove a second name. It is done before the first step of the plan, so
+    /// a second name that is there already was given to the old file.
+    pub(super) fn keep_previous(&self) -> Result<(), PlaceError> {
+        let refused = || self.ground.refused_own("keep", Path::new(PREVIOUS_NEW));
+        let kept = match open_directory(&self.control, PREVIOUS_NEW.as_bytes()) {
+            // All of it was done before the plan was cut short.
+            Err(error) if ground::is_absent(&error) => return Ok(()),
+            result => result.map_err(refused())?,
+        };
+        let files = open_directory(&kept, STAGED_FILES.as_bytes()).map_err(refused())?;
+        let files = Beneath::new(files, self.ground.edge.clone(), Obstacles::Refuse);
+        let damaged = |source: ReadError| PlaceError::Damaged {
+            file: self.control_directory().join(PREVIOUS_NEW).join(PLAN),
+            source,
+        };
+        let mut undo = PlanReader::open(&kept, PLAN).map_err(damaged)?;
+        while let Some(step) = undo.next_step().map_err(damaged)? {
+            if let Operation::Put { path, meta } = &step
+                && matches!(meta.kind, FileKind::File { .. })
+            {
+                self.keep_content(&files, path).map_err(self.ground.refused("keep", path))?;
+            }
+        }
+        Ok(())
     }
 
     fn keep(&self, keeper: &mut Keeper, step: &Operation) -> io::Result<()> {
@@ -84,12 +107,7 @@ impl Placement {
             Some(kind @ FileKind::File { .. }) if keeps_content => {
                 Operation::Alter { path: path.clone(), meta: meta_of(&stat, kind) }
             }
-            Some(kind) => {
-                if matches!(kind, FileKind::File { .. }) {
-                    self.keep_content(keeper, path)?;
-                }
-                Operation::Put { path: path.clone(), meta: meta_of(&stat, kind) }
-            }
+            Some(kind) => Operation::Put { path: path.clone(), meta: meta_of(&stat, kind) },
             // A socket, a pipe or a device: nothing that a snapshot could hold.
             None => return Ok(()),
         };
@@ -115,11 +133,20 @@ impl Placement {
         Ok(edge::is_regular(stat).then_some(file))
     }
 
-    fn keep_content(&self, keeper: &Keeper, path: &FilePath) -> io::Result<()> {
-        let from = self.tree.parent(path, Missing::Fail)?;
-        keeper
-            .files
-            .change(&staged_name(path), Missing::Make, |at, name| self.ground.edge.link(&from, path.name(), at, name))
+    fn keep_content(&self, files: &Beneath, path: &FilePath) -> io::Result<()> {
+        let from = match self.tree.parent(path, Missing::Fail) {
+            Err(error) if ground::is_absent(&error) => return Ok(()),
+            result => result?,
+        };
+        let link = |at: &OwnedFd, name: &[u8]| match edge::stat(at, name)? {
+            Some(_) => Ok(()),
+            None => self.ground.edge.link(&from, path.name(), at, name),
+        };
+        match files.change(&staged_name(path), Missing::Make, link) {
+            // Somebody removed it since the way back was planned.
+            Err(error) if ground::is_absent(&error) => Ok(()),
+            result => result,
+        }
     }
 
     fn keep_xattrs(&self, keeper: &mut Keeper, path: &FilePath) -> io::Result<()> {
@@ -167,6 +194,5 @@ impl Placement {
 /// The way back while it is made.
 struct Keeper {
     undo: PlanWriter,
-    files: Beneath,
     last: Option<FilePath>,
 }

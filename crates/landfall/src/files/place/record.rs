@@ -43,7 +43,8 @@ impl Placement {
     ///
     /// A first pull needs a step for every path of the snapshot, an update for every path that changes, files that are staged
     /// included. Directories and symlinks of a first pull are made at once.
-    pub fn record(&self, operation: &Operation) -> Result<(), PlaceError> {
+    pub fn record(&self, operation: Operation) -> Result<(), PlaceError> {
+        let operation = &operation;
         let path = operation.path();
         self.check_path(path)?;
         let mut recorder = self.recorder();

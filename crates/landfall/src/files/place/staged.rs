@@ -10,6 +10,8 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use landfall_core::files::{FilePath, Meta};
+use landfall_core::limits::CHUNK_BYTES_MAX;
+use landfall_core::tree::ChunkRef;
 use landfall_core::{Chunk, ChunkId, Domain};
 use rustix::fs::{Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
@@ -82,6 +84,15 @@ impl StagedFile {
         self.file.read_exact_at(buffer, offset).map_err(self.ground.refused("read", &self.path))
     }
 
+    /// Reads the old file at `offset` into all of `buffer`. The bytes carry no proof; no if it is not that long.
+    pub fn read_old(&self, offset: u64, buffer: &mut [u8]) -> Result<Copied, PlaceError> {
+        let Some(old) = &self.old else { return Ok(Copied::No) };
+        match old.read_exact_at(buffer, offset) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(Copied::No),
+            result => result.map(|()| Copied::Yes).map_err(self.ground.refused("read", &self.path)),
+        }
+    }
+
     /// Copies `buffer.len()` bytes at `old_offset` of the old file to `offset`, if they are the content of `expected`.
     ///
     /// Returns if they were: a file that is shorter or holds anything else, or is written to meanwhile, gives no. `buffer`
@@ -95,15 +106,20 @@ impl StagedFile {
     ) -> Result<Copied, PlaceError> {
         let Some(old) = &self.old else { return Ok(Copied::No) };
         self.check_range(offset, buffer.len() as u64)?;
-        match old.read_exact_at(buffer, old_offset) {
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(Copied::No),
-            result => result.map_err(self.ground.refused("read", &self.path))?,
+        if !read_at(old, old_offset, buffer).map_err(self.ground.refused("read", &self.path))? {
+            return Ok(Copied::No);
         }
         if ChunkId::of(Domain::Data, buffer) != expected {
             return Ok(Copied::No);
         }
         self.write_verified(offset, buffer)?;
         Ok(Copied::Yes)
+    }
+
+    /// Reads the old file at `offset` into all of `buffer`. Returns false if it is not there or shorter. The bytes carry no proof.
+    pub fn read_old(&self, offset: u64, buffer: &mut [u8]) -> Result<bool, PlaceError> {
+        let Some(old) = &self.old else { return Ok(false) };
+        read_at(old, offset, buffer).map_err(self.ground.refused("read", &self.path))
     }
 
     /// The ranges that may hold anything but zeros, in order.
@@ -213,12 +229,24 @@ pub(super) fn create_small(
     ground.dress_new_file(&file, path, meta)
 }
 
-/// The content of a regular file of at most `length_max` bytes.
-pub(super) fn read_whole(at: &OwnedFd, name: &[u8], length_max: u32) -> io::Result<Option<Vec<u8>>> {
-    let Some(file) = open_regular(at, name)? else { return Ok(None) };
-    let mut bytes = Vec::new();
-    file.take(u64::from(length_max) + 1).read_to_end(&mut bytes)?;
-    Ok((bytes.len() <= length_max as usize).then_some(bytes))
+/// Opens a file that holds just the bytes of `chunk` and has no other name.
+pub(super) fn open_whole(at: &OwnedFd, name: &[u8], chunk: ChunkRef) -> io::Result<Option<File>> {
+    let Some(mut file) = open_regular(at, name)? else { return Ok(None) };
+    let stat = rustix::fs::fstat(&file)?;
+    if stat.st_size as u64 != u64::from(chunk.bytes) || stat.st_nlink != 1 || chunk.bytes > CHUNK_BYTES_MAX {
+        return Ok(None);
+    }
+    let mut bytes = Vec::with_capacity(chunk.bytes as usize);
+    file.read_to_end(&mut bytes)?;
+    Ok((ChunkId::of(Domain::Data, &bytes) == chunk.id).then_some(file))
+}
+
+/// Reads all of `buffer`; false if the file is shorter.
+pub(super) fn read_at(file: &File, offset: u64, buffer: &mut [u8]) -> io::Result<bool> {
+    match file.read_exact_at(buffer, offset) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+        result => result.map(|()| true),
+    }
 }
 
 /// Opens a regular file to read, if there is one that may be read.
