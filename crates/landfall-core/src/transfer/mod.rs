@@ -24,7 +24,7 @@ pub use command::{Arrival, Command, DropReason, Lane, Outcome, PeerId, RequestId
 pub use frontier::TreePair;
 pub use peer::PeerCost;
 
-use frontier::{Frontier, NodeWork};
+use frontier::Frontier;
 use ledger::{Ledger, UnitId};
 use peer::Peer;
 
@@ -65,7 +65,7 @@ struct Request {
 
 #[derive(Debug)]
 enum RequestWork {
-    Nodes(Vec<NodeWork>),
+    Nodes(Vec<ChunkId>),
     /// A unit, and which of its wants were asked for.
     Unit {
         unit: UnitId,
@@ -135,6 +135,7 @@ impl Transfer {
             self.end_request(id);
         }
         self.ledger.forget_peer(peer);
+        self.frontier.forget_peer(peer);
         if self.peers.is_empty() {
             self.peerless_since.get_or_insert(now);
         }
@@ -250,28 +251,24 @@ impl Transfer {
 
     /// Notes what came of one want, and cancels what it made needless.
     fn settle(&mut self, request: RequestId, want: usize, arrival: Arrival) {
-        let open = self.requests.get_mut(&request).expect("the caller found it");
+        let open = &self.requests[&request];
         let peer = open.lane.peer;
-        match &mut open.work {
-            RequestWork::Nodes(works) => match arrival {
-                Arrival::Stored => self.frontier.node_arrived(works[want].want.id),
-                Arrival::Missing | Arrival::Corrupt => {
-                    works[want].lacking.insert(peer);
-                    self.frontier.put_back(works[want].clone());
-                }
-            },
-            RequestWork::Unit { unit, wants, bytes } => {
-                let (unit, at, bytes) = (*unit, wants[want], bytes[want]);
-                match arrival {
-                    Arrival::Stored => {
-                        self.ledger.arrived(unit, at, bytes);
-                        let others = self.ledger.take_if_whole(unit).unwrap_or_default();
-                        self.cancel(others.into_iter().filter(|&other| other != request));
-                    }
-                    Arrival::Missing | Arrival::Corrupt => self.ledger.lacks(unit, peer),
-                }
+        let needless = match (&open.work, arrival) {
+            (RequestWork::Nodes(nodes), Arrival::Stored) => self.frontier.node_arrived(nodes[want]),
+            (RequestWork::Nodes(nodes), Arrival::Missing | Arrival::Corrupt) => {
+                self.frontier.lacks(nodes[want], peer);
+                self.frontier.request_ended(nodes[want], request);
+                return;
             }
-        }
+            (RequestWork::Unit { unit, wants, bytes }, Arrival::Stored) => {
+                self.ledger.arrived(*unit, wants[want], bytes[want]);
+                self.ledger.take_if_whole(*unit).unwrap_or_default()
+            }
+            (RequestWork::Unit { unit, .. }, Arrival::Missing | Arrival::Corrupt) => {
+                return self.ledger.lacks(*unit, peer);
+            }
+        };
+        self.cancel(needless.into_iter().filter(|&other| other != request));
     }
 
     /// Counts a corrupt answer against its sender.
@@ -292,22 +289,33 @@ impl Transfer {
     fn end_request(&mut self, id: RequestId) {
         let Some(request) = self.requests.remove(&id) else { return };
         match request.work {
-            RequestWork::Nodes(works) => {
-                let open = works.into_iter().zip(request.answered).filter(|(_, answered)| !answered);
-                for (work, _) in open.collect::<Vec<_>>().into_iter().rev() {
-                    self.frontier.put_back(work);
+            RequestWork::Nodes(nodes) => {
+                // The oldest goes back last, so that it stands first.
+                let open = nodes.into_iter().zip(request.answered).filter(|(_, answered)| !answered);
+                for (node, _) in open.collect::<Vec<_>>().into_iter().rev() {
+                    self.frontier.request_ended(node, id);
                 }
             }
             RequestWork::Unit { unit, .. } => self.ledger.request_ended(unit, id),
         }
     }
 
-    /// Cancels requests whose chunks are all here. Their lanes stay busy until the peers say that they ended.
+    /// Cancels those of the requests that can bring nothing new. Their lanes stay busy until the peers say that they ended.
     fn cancel(&mut self, requests: impl Iterator<Item = RequestId>) {
         for request in requests {
-            if let Some(open) = self.requests.get(&request) {
-                self.commands.push_back(Command::Cancel { request, lane: open.lane });
+            let Some(open) = self.requests.get(&request).filter(|open| !self.is_needed(open)) else { continue };
+            self.commands.push_back(Command::Cancel { request, lane: open.lane });
+        }
+    }
+
+    /// Can anything come of the request that is not here?
+    fn is_needed(&self, request: &Request) -> bool {
+        match &request.work {
+            RequestWork::Nodes(nodes) => {
+                let mut open = nodes.iter().zip(&request.answered).filter(|(_, answered)| !**answered);
+                open.any(|(&node, _)| self.frontier.node(node).is_some())
             }
+            RequestWork::Unit { unit, .. } => self.ledger.unit(*unit).is_some(),
         }
     }
 }
