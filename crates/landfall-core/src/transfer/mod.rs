@@ -24,7 +24,7 @@ pub use command::{Arrival, Command, DropReason, Lane, Outcome, PeerId, RequestId
 pub use frontier::TreePair;
 pub use peer::PeerCost;
 
-use frontier::{Frontier, NodeWork};
+use frontier::Frontier;
 use ledger::{Ledger, UnitId};
 use peer::Peer;
 
@@ -63,9 +63,17 @@ struct Request {
     last_progress: Time,
 }
 
+impl Request {
+    /// When to look next if another peer could be sooner: the longer the silence, the more of them can.
+    fn next_look(&self, now: Time) -> Time {
+        let looks = now.since(self.last_progress).as_nanos() / HEDGE_AFTER.as_nanos();
+        self.last_progress + HEDGE_AFTER * (looks as u32 + 1)
+    }
+}
+
 #[derive(Debug)]
 enum RequestWork {
-    Nodes(Vec<NodeWork>),
+    Nodes(Vec<ChunkId>),
     /// A unit, and which of its wants were asked for.
     Unit {
         unit: UnitId,
@@ -135,6 +143,7 @@ impl Transfer {
             self.end_request(id);
         }
         self.ledger.forget_peer(peer);
+        self.frontier.forget_peer(peer);
         if self.peers.is_empty() {
             self.peerless_since.get_or_insert(now);
         }
@@ -220,9 +229,8 @@ impl Transfer {
     pub fn poll_timeout(&self, now: Time) -> Option<Time> {
         let busy = self.peers.values().filter(|peer| !peer.is_idle());
         let stall = busy.map(|peer| peer.last_progress + STALL_MAX).min();
-        // A request that is late already is asked again as soon as a lane is free, which is an event of its own.
-        let hedges = self.requests.values().map(|request| request.last_progress + HEDGE_AFTER);
-        let hedge = hedges.filter(|&at| at > now).min();
+        let alone = self.peers.len() < 2;
+        let hedge = self.requests.values().filter(|_| !alone).map(|request| request.next_look(now)).min();
         [stall, hedge, self.peerless_deadline()].into_iter().flatten().min()
     }
 
@@ -255,28 +263,24 @@ impl Transfer {
 
     /// Notes what came of one want, and cancels what it made needless.
     fn settle(&mut self, request: RequestId, want: usize, arrival: Arrival) {
-        let open = self.requests.get_mut(&request).expect("the caller found it");
+        let open = &self.requests[&request];
         let peer = open.lane.peer;
-        match &mut open.work {
-            RequestWork::Nodes(works) => match arrival {
-                Arrival::Stored => self.frontier.node_arrived(works[want].want.id),
-                Arrival::Missing | Arrival::Corrupt => {
-                    works[want].lacking.insert(peer);
-                    self.frontier.put_back(works[want].clone());
-                }
-            },
-            RequestWork::Unit { unit, wants, bytes } => {
-                let (unit, at, bytes) = (*unit, wants[want], bytes[want]);
-                match arrival {
-                    Arrival::Stored => {
-                        self.ledger.arrived(unit, at, bytes);
-                        let others = self.ledger.take_if_whole(unit).unwrap_or_default();
-                        self.cancel(others.into_iter().filter(|&other| other != request));
-                    }
-                    Arrival::Missing | Arrival::Corrupt => self.ledger.lacks(unit, peer),
-                }
+        let needless = match (&open.work, arrival) {
+            (RequestWork::Nodes(nodes), Arrival::Stored) => self.frontier.node_arrived(nodes[want]),
+            (RequestWork::Nodes(nodes), Arrival::Missing | Arrival::Corrupt) => {
+                self.frontier.lacks(nodes[want], peer);
+                self.frontier.request_ended(nodes[want], request);
+                return;
             }
-        }
+            (RequestWork::Unit { unit, wants, bytes }, Arrival::Stored) => {
+                self.ledger.arrived(*unit, wants[want], bytes[want]);
+                self.ledger.take_if_whole(*unit).unwrap_or_default()
+            }
+            (RequestWork::Unit { unit, .. }, Arrival::Missing | Arrival::Corrupt) => {
+                return self.ledger.lacks(*unit, peer);
+            }
+        };
+        self.cancel(needless.into_iter().filter(|&other| other != request));
     }
 
     /// Counts a corrupt answer against its sender.
@@ -297,22 +301,33 @@ impl Transfer {
     fn end_request(&mut self, id: RequestId) {
         let Some(request) = self.requests.remove(&id) else { return };
         match request.work {
-            RequestWork::Nodes(works) => {
-                let open = works.into_iter().zip(request.answered).filter(|(_, answered)| !answered);
-                for (work, _) in open.collect::<Vec<_>>().into_iter().rev() {
-                    self.frontier.put_back(work);
+            RequestWork::Nodes(nodes) => {
+                // The oldest goes back last, so that it stands first.
+                let open = nodes.into_iter().zip(request.answered).filter(|(_, answered)| !answered);
+                for (node, _) in open.collect::<Vec<_>>().into_iter().rev() {
+                    self.frontier.request_ended(node, id);
                 }
             }
             RequestWork::Unit { unit, .. } => self.ledger.request_ended(unit, id),
         }
     }
 
-    /// Cancels requests whose chunks are all here. Their lanes stay busy until the peers say that they ended.
+    /// Cancels those of the requests that can bring nothing new. Their lanes stay busy until the peers say that they ended.
     fn cancel(&mut self, requests: impl Iterator<Item = RequestId>) {
         for request in requests {
-            if let Some(open) = self.requests.get(&request) {
-                self.commands.push_back(Command::Cancel { request, lane: open.lane });
+            let Some(open) = self.requests.get(&request).filter(|open| !self.is_needed(open)) else { continue };
+            self.commands.push_back(Command::Cancel { request, lane: open.lane });
+        }
+    }
+
+    /// Can anything come of the request that is not here?
+    fn is_needed(&self, request: &Request) -> bool {
+        match &request.work {
+            RequestWork::Nodes(nodes) => {
+                let mut open = nodes.iter().zip(&request.answered).filter(|(_, answered)| !**answered);
+                open.any(|(&node, _)| self.frontier.node(node).is_some())
             }
+            RequestWork::Unit { unit, .. } => self.ledger.unit(*unit).is_some(),
         }
     }
 }

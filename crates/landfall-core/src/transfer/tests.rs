@@ -44,9 +44,12 @@ macro_rules! stories {
 stories! {
     a_corrupt_chunk_is_blamed_and_the_third_drops_the_peer
     a_delta_asks_only_for_what_changed
+    a_late_request_is_looked_at_again
+    a_lost_source_of_nodes_is_asked_again_when_it_returns
     a_peer_dies_and_its_work_moves
     a_peer_that_comes_back_goes_on
     a_request_that_ends_early
+    a_silent_source_of_nodes_is_hedged
     a_slow_peer_is_hedged_at_the_end
     a_slow_peer_takes_over_half_a_unit
     a_stalled_only_source_is_dropped
