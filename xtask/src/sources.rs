@@ -64,7 +64,8 @@ fn rust_files(directory: &Path) -> Result<Vec<PathBuf>> {
 }
 
 fn is_test(path: &Path) -> bool {
-    path.file_stem().is_some_and(|stem| stem.to_string_lossy().contains("test")) || path.iter().any(|part| part == "tests")
+    path.file_stem().is_some_and(|stem| stem.to_string_lossy().contains("test"))
+        || path.iter().any(|part| part == "tests")
 }
 
 #[cfg(test)]
