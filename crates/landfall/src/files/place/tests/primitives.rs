@@ -37,8 +37,8 @@ fn holes_take_no_space_and_zeros_become_holes() {
     assert_eq!(staged.origin(), Origin::New);
     staged.write_chunk(5 * MIB as u64, &chunk(1, MIB)).unwrap();
     staged.write_chunk(9 * MIB as u64, &chunk(0, MIB)).unwrap();
-    let extents = staged.data_extents().unwrap();
-    assert_eq!(extents, [5 * MIB as u64..6 * MIB as u64]);
+    let expected = 5 * MIB as u64..6 * MIB as u64;
+    assert_eq!(staged.data_extents().unwrap(), [expected]);
     staged.complete().unwrap();
     drop(staged);
     finish(placement, "sparse", meta);
