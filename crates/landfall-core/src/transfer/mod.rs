@@ -63,6 +63,14 @@ struct Request {
     last_progress: Time,
 }
 
+impl Request {
+    /// When to look next if another peer could be sooner: the longer the silence, the more of them can.
+    fn next_look(&self, now: Time) -> Time {
+        let looks = now.since(self.last_progress).as_nanos() / HEDGE_AFTER.as_nanos();
+        self.last_progress + HEDGE_AFTER * (looks as u32 + 1)
+    }
+}
+
 #[derive(Debug)]
 enum RequestWork {
     Nodes(Vec<ChunkId>),
@@ -216,9 +224,8 @@ impl Transfer {
     pub fn poll_timeout(&self, now: Time) -> Option<Time> {
         let busy = self.peers.values().filter(|peer| !peer.is_idle());
         let stall = busy.map(|peer| peer.last_progress + STALL_MAX).min();
-        // A request that is late already is asked again as soon as a lane is free, which is an event of its own.
-        let hedges = self.requests.values().map(|request| request.last_progress + HEDGE_AFTER);
-        let hedge = hedges.filter(|&at| at > now).min();
+        let alone = self.peers.len() < 2;
+        let hedge = self.requests.values().filter(|_| !alone).map(|request| request.next_look(now)).min();
         [stall, hedge, self.peerless_deadline()].into_iter().flatten().min()
     }
 

@@ -44,6 +44,7 @@ macro_rules! stories {
 stories! {
     a_corrupt_chunk_is_blamed_and_the_third_drops_the_peer
     a_delta_asks_only_for_what_changed
+    a_late_request_is_looked_at_again
     a_lost_source_of_nodes_is_asked_again_when_it_returns
     a_peer_dies_and_its_work_moves
     a_peer_that_comes_back_goes_on
