@@ -44,6 +44,8 @@ macro_rules! stories {
 stories! {
     a_corrupt_chunk_is_blamed_and_the_third_drops_the_peer
     a_delta_asks_only_for_what_changed
+    a_good_source_that_is_away_is_waited_for
+    a_good_source_that_stays_away_is_not_waited_for_long
     a_late_request_is_looked_at_again
     a_lost_source_of_nodes_is_asked_again_when_it_returns
     a_peer_dies_and_its_work_moves
