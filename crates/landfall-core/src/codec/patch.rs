@@ -3,7 +3,7 @@
 //! A patch is `varint(runs × 2 + compressed)`, then for each run `varint(literal bytes) varint(copied bytes)
 //! zigzag(skew)`, then the literals of all runs and of the tail. A copy begins in the base at the end of the last copy, plus
 //! the literal bytes since, plus the skew: bytes replaced in place have skew 0. Compressed literals are one zstd frame
-//! without its magic, with the whole base as prefix, so shifted content is found there.
+//! without its magic, with the base near the literals as prefix, so that content which moved is found there.
 
 use zstd_safe::{CCtx, DCtx, compress_bound};
 
@@ -15,7 +15,7 @@ use super::{ZSTD_MAGIC, zstd_prefix};
 struct Run {
     literal_bytes: usize,
     copied_bytes: usize,
-    skew: i64,
+    skew: isize,
 }
 
 /// Makes patches.
@@ -40,7 +40,7 @@ impl Writer {
         for run in &self.runs {
             put_varint(out, run.literal_bytes as u64);
             put_varint(out, run.copied_bytes as u64);
-            put_varint(out, (run.skew << 1 ^ run.skew >> 63) as u64);
+            put_varint(out, (run.skew << 1 ^ run.skew >> (isize::BITS - 1)) as u64);
         }
         out.extend_from_slice(if compressed { &self.frame[ZSTD_MAGIC.len()..] } else { &self.literals });
     }
@@ -57,34 +57,44 @@ impl Writer {
 
     /// Is the compressed form, now in `frame`, the shorter one?
     fn compress_literals(&mut self, base: &[u8]) -> bool {
-        if self.literals.len() <= LITERAL_BYTES_RAW_MAX {
+        let near = near_literals(&self.runs, self.literals.len(), base);
+        if self.literals.len() <= LITERAL_BYTES_RAW_MAX.max(near.len() / 128) {
             return false;
         }
+        let level = if self.literals.len() + near.len() > WINDOW_BYTES { LEVEL_BEYOND_WINDOW } else { LEVEL };
         self.frame.clear();
         self.frame.reserve(compress_bound(self.literals.len()));
-        let level = patch_level(self.literals.len() + base.len());
         self.zstd
-            .compress_using_dict(&mut self.frame, &self.literals, zstd_prefix(base), level)
+            .compress_using_dict(&mut self.frame, &self.literals, zstd_prefix(near), level)
             .expect("the output holds the longest form");
         self.frame.len() < self.literals.len()
     }
 }
 
-/// The cheapest level at which zstd hashes enough of the base to find it again: see `docs/design/patch.md`.
-fn patch_level(_bytes: usize) -> i32 {
-    2
+/// The part of the base that zstd sees: without what the first and the last copy take from its ends, but for a margin.
+///
+/// Most changes are local, and hashing the prefix costs more than everything else.
+fn near_literals<'b>(runs: &[Run], literal_bytes: usize, base: &'b [u8]) -> &'b [u8] {
+    let copied_head =
+        runs.first().filter(|run| run.literal_bytes == 0 && run.skew == 0).map_or(0, |run| run.copied_bytes);
+    let before_tail: usize = runs.iter().map(|run| run.literal_bytes).sum();
+    let copied_tail = runs.last().filter(|_| before_tail == literal_bytes).map_or(0, |run| run.copied_bytes);
+    let start = copied_head.saturating_sub(MARGIN_BYTES).min(base.len());
+    let end = base.len().saturating_sub(copied_tail).saturating_add(MARGIN_BYTES).min(base.len());
+    &base[start..end.max(start)]
 }
 
 /// Reads patches.
 pub(super) struct Reader {
     zstd: DCtx<'static>,
+    runs: Vec<Run>,
     literals: Vec<u8>,
     frame: Vec<u8>,
 }
 
 impl Reader {
     pub(super) fn new() -> Self {
-        Self { zstd: DCtx::create(), literals: Vec::new(), frame: Vec::new() }
+        Self { zstd: DCtx::create(), runs: Vec::new(), literals: Vec::new(), frame: Vec::new() }
     }
 
     /// Replaces `out` with the `length` bytes that `encoded` makes of `base`.
@@ -97,52 +107,54 @@ impl Reader {
     ) -> Result<(), &'static str> {
         let mut rest = encoded;
         let header = get_varint(&mut rest)?;
-        let runs = header >> 1;
-        let (copied_bytes, after_runs) = measure_runs(rest, runs)?;
+        let copied_bytes = self.read_runs(header >> 1, &mut rest)?;
         let literal_bytes = length.checked_sub(copied_bytes).ok_or("its copies are longer than declared")?;
         if header & 1 == 0 {
-            if after_runs.len() != literal_bytes {
+            if rest.len() != literal_bytes {
                 return Err("its literals are not as long as declared");
             }
-            return apply(rest, runs, after_runs, base, out);
+            return apply(&self.runs, rest, base, out);
         }
         self.frame.clear();
         self.frame.extend_from_slice(&ZSTD_MAGIC);
-        self.frame.extend_from_slice(after_runs);
-        if runs == 0 {
-            return decode_zstd(&mut self.zstd, &self.frame, Some(zstd_prefix(base)), length, out);
+        self.frame.extend_from_slice(rest);
+        let prefix = zstd_prefix(near_literals(&self.runs, literal_bytes, base));
+        if self.runs.is_empty() {
+            return decode_zstd(&mut self.zstd, &self.frame, Some(prefix), length, out);
         }
-        decode_zstd(&mut self.zstd, &self.frame, Some(zstd_prefix(base)), literal_bytes, &mut self.literals)?;
-        apply(rest, runs, &self.literals, base, out)
+        decode_zstd(&mut self.zstd, &self.frame, Some(prefix), literal_bytes, &mut self.literals)?;
+        apply(&self.runs, &self.literals, base, out)
     }
-}
 
-/// How much all runs copy, and what follows them.
-fn measure_runs(mut rest: &[u8], runs: u64) -> Result<(usize, &[u8]), &'static str> {
-    let mut copied_bytes = 0usize;
-    for _ in 0..runs {
-        let run = get_run(&mut rest)?;
-        copied_bytes = copied_bytes.checked_add(run.copied_bytes).ok_or("a copy is too long")?;
+    /// Takes `count` runs off `rest` and says how much they copy.
+    fn read_runs(&mut self, count: u64, rest: &mut &[u8]) -> Result<usize, &'static str> {
+        if count > (rest.len() / RUN_BYTES_MIN) as u64 {
+            return Err("it has fewer runs than it says");
+        }
+        self.runs.clear();
+        let mut copied_bytes = 0;
+        for _ in 0..count {
+            let run = get_run(rest)?;
+            copied_bytes += run.copied_bytes;
+            self.runs.push(run);
+        }
+        Ok(copied_bytes)
     }
-    Ok((copied_bytes, rest))
 }
 
 /// Writes out runs and tail. The literals and copies add up to the declared length, so `out` cannot outgrow it.
-fn apply(mut runs: &[u8], count: u64, mut literals: &[u8], base: &[u8], out: &mut Vec<u8>) -> Result<(), &'static str> {
+fn apply(runs: &[Run], mut literals: &[u8], base: &[u8], out: &mut Vec<u8>) -> Result<(), &'static str> {
     out.clear();
     let mut base_at = 0usize;
-    for _ in 0..count {
-        let run = get_run(&mut runs)?;
+    for run in runs {
         let (literal, rest) = literals.split_at_checked(run.literal_bytes).ok_or("a run has too few literals")?;
         literals = rest;
         out.extend_from_slice(literal);
-        base_at = base_at
-            .checked_add(run.literal_bytes)
-            .and_then(|at| at.checked_add_signed(run.skew as isize))
-            .ok_or("a copy begins outside its base")?;
-        let end = base_at.checked_add(run.copied_bytes).ok_or("a copy is too long")?;
-        out.extend_from_slice(base.get(base_at..end).ok_or("a copy reaches beyond its base")?);
-        base_at = end;
+        let start =
+            (base_at + run.literal_bytes).checked_add_signed(run.skew).ok_or("a copy begins before its base")?;
+        let copied = base.get(start..start + run.copied_bytes).ok_or("a copy reaches beyond its base")?;
+        out.extend_from_slice(copied);
+        base_at = start + run.copied_bytes;
     }
     out.extend_from_slice(literals);
     Ok(())
@@ -163,7 +175,7 @@ fn find_runs(plain: &[u8], base: &[u8], runs: &mut Vec<Run>) {
         at = copied_until;
     }
     if suffix > 0 {
-        let skew = base_middle.len() as i64 - middle.len() as i64;
+        let skew = base_middle.len() as isize - middle.len() as isize;
         runs.push(Run { literal_bytes: middle.len() - copied_until, copied_bytes: suffix, skew });
     }
 }
@@ -200,11 +212,10 @@ fn common_suffix(left: &[u8], right: &[u8]) -> usize {
 }
 
 fn get_run(rest: &mut &[u8]) -> Result<Run, &'static str> {
-    let bytes = |value: u64| usize::try_from(value).map_err(|_| "a run is too long");
-    let literal_bytes = bytes(get_varint(rest)?)?;
-    let copied_bytes = bytes(get_varint(rest)?)?;
-    let skew = get_varint(rest)?;
-    Ok(Run { literal_bytes, copied_bytes, skew: (skew >> 1) as i64 ^ -((skew & 1) as i64) })
+    let literal_bytes = get_varint(rest)? as usize;
+    let copied_bytes = get_varint(rest)? as usize;
+    let skew = get_varint(rest)? as isize;
+    Ok(Run { literal_bytes, copied_bytes, skew: skew >> 1 ^ -(skew & 1) })
 }
 
 fn put_varint(out: &mut Vec<u8>, mut value: u64) {
@@ -233,5 +244,15 @@ fn get_varint(rest: &mut &[u8]) -> Result<u64, &'static str> {
 const COPY_BYTES_MIN: usize = 32;
 /// Equal bytes are looked for in steps of half the shortest copy, so that none is missed.
 const STEP: usize = COPY_BYTES_MIN / 2;
-/// Literals up to this length are not worth hashing the whole base.
-const LITERAL_BYTES_RAW_MAX: usize = 192;
+/// A run of the smallest numbers.
+const RUN_BYTES_MIN: usize = 3;
+/// How far beyond the changed part zstd sees the base.
+const MARGIN_BYTES: usize = 4096;
+/// So few literals are not worth hashing any prefix; see also [`Writer::compress_literals`].
+const LITERAL_BYTES_RAW_MAX: usize = 128;
+/// At this level zstd hashes enough of a prefix to find it again at any length of chunk; at 1 and at 256 KiB it does not.
+const LEVEL: i32 = 2;
+/// What level 2 looks back at most; prefix and literals together must not be longer.
+const WINDOW_BYTES: usize = 1 << 20;
+/// A level that looks back twice as far, which is enough for two chunks of any length, at half the speed.
+const LEVEL_BEYOND_WINDOW: i32 = 3;

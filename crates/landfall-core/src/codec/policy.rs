@@ -214,3 +214,127 @@ const BINDING_SHARE: f64 = 0.2;
 const GROWTH_UNSEEN: f64 = 1.02;
 /// Another codec must promise this much more, so that the choice does not flutter.
 const CLEARLY_BETTER: f64 = 1.15;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIKELY: ChunkFacts = ChunkFacts { base: Base::Absent, compressible: Compressible::Likely };
+
+    /// A sender with one core and a link: encoding and sending overlap, and whoever is slower sets the pace.
+    struct Sender {
+        link_rate: f64,
+        lz4_rate: f64,
+        zstd_rate: f64,
+        ratio: f64,
+    }
+
+    impl Sender {
+        /// Sends 1 MiB as the policy says, lets it learn, and says how long it took.
+        fn send(&self, policy: &mut Automatic) -> f64 {
+            let plain_bytes = 1 << 20;
+            let codec = policy.choose(LIKELY);
+            let (rate, ratio) = match codec {
+                Codec::Raw | Codec::ZstdPatch => (20e9, 1.0),
+                Codec::Lz4 => (self.lz4_rate, self.ratio.sqrt()),
+                Codec::Zstd => (self.zstd_rate, self.ratio),
+            };
+            let encoded_bytes = (plain_bytes as f64 * ratio) as u64;
+            let (encoding, sending) = (plain_bytes as f64 / rate, encoded_bytes as f64 / self.link_rate);
+            let took = Duration::from_secs_f64(encoding);
+            policy.handle_encoded(EncodeFacts { codec, plain_bytes, encoded_bytes, took });
+            let elapsed = encoding.max(sending);
+            policy.handle_link(LinkFacts {
+                sent_bytes: encoded_bytes,
+                elapsed: Duration::from_secs_f64(elapsed),
+                blocked: Duration::from_secs_f64(elapsed - encoding),
+            });
+            elapsed
+        }
+
+        fn best_plain_rate(&self) -> f64 {
+            let lz4 = self.lz4_rate.min(self.link_rate / self.ratio.sqrt());
+            let zstd = self.zstd_rate.min(self.link_rate / self.ratio);
+            lz4.max(zstd).max(self.link_rate.min(20e9))
+        }
+    }
+
+    #[track_caller]
+    fn check(sender: &Sender, policy: &mut Automatic, expected: &[Codec]) {
+        let mut changes = 0;
+        for _ in 0..3000 {
+            sender.send(policy);
+        }
+        let mut elapsed = 0.0;
+        for _ in 0..1000 {
+            let before = policy.choose(LIKELY);
+            assert!(expected.contains(&before), "{before:?} at {} B/s", sender.link_rate);
+            elapsed += sender.send(policy);
+            changes += u32::from(policy.choose(LIKELY) != before);
+        }
+        let rate = 1000.0 * f64::from(1 << 20) / elapsed;
+        assert!(rate > 0.8 * sender.best_plain_rate(), "{rate} of {} B/s", sender.best_plain_rate());
+        assert!(changes <= 60, "{changes} changes in 1000 chunks");
+    }
+
+    fn sender(link_rate: f64, ratio: f64) -> Sender {
+        Sender { link_rate, lz4_rate: 700e6, zstd_rate: 450e6, ratio }
+    }
+
+    #[test]
+    fn a_slow_link_gets_zstd_and_a_fast_one_raw_bytes() {
+        check(&sender(1e6, 0.4), &mut Automatic::new(), &[Codec::Zstd]);
+        check(&sender(125e6, 0.4), &mut Automatic::new(), &[Codec::Zstd]);
+        check(&sender(1e9, 0.4), &mut Automatic::new(), &[Codec::Raw]);
+        check(&sender(40e9, 0.4), &mut Automatic::new(), &[Codec::Raw]);
+    }
+
+    #[test]
+    fn a_link_between_gets_what_brings_most_across() {
+        check(&sender(400e6, 0.4), &mut Automatic::new(), &[Codec::Lz4, Codec::Raw, Codec::Zstd]);
+        check(&sender(125e6, 0.98), &mut Automatic::new(), &[Codec::Raw, Codec::Zstd, Codec::Lz4]);
+    }
+
+    #[test]
+    fn follows_a_link_that_changes() {
+        let mut policy = Automatic::new();
+        check(&sender(125e6, 0.4), &mut policy, &[Codec::Zstd]);
+        check(&sender(5e9, 0.4), &mut policy, &[Codec::Raw]);
+        check(&sender(50e6, 0.4), &mut policy, &[Codec::Zstd]);
+    }
+
+    #[test]
+    fn a_starved_core_does_not_compress() {
+        let starved = Sender { link_rate: 125e6, lz4_rate: 60e6, zstd_rate: 30e6, ratio: 0.4 };
+        check(&starved, &mut Automatic::new(), &[Codec::Raw]);
+    }
+
+    #[test]
+    fn a_patch_comes_first_on_any_link() {
+        for base in [Base::Held, Base::Absent] {
+            for compressible in [Compressible::Likely, Compressible::Unlikely] {
+                let chunk = ChunkFacts { base, compressible };
+                let expected = if base == Base::Held { Codec::ZstdPatch } else { Codec::Raw };
+                assert_eq!(Automatic::new().choose(chunk), expected);
+                assert_eq!(Fixed(Codec::ZstdPatch).choose(chunk), expected);
+                assert_eq!(Fixed(Codec::Zstd).choose(chunk), Codec::Zstd);
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_measured_harms_nothing() {
+        let mut policy = Automatic::new();
+        let none = LinkFacts { sent_bytes: 0, elapsed: Duration::ZERO, blocked: Duration::ZERO };
+        policy.handle_link(none);
+        policy.handle_link(LinkFacts { elapsed: Duration::from_secs(1), blocked: Duration::from_secs(5), ..none });
+        policy.handle_encoded(EncodeFacts {
+            codec: Codec::Zstd,
+            plain_bytes: 0,
+            encoded_bytes: 0,
+            took: Duration::ZERO,
+        });
+        assert!(policy.link_rate.is_some_and(f64::is_finite));
+        assert!(policy.zstd.plain_bytes_per_second.is_finite());
+    }
+}

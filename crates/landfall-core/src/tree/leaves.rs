@@ -95,7 +95,7 @@ impl NewLeaves {
         if base == Some(self.target.id) {
             return Ok(None);
         }
-        let node = Node::load(nodes, self.target.id, &self.target.claim(), base)?;
+        let node = Node::load_root(nodes, &self.target, base)?;
         if node.level() > 0 {
             self.path.push(Step { node, next: 0, end_key: None });
             return Ok(None);
@@ -233,7 +233,7 @@ impl Covers {
         let slot = usize::from(level) - 1;
         if !self.path[slot].as_ref().is_some_and(|covering| covering.covers(key)) {
             let covering = if level == self.root.level {
-                let node = Node::load(nodes, self.root.id, &self.root.claim(), None)?;
+                let node = Node::load_root(nodes, &self.root, None)?;
                 Covering { node, start_key: None, end_key: None }
             } else {
                 let parent = self.enter(nodes, level + 1, key)?;

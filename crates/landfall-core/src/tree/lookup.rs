@@ -12,7 +12,7 @@ use super::{Nodes, Root, TreeError, Value};
 /// # Errors
 /// [`TreeError::Missing`] names the next node on the way to the key.
 pub fn get(nodes: &dyn Nodes, root: &Root, key: &[u8]) -> Result<Option<Value>, TreeError> {
-    let mut node = Node::load(nodes, root.id, &root.claim(), None)?;
+    let mut node = Node::load_root(nodes, root, None)?;
     let mut end_key: Option<Bytes> = None;
     while node.level() > 0 {
         let index = node.covering(0, key);
@@ -46,7 +46,7 @@ impl Cursor {
     /// [`TreeError::Missing`] names the next node of the way; call again once it is here.
     pub fn next(&mut self, nodes: &dyn Nodes) -> Result<Option<(Bytes, Value)>, TreeError> {
         if self.path.is_empty() {
-            let root = Node::load(nodes, self.root.id, &self.root.claim(), None)?;
+            let root = Node::load_root(nodes, &self.root, None)?;
             self.enter(root, None);
         }
         loop {
@@ -94,12 +94,17 @@ pub(super) struct Step {
 }
 
 impl Step {
-    /// Gets the next child of an inner node, and moves past it if it is here.
-    pub(super) fn open(&mut self, nodes: &dyn Nodes) -> Result<(Node, Option<Bytes>), TreeError> {
+    /// Gets the next child of an inner node, and the first key after it.
+    pub(super) fn peek(&self, nodes: &dyn Nodes) -> Result<(Node, Option<Bytes>), TreeError> {
         let claim = self.node.child_claim(self.next, self.end_key.as_deref());
         let child = Node::load(nodes, self.node.child(self.next).id, &claim, None)?;
-        let end_key = self.node.end_key_bytes(self.next, self.end_key.as_ref());
+        Ok((child, self.node.end_key_bytes(self.next, self.end_key.as_ref())))
+    }
+
+    /// Gets the next child and moves past it if it is here.
+    pub(super) fn open(&mut self, nodes: &dyn Nodes) -> Result<(Node, Option<Bytes>), TreeError> {
+        let opened = self.peek(nodes)?;
         self.next += 1;
-        Ok((child, end_key))
+        Ok(opened)
     }
 }

@@ -23,6 +23,11 @@ impl MemoryNodes {
     pub fn is_empty(&self) -> bool {
         self.nodes.is_empty()
     }
+
+    /// Takes over all nodes of `other`.
+    pub fn absorb(&mut self, other: Self) {
+        self.nodes.extend(other.nodes);
+    }
 }
 
 impl Nodes for MemoryNodes {

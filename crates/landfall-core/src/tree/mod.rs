@@ -6,6 +6,8 @@ use crate::{Chunk, ChunkId};
 
 mod boundary;
 mod build;
+mod diff;
+mod edit;
 mod leaf;
 mod leaves;
 mod lookup;
@@ -14,6 +16,8 @@ mod node;
 mod write;
 
 pub use build::Builder;
+pub use diff::Diff;
+pub use edit::{Editor, edit};
 pub use leaf::{Child, Children, Leaf, check_node, children};
 pub use leaves::NewLeaves;
 pub use lookup::{Cursor, get};

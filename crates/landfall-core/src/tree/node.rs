@@ -101,6 +101,7 @@ pub(super) struct LeafEntry<'a> {
 }
 
 impl<'a> LeafEntry<'a> {
+    #[inline]
     fn read(bytes: &'a [u8]) -> Result<Self, Defect> {
         let (header, rest) = bytes.split_first_chunk::<LEAF_ENTRY_HEADER_BYTES>().ok_or(CUT_SHORT)?;
         let key_bytes = u16::from_le_bytes([header[0], header[1]]);
@@ -127,17 +128,22 @@ impl<'a> LeafEntry<'a> {
     }
 
     pub(super) fn chunk(&self) -> Option<ChunkRef> {
-        let (id, bytes) = self.chunk?.split_first_chunk()?;
-        let bytes = u32::from_le_bytes(*bytes.first_chunk()?);
-        Some(ChunkRef { id: ChunkId::from_bytes(*id), bytes })
+        let id = ChunkId::from_bytes(*self.chunk?.first_chunk()?);
+        Some(ChunkRef { id, bytes: self.chunk_bytes()? })
     }
 
-    pub(super) fn totals(&self) -> Totals {
-        let chunk = self.chunk();
+    fn chunk_bytes(&self) -> Option<u32> {
+        let [.., a, b, c, d] = *self.chunk?;
+        Some(u32::from_le_bytes([a, b, c, d]))
+    }
+
+    #[inline]
+    fn totals(&self) -> Totals {
+        let chunk_bytes = self.chunk_bytes();
         Totals {
             entries: 1,
-            payload_bytes: self.inline.len() as u64 + chunk.map_or(0, |chunk| u64::from(chunk.bytes)),
-            chunk_refs: u64::from(chunk.is_some()),
+            payload_bytes: self.inline.len() as u64 + u64::from(chunk_bytes.unwrap_or(0)),
+            chunk_refs: u64::from(chunk_bytes.is_some()),
         }
     }
 }
@@ -151,6 +157,7 @@ pub(super) struct InnerEntry<'a> {
 }
 
 impl<'a> InnerEntry<'a> {
+    #[inline]
     fn read(bytes: &'a [u8]) -> Result<Self, Defect> {
         let (key_bytes, rest) = bytes.split_first_chunk::<INNER_ENTRY_HEADER_BYTES>().ok_or(CUT_SHORT)?;
         let key_bytes = u16::from_le_bytes(*key_bytes);
@@ -270,6 +277,15 @@ impl Node {
         Self::check(id, bytes, claim)
     }
 
+    /// Gets and checks the node of a root.
+    pub(super) fn load_root(nodes: &dyn Nodes, root: &Root, base: Option<ChunkId>) -> Result<Self, TreeError> {
+        let node = Self::load(nodes, root.id, &root.claim(), base)?;
+        if node.level > 0 && node.len() == 1 {
+            return Err(TreeError::Malformed { id: node.id, reason: "it is a root with one child" });
+        }
+        Ok(node)
+    }
+
     /// Checks that `bytes` are a node and what `claim` says.
     pub(super) fn check(id: ChunkId, bytes: Bytes, claim: &Claim<'_>) -> Result<Self, TreeError> {
         let malformed = |reason| TreeError::Malformed { id, reason };
@@ -321,7 +337,6 @@ impl Node {
         };
         match claim.first_key {
             Some(first_key) if first_key != self.key(0) => Err("its first key is not what its parent claims"),
-            None if self.level > 0 && last == 0 => Err("a root with one child"),
             _ if claim.end_key.is_some_and(|end_key| self.key(last) >= end_key) => Err("it reaches into the next node"),
             _ => Ok(()),
         }
@@ -457,7 +472,7 @@ fn scan_leaf(bytes: &[u8], entries: usize) -> Result<(Vec<u32>, Totals), Defect>
     let mut scan = Scan::new(bytes, entries, LEAF_ENTRY_HEADER_BYTES)?;
     for _ in 0..entries {
         let entry = LeafEntry::read(scan.rest())?;
-        if entry.chunk().is_some_and(|chunk| chunk.bytes > CHUNK_BYTES_MAX) {
+        if entry.chunk_bytes().is_some_and(|bytes| bytes > CHUNK_BYTES_MAX) {
             return Err("a chunk is too long");
         }
         scan.step(entry.key, entry.bytes(), entry.totals())?;
@@ -503,6 +518,7 @@ impl<'a> Scan<'a> {
         &self.bytes[self.at..]
     }
 
+    #[inline]
     fn step(&mut self, key: &'a [u8], entry_bytes: usize, totals: Totals) -> Result<(), Defect> {
         if self.at >= NODE_BYTES_CLOSE {
             return Err("it goes on after the length that closes it");
@@ -523,6 +539,7 @@ impl<'a> Scan<'a> {
 }
 
 /// Whether `left < right`. Most keys differ in their first eight bytes: those need no call.
+#[inline]
 fn is_below(left: &[u8], right: &[u8]) -> bool {
     match (left.first_chunk::<8>(), right.first_chunk::<8>()) {
         (Some(left), Some(right)) if left != right => u64::from_be_bytes(*left) < u64::from_be_bytes(*right),

@@ -37,7 +37,7 @@ pub(super) struct Session {
 
 struct Driver {
     transfer: Transfer,
-    requests: HashMap<RequestId, Arc<Asked>>,
+    requests: HashMap<RequestId, Arc<Request>>,
     failure: Option<AssemblyError>,
     ended: bool,
 }
@@ -52,6 +52,12 @@ struct Inspections {
 pub(super) struct LaneHandle {
     pub(super) sender: Mutex<Box<dyn FrameSender>>,
     pub(super) closer: Closer,
+}
+
+/// A request that has not been answered.
+struct Request {
+    peer: PeerId,
+    asked: Asked,
 }
 
 /// What a request asked for: what its items must be, and where they go.
@@ -143,6 +149,7 @@ impl Session {
         for lane in lanes {
             lane.closer.close();
         }
+        self.driver().requests.retain(|_, request| request.peer != peer);
         self.tell(|transfer, now| transfer.handle_peer_lost(peer, now));
     }
 
@@ -162,8 +169,8 @@ impl Session {
     pub(super) fn take_item(&self, lane: Lane, item: &Item<'_>, bench: &mut Workbench) -> Result<(), BadItem> {
         let request = RequestId(item.request);
         // A request that ended meanwhile: its chunks came from elsewhere.
-        let Some(asked) = self.driver().requests.get(&request).cloned() else { return Ok(()) };
-        let arrival = match &*asked {
+        let Some(open) = self.driver().requests.get(&request).cloned() else { return Ok(()) };
+        let arrival = match &open.asked {
             Asked::Nodes(wants) => {
                 let want = wants.get(item.want as usize).ok_or(BadItem)?;
                 self.take_node(want, &item.body, bench)
@@ -189,18 +196,20 @@ impl Session {
     /// Compares leaves with what is here until the transfer ends.
     pub(super) fn inspect_until_end(&self) {
         while let Some((tree, leaf)) = self.next_inspection() {
-            let inspected = self.assembly.inspect(&self.nodes, tree, leaf);
-            match inspected {
-                Ok(inspection) => {
-                    self.tell(|transfer, _| transfer.handle_inspected(leaf, inspection.wants));
-                    // The network is busy with what is wanted while this thread copies what is not.
-                    if let Err(failure) = self.assembly.copy_unchanged(inspection.unchanged) {
-                        self.fail(failure);
-                    }
-                }
-                Err(failure) => self.fail(failure),
+            debug_assert_eq!(tree, 0, "a directory is one section");
+            if let Err(failure) = self.inspect(leaf) {
+                self.fail(failure);
             }
         }
+    }
+
+    fn inspect(&self, leaf: ChunkId) -> Result<(), AssemblyError> {
+        let inspection = self.assembly.inspect(&self.nodes, leaf)?;
+        self.tell(|transfer, _| transfer.handle_wanted(leaf, inspection.wants));
+        // The network is busy with what is wanted while this thread copies what is not.
+        let wants = self.assembly.copy_unchanged(inspection.unchanged)?;
+        self.tell(|transfer, _| transfer.handle_inspected(leaf, wants));
+        Ok(())
     }
 
     pub(super) fn fail(&self, failure: AssemblyError) {
@@ -250,7 +259,7 @@ impl Session {
             ids: wants.iter().map(|want| id_bytes(want.id)).collect(),
             bases: wants.iter().map(|want| want.base.map_or_else(Bytes::new, id_bytes)).collect(),
         };
-        self.driver().requests.insert(request, Arc::new(Asked::Nodes(wants)));
+        self.note_asked(request, lane, Asked::Nodes(wants));
         self.say(lane, &Message::Fetch(Fetch { request: request.0, what: Some(FetchWhat::Nodes(nodes)) }));
     }
 
@@ -268,8 +277,12 @@ impl Session {
                 false => Vec::new(),
             },
         };
-        self.driver().requests.insert(request, Arc::new(Asked::Chunks(chunks)));
+        self.note_asked(request, lane, Asked::Chunks(chunks));
         self.say(lane, &Message::Fetch(Fetch { request: request.0, what: Some(FetchWhat::Unit(unit)) }));
+    }
+
+    fn note_asked(&self, request: RequestId, lane: Lane, asked: Asked) {
+        self.driver().requests.insert(request, Arc::new(Request { peer: lane.peer, asked }));
     }
 
     fn asked_chunks(&self, leaf: ChunkId, wants: &[Want]) -> Result<Vec<AskedChunk>, AssemblyError> {
@@ -310,12 +323,7 @@ impl Session {
         }
     }
 
-    fn take_node(
-        &self,
-        want: &NodeWant,
-        body: &ItemBody<'_>,
-        bench: &mut Workbench,
-    ) -> Result<Arrival, AssemblyError> {
+    fn take_node(&self, want: &NodeWant, body: &ItemBody<'_>, bench: &mut Workbench) -> Result<Arrival, AssemblyError> {
         let ItemBody::Chunk(form) = body else { return Ok(Arrival::Missing) };
         let base = match want.base {
             Some(base) => self.nodes.get(base)?,
@@ -352,14 +360,14 @@ impl Session {
         let base = match (form.codec, asked.base) {
             (landfall_core::codec::Codec::ZstdPatch, Some(base)) => {
                 if !self.assembly.read_base(&asked.place, base, &mut bench.base)? {
-                    // The local base changed under our hands: the peer is not to blame.
                     return Err(AssemblyError::BaseChanged(asked.place.to_string()));
                 }
-                Some(&bench.base[..])
+                Some((base, &bench.base[..]))
             }
             _ => None,
         };
-        let decoded = bench.decoder.decode(form.codec, form.payload, form.plain_bytes, base, &mut bench.plain);
+        let base_bytes = base.map(|(_, bytes)| bytes);
+        let decoded = bench.decoder.decode(form.codec, form.payload, form.plain_bytes, base_bytes, &mut bench.plain);
         let chunk = match decoded {
             Ok(()) if form.plain_bytes == asked.bytes => {
                 Chunk::verify(asked.id, Domain::Data, Bytes::copy_from_slice(&bench.plain)).ok()
@@ -367,6 +375,10 @@ impl Session {
             _ => None,
         };
         let Some(chunk) = chunk else {
+            // A base that is not what it was makes wrong bytes of a right patch: then the peer is not to blame.
+            if base.is_some_and(|(id, bytes)| ChunkId::of(Domain::Data, bytes) != id) {
+                return Err(AssemblyError::BaseChanged(asked.place.to_string()));
+            }
             self.status.note_corrupt(peer, &asked.place);
             return Ok(Arrival::Corrupt);
         };

@@ -1,0 +1,136 @@
+//! Owns the pack that is being filled: frames go into a large buffer, the buffer goes to the file.
+//!
+//! Writes are positional and the buffer is kept until they succeed, so a write that failed (a full disk) is repeated by
+//! the next call. It never syncs: finished packs are handed on.
+
+use std::io;
+use std::sync::Arc;
+
+use landfall_core::ChunkId;
+
+use crate::frame::{FrameHeader, FramePlace};
+use crate::vfs::VfsFile;
+
+use super::{FRAMES_PER_PACK_MAX, Footer, FooterEntry, PackClass, PackNumber, pack_header};
+
+/// A frame to append.
+pub(crate) struct NewFrame<'a> {
+    pub(crate) header: FrameHeader,
+    pub(crate) payload: &'a [u8],
+}
+
+/// A pack that got its footer and still has to be synced.
+pub(crate) struct Sealed {
+    pub(crate) file: Arc<dyn VfsFile>,
+    pub(crate) footer: Footer,
+}
+
+/// The open pack of one class.
+pub(crate) struct PackWriter {
+    file: Arc<dyn VfsFile>,
+    footer: Footer,
+    stage: Stage,
+    /// Bytes that the file does not have yet; they belong at `written_bytes`.
+    buffer: Vec<u8>,
+    written_bytes: u32,
+    synced_bytes: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Filling,
+    /// The footer is in the buffer: no frame may follow.
+    Closing,
+}
+
+impl PackWriter {
+    pub(crate) fn new(file: Arc<dyn VfsFile>, number: PackNumber, class: PackClass, mut buffer: Vec<u8>) -> Self {
+        buffer.clear();
+        buffer.extend(pack_header(number, class));
+        let footer = Footer { number, class, frames_end: buffer.len() as u32, entries: Vec::new(), bases: Vec::new() };
+        Self { file, footer, stage: Stage::Filling, buffer, written_bytes: 0, synced_bytes: 0 }
+    }
+
+    pub(crate) fn number(&self) -> PackNumber {
+        self.footer.number
+    }
+
+    pub(crate) fn file(&self) -> &Arc<dyn VfsFile> {
+        &self.file
+    }
+
+    pub(crate) fn entries(&self) -> &[FooterEntry] {
+        &self.footer.entries
+    }
+
+    pub(crate) fn bases(&self) -> &[(u32, ChunkId)] {
+        &self.footer.bases
+    }
+
+    /// Whether the pack must be closed before a frame of `frame_bytes` is appended.
+    pub(crate) fn is_full_for(&self, frame_bytes: u32, pack_bytes_target: u32) -> bool {
+        self.stage == Stage::Closing
+            || self.footer.entries.len() as u32 >= FRAMES_PER_PACK_MAX
+            || (!self.footer.entries.is_empty() && self.footer.frames_end + frame_bytes > pack_bytes_target)
+    }
+
+    /// Makes room in the buffer, then takes the frame; says where it stands.
+    pub(crate) fn append(&mut self, frame: &NewFrame<'_>) -> io::Result<(u32, FooterEntry)> {
+        debug_assert_eq!(self.stage, Stage::Filling, "a frame behind the footer");
+        if self.buffer.len() + frame.header.frame_bytes() as usize > BUFFER_BYTES_MAX {
+            self.flush()?;
+        }
+        let place = FramePlace { pack: self.footer.number.0, offset: self.footer.frames_end };
+        frame.header.write(place, &mut self.buffer);
+        self.buffer.extend_from_slice(frame.payload);
+        let ordinal = self.footer.entries.len() as u32;
+        let entry = FooterEntry::new(place.offset, &frame.header);
+        self.footer.entries.push(entry);
+        self.footer.bases.extend(frame.header.base.map(|base| (ordinal, base)));
+        self.footer.frames_end += frame.header.frame_bytes();
+        Ok((ordinal, entry))
+    }
+
+    /// Writes the buffer to the file.
+    pub(crate) fn flush(&mut self) -> io::Result<()> {
+        if !self.buffer.is_empty() {
+            self.file.write_at(u64::from(self.written_bytes), &self.buffer)?;
+            self.written_bytes += self.buffer.len() as u32;
+            self.buffer.clear();
+        }
+        Ok(())
+    }
+
+    /// Writes the footer. After an error, call it again.
+    pub(crate) fn close(&mut self) -> io::Result<()> {
+        if self.stage == Stage::Filling {
+            self.footer.write(&mut self.buffer);
+            self.stage = Stage::Closing;
+        }
+        self.flush()
+    }
+
+    /// Gives the finished pack, and the buffer for the next one.
+    pub(crate) fn into_sealed(self) -> (Sealed, Vec<u8>) {
+        debug_assert!(self.stage == Stage::Closing && self.buffer.is_empty(), "a pack that is not written");
+        (Sealed { file: self.file, footer: self.footer }, self.buffer)
+    }
+
+    /// How far the file has bytes that were not synced, if it has any.
+    pub(crate) fn unsynced_bytes(&self) -> Option<u32> {
+        (self.synced_bytes < self.written_bytes).then_some(self.written_bytes)
+    }
+
+    pub(crate) fn set_synced(&mut self, bytes: u32) {
+        self.synced_bytes = self.synced_bytes.max(bytes);
+    }
+
+    /// The bytes of a frame, if they are still in the buffer.
+    pub(crate) fn buffered(&self, offset: u32, frame_bytes: u32) -> Option<&[u8]> {
+        let start = offset.checked_sub(self.written_bytes)? as usize;
+        self.buffer.get(start..start + frame_bytes as usize)
+    }
+}
+
+/// One write call of this size keeps up with any disk, and stays in the processor's cache.
+const BUFFER_BYTES_MAX: usize = 1024 * 1024;
