@@ -53,6 +53,10 @@ impl FrameSet {
         inserted
     }
 
+    pub(crate) fn contains(&self, location: Location) -> bool {
+        self.of(location.pack).is_some_and(|frames| frames.ordinals.contains(location.ordinal))
+    }
+
     pub(crate) fn of(&self, pack: PackNumber) -> Option<&PackFrames> {
         self.packs.get(&pack)
     }

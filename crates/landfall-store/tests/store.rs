@@ -7,8 +7,8 @@ use bytes::Bytes;
 use landfall_core::{Chunk, ChunkId, Domain};
 use landfall_store::vfs::RealVfs;
 use landfall_store::{
-    Below, CODEC_RAW, CollectBudget, Encoded, LeaseError, OpenError, RECORD_BYTES_MAX, Reach, Reference, Sealing,
-    Store, StoreError, StoreOptions, StoredFrame, Undecodable, UnixMillis,
+    Below, CODEC_RAW, CollectBudget, CollectOutcome, Encoded, LeaseError, OpenError, RECORD_BYTES_MAX, Reach,
+    Reference, Sealing, Store, StoreError, StoreOptions, StoredFrame, Undecodable, UnixMillis,
 };
 
 fn small() -> StoreOptions {
@@ -206,7 +206,7 @@ fn a_lease_keeps_until_it_expires_and_fences_old_holders() {
     assert!(matches!(store.release_lease(&first), Err(LeaseError::Fenced { .. })));
     let late = store.renew_lease(&second, list.id(), UnixMillis(9_000), UnixMillis(3_000));
     assert!(matches!(late, Err(LeaseError::Ended { .. })));
-    assert_eq!(store.end_leases(UnixMillis(3_000)).unwrap(), [second.clone()]);
+    assert_eq!(store.end_leases(UnixMillis(3_000)).unwrap(), std::slice::from_ref(&second));
     assert_eq!(collect(3_000).chunks_live, 0);
     let third = store.grant_lease("joiner", list.id(), UnixMillis(9_000)).unwrap();
     assert!(third.version > second.version, "a version was used again");
@@ -261,4 +261,44 @@ fn the_index_needs_less_than_two_bytes_of_memory_per_chunk() {
     assert_eq!(stats.frames, count);
     assert!(stats.young_entries < 8 * 1024 + 20_000, "{stats:?}");
     assert!(stats.resident_bytes < 2 * count, "{stats:?}");
+}
+
+/// Pins one more snapshot while the collector walks.
+struct PinsMeanwhile<'a> {
+    store: &'a Store,
+    manifest: ChunkId,
+}
+
+impl Reach for PinsMeanwhile<'_> {
+    fn references(&self, id: ChunkId, frame: &StoredFrame, found: &mut Vec<Reference>) -> Result<(), Undecodable> {
+        if !self.store.pins().unwrap().iter().any(|pin| pin.name == "late") {
+            self.store.pin("late", self.manifest).unwrap();
+        }
+        Lists.references(id, frame, found)
+    }
+}
+
+#[test]
+fn a_pin_made_while_collecting_keeps_also_what_was_only_a_base_before() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(&directory);
+    let (early, late): (Vec<_>, Vec<_>) = ((0..20).map(chunk).collect(), (100..120).map(chunk).collect());
+    early.iter().chain(&late).for_each(|chunk| store.put(chunk).unwrap());
+    let late_list = list_of(&late);
+    store.put(&late_list).unwrap();
+    let all: Vec<_> = late.iter().chain(&early).cloned().collect();
+    let early_list = list_of(&all);
+    let tail = list_of(&early);
+    let form = Encoded { codec: 1, base: Some(late_list.id()), bytes: tail.bytes() };
+    store.put_encoded(&early_list, form).unwrap();
+    store.pin("early", early_list.id()).unwrap();
+    (200..400).for_each(|number| store.put(&chunk(number)).unwrap());
+    drop(store);
+
+    let store = open(&directory);
+    let reach = PinsMeanwhile { store: &store, manifest: late_list.id() };
+    let report = store.collect(&[], &reach, UnixMillis(0), CollectBudget::default()).unwrap();
+    assert_eq!((report.outcome, report.chunks_live), (CollectOutcome::Done, 42));
+    assert!(report.packs_removed > 0, "{report:?}");
+    all.iter().for_each(|chunk| check_holds(&store, chunk));
 }
