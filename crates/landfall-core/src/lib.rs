@@ -9,8 +9,12 @@ pub mod chunker;
 pub mod codec;
 pub mod files;
 pub mod limits;
+pub mod offer;
+pub mod snapshot;
 mod time;
+pub mod transfer;
 pub mod tree;
+pub mod wire;
 
-pub use chunk::{Chunk, ChunkId, Domain, HashMismatch, ParseChunkIdError};
+pub use chunk::{Chunk, ChunkId, Domain, HashMismatch, ParseChunkIdError, Proven};
 pub use time::Time;

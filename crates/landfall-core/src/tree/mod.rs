@@ -2,8 +2,27 @@
 
 use bytes::Bytes;
 
-use crate::ChunkId;
-use crate::chunk::Chunk;
+use crate::{Chunk, ChunkId};
+
+mod boundary;
+mod build;
+mod diff;
+mod edit;
+mod leaf;
+mod leaves;
+mod lookup;
+mod memory;
+mod node;
+mod write;
+
+pub use build::Builder;
+pub use diff::Diff;
+pub use edit::{Editor, edit};
+pub use leaf::{Child, Children, Leaf, check_node, children};
+pub use leaves::NewLeaves;
+pub use lookup::{Cursor, get};
+pub use memory::MemoryNodes;
+pub use node::Claim;
 
 /// The secret, or public, key of a tree's boundary hash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +57,18 @@ pub struct Value {
     pub chunk: Option<ChunkRef>,
 }
 
+impl Value {
+    /// A value that lives inside the leaf.
+    pub fn inline(bytes: impl Into<Bytes>) -> Self {
+        Self { inline: bytes.into(), chunk: None }
+    }
+
+    /// A value that lives in a chunk of `bytes` bytes.
+    pub fn chunk(id: ChunkId, bytes: u32) -> Self {
+        Self { inline: Bytes::new(), chunk: Some(ChunkRef { id, bytes }) }
+    }
+}
+
 /// Names a chunk of data from inside a leaf.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChunkRef {
@@ -61,6 +92,9 @@ pub struct NodeWant {
     /// The node of the base tree that covers its first key: what a patch would be made against.
     pub base: Option<ChunkId>,
 }
+
+/// Nodes that one [`TreeError::Missing`] names at most.
+pub const NODE_WANTS_MAX: usize = 512;
 
 /// Why an operation on a tree did not finish.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -114,3 +148,12 @@ pub trait NodeSink {
     /// Takes one new node.
     fn put(&mut self, node: Chunk);
 }
+
+impl<S: NodeSink + ?Sized> NodeSink for &mut S {
+    fn put(&mut self, node: Chunk) {
+        (**self).put(node);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,115 @@
+//! Owns the encoding side: reusable contexts, so that a chunk costs no allocation.
+
+use lz4_flex::block::{CompressTable, compress_into_with_table, get_maximum_output_size};
+use zstd_safe::{CCtx, CParameter, compress_bound};
+
+use super::policy::{Base, ChunkFacts, CodecPolicy, Compressible};
+use super::{Codec, CodecError, looks_incompressible, patch};
+use crate::limits::CHUNK_BYTES_MAX;
+
+/// Encodes chunks. It keeps its buffers and compression contexts (about 1 MiB), so each thread has its own.
+pub struct Encoder {
+    zstd: CCtx<'static>,
+    lz4: CompressTable,
+    patch: patch::Writer,
+}
+
+impl Encoder {
+    /// An encoder for bytes on their way: zstd at level 1.
+    pub fn new() -> Self {
+        Self::with_zstd_level(1)
+    }
+
+    /// An encoder with another zstd level: 3 to 19 for bytes that rest and are read often.
+    pub fn with_zstd_level(level: i32) -> Self {
+        let mut zstd = CCtx::create();
+        let level = level.clamp(zstd_safe::min_c_level(), zstd_safe::max_c_level());
+        zstd.set_parameter(CParameter::CompressionLevel(level)).expect("zstd accepts every level in its range");
+        Self { zstd, lz4: CompressTable::large(), patch: patch::Writer::new() }
+    }
+
+    /// Replaces `out` with the encoded form of `plain`. Only [`Codec::ZstdPatch`] looks at `base`, and it needs one.
+    pub fn encode(
+        &mut self,
+        codec: Codec,
+        plain: &[u8],
+        base: Option<&[u8]>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), CodecError> {
+        out.clear();
+        let too_long = |bytes: &[u8]| bytes.len() > CHUNK_BYTES_MAX as usize;
+        if let Some(long) = [plain, base.unwrap_or_default()].into_iter().find(|bytes| too_long(bytes)) {
+            return Err(CodecError::TooLong { bytes: long.len() as u64 });
+        }
+        match codec {
+            Codec::Raw => out.extend_from_slice(plain),
+            Codec::Lz4 => self.encode_lz4(plain, out),
+            Codec::Zstd => self.encode_zstd(plain, out),
+            Codec::ZstdPatch => self.patch.write(plain, base.ok_or(CodecError::NoBase)?, out),
+        }
+        Ok(())
+    }
+
+    /// Replaces `out` with the encoded form of `plain` that `policy` chooses, and says which it is.
+    ///
+    /// A patch that saves less than half is dropped and the policy asked again as if there were no base; a compressed form that
+    /// saves nothing worth its decoding is dropped for the raw one.
+    pub fn encode_by(
+        &mut self,
+        policy: &dyn CodecPolicy,
+        plain: &[u8],
+        base: Option<&[u8]>,
+        out: &mut Vec<u8>,
+    ) -> Result<Codec, CodecError> {
+        let mut chunk = ChunkFacts {
+            base: if base.is_some() { Base::Held } else { Base::Absent },
+            compressible: if looks_incompressible(plain) { Compressible::Unlikely } else { Compressible::Likely },
+        };
+        let mut codec = policy.choose(chunk);
+        self.encode(codec, plain, base, out)?;
+        if codec == Codec::ZstdPatch && !codec.is_worth_it(plain.len(), out.len()) {
+            chunk.base = Base::Absent;
+            codec = policy.choose(chunk);
+            self.encode(codec, plain, base, out)?;
+        }
+        if !codec.is_worth_it(plain.len(), out.len()) {
+            codec = Codec::Raw;
+            self.encode(codec, plain, None, out)?;
+        }
+        Ok(codec)
+    }
+
+    fn encode_lz4(&mut self, plain: &[u8], out: &mut Vec<u8>) {
+        out.resize(get_maximum_output_size(plain.len()), 0);
+        let length = compress_into_with_table(plain, out, &mut self.lz4).expect("the output holds the longest form");
+        out.truncate(length);
+    }
+
+    fn encode_zstd(&mut self, plain: &[u8], out: &mut Vec<u8>) {
+        out.reserve(compress_bound(plain.len()));
+        self.zstd.compress2(out, plain).expect("the output holds the longest form");
+    }
+}
+
+impl Codec {
+    /// Does a form of `encoded` bytes earn what its decoding costs?
+    pub fn is_worth_it(self, plain_bytes: usize, encoded_bytes: usize) -> bool {
+        match self {
+            Self::Raw => true,
+            Self::Lz4 | Self::Zstd => encoded_bytes + plain_bytes / 16 < plain_bytes,
+            Self::ZstdPatch => encoded_bytes <= plain_bytes / 2,
+        }
+    }
+}
+
+impl Default for Encoder {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl std::fmt::Debug for Encoder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Encoder").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,340 @@
+//! Owns the choice of a codec from measured facts. It has no clock and measures nothing itself.
+
+use std::time::Duration;
+
+use super::Codec;
+
+/// Chooses how each chunk is encoded on its way to one peer.
+pub trait CodecPolicy: Send {
+    /// The codec to try for a chunk. Never a patch unless its base is held.
+    fn choose(&self, chunk: ChunkFacts) -> Codec;
+
+    /// Takes note of what the link did since the last call.
+    fn handle_link(&mut self, link: LinkFacts);
+
+    /// Takes note of what an encoding cost and gave.
+    fn handle_encoded(&mut self, encoded: EncodeFacts);
+}
+
+/// What is known of a chunk before it is encoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChunkFacts {
+    /// Do both sides hold bytes that it may be a patch against?
+    pub base: Base,
+    /// What the probe says: see [`super::looks_incompressible`].
+    pub compressible: Compressible,
+}
+
+/// Whether both sides hold a base.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Base {
+    /// Both do.
+    Held,
+    /// There is none.
+    Absent,
+}
+
+/// What a probe of a few bytes says about compression.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compressible {
+    /// It may save something.
+    Likely,
+    /// It will most likely save nothing.
+    Unlikely,
+}
+
+/// What a link did over a span of time in which there was always something to send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LinkFacts {
+    /// Encoded bytes that were handed to the link.
+    pub sent_bytes: u64,
+    /// Length of the span.
+    pub elapsed: Duration,
+    /// How long of it the sender waited for the link to take more.
+    pub blocked: Duration,
+}
+
+/// What one or more encodings with one codec cost and gave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EncodeFacts {
+    /// How they were encoded.
+    pub codec: Codec,
+    /// Plaintext that went in.
+    pub plain_bytes: u64,
+    /// Bytes that came out.
+    pub encoded_bytes: u64,
+    /// Time of one core.
+    pub took: Duration,
+}
+
+/// Always the same codec; chunks without a base, where a patch was wanted, go raw.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fixed(pub Codec);
+
+impl CodecPolicy for Fixed {
+    fn choose(&self, chunk: ChunkFacts) -> Codec {
+        match (self.0, chunk.base) {
+            (Codec::ZstdPatch, Base::Absent) => Codec::Raw,
+            (codec, _) => codec,
+        }
+    }
+
+    fn handle_link(&mut self, _: LinkFacts) {}
+
+    fn handle_encoded(&mut self, _: EncodeFacts) {}
+}
+
+/// A patch whenever there is a base; else what brings the most plaintext across per second, as measured.
+///
+/// Encoding and sending overlap, so a codec's pace is the slower of the two: plaintext compressed per second, or the link's
+/// bytes per second over the ratio. A link that never blocks is plentiful and gets raw bytes.
+#[derive(Debug, Clone)]
+pub struct Automatic {
+    /// Bytes per second of the link, once it was seen to bind.
+    link_rate: Option<f64>,
+    /// The span that is being gathered.
+    span: LinkFacts,
+    lz4: Pace,
+    zstd: Pace,
+    current: Codec,
+}
+
+/// How fast a codec is and how much it leaves.
+#[derive(Debug, Clone, Copy)]
+struct Pace {
+    plain_bytes_per_second: f64,
+    encoded_per_plain: f64,
+}
+
+impl Automatic {
+    /// A policy that has measured nothing yet.
+    pub fn new() -> Self {
+        Self {
+            link_rate: None,
+            span: LinkFacts { sent_bytes: 0, elapsed: Duration::ZERO, blocked: Duration::ZERO },
+            lz4: Pace { plain_bytes_per_second: 700e6, encoded_per_plain: 0.65 },
+            zstd: Pace { plain_bytes_per_second: 450e6, encoded_per_plain: 0.45 },
+            current: Codec::Raw,
+        }
+    }
+
+    /// Plaintext bytes per second that a codec brings across a link of `link_rate`.
+    fn plain_rate(&self, codec: Codec, link_rate: f64) -> f64 {
+        let through = |pace: Pace| (link_rate / pace.encoded_per_plain).min(pace.plain_bytes_per_second);
+        match codec {
+            Codec::Raw => link_rate,
+            Codec::Lz4 => through(self.lz4),
+            Codec::Zstd | Codec::ZstdPatch => through(self.zstd),
+        }
+    }
+
+    /// Moves to the best codec if it is clearly better than the current one.
+    fn reconsider(&mut self) {
+        let Some(link_rate) = self.link_rate else {
+            return;
+        };
+        let mut best = self.current;
+        let mut best_rate = self.plain_rate(best, link_rate) * CLEARLY_BETTER;
+        for codec in [Codec::Raw, Codec::Lz4, Codec::Zstd] {
+            let rate = self.plain_rate(codec, link_rate);
+            if codec != self.current && rate > best_rate {
+                (best, best_rate) = (codec, rate);
+            }
+        }
+        self.current = best;
+    }
+
+    /// Learns the link's rate from a span: exactly while it binds, else only that it is at least what went through.
+    fn learn_link(&mut self, span: LinkFacts) {
+        let rate = span.sent_bytes as f64 / span.elapsed.as_secs_f64();
+        let blocked_share = span.blocked.as_secs_f64() / span.elapsed.as_secs_f64();
+        self.link_rate = match self.link_rate {
+            None if blocked_share >= BINDING_SHARE => Some(rate),
+            None => None,
+            Some(known) if blocked_share >= BINDING_SHARE => Some(blend(known, rate)),
+            Some(known) => Some((known * GROWTH_UNSEEN).max(rate)),
+        };
+    }
+}
+
+impl CodecPolicy for Automatic {
+    fn choose(&self, chunk: ChunkFacts) -> Codec {
+        match chunk {
+            ChunkFacts { base: Base::Held, .. } => Codec::ZstdPatch,
+            ChunkFacts { compressible: Compressible::Unlikely, .. } => Codec::Raw,
+            _ => self.current,
+        }
+    }
+
+    fn handle_link(&mut self, link: LinkFacts) {
+        self.span.sent_bytes += link.sent_bytes;
+        self.span.elapsed += link.elapsed;
+        self.span.blocked += link.blocked.min(link.elapsed);
+        if self.span.elapsed < SPAN_MIN {
+            return;
+        }
+        let none = LinkFacts { sent_bytes: 0, elapsed: Duration::ZERO, blocked: Duration::ZERO };
+        let span = std::mem::replace(&mut self.span, none);
+        self.learn_link(span);
+        self.reconsider();
+    }
+
+    fn handle_encoded(&mut self, encoded: EncodeFacts) {
+        let pace = match encoded.codec {
+            Codec::Lz4 => &mut self.lz4,
+            Codec::Zstd => &mut self.zstd,
+            Codec::Raw | Codec::ZstdPatch => return,
+        };
+        let seconds = encoded.took.as_secs_f64();
+        if encoded.plain_bytes == 0 || seconds <= 0.0 {
+            return;
+        }
+        let plain = encoded.plain_bytes as f64;
+        pace.plain_bytes_per_second = blend(pace.plain_bytes_per_second, plain / seconds);
+        pace.encoded_per_plain = blend(pace.encoded_per_plain, (encoded.encoded_bytes as f64 / plain).max(0.01));
+    }
+}
+
+impl Default for Automatic {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Lets a new measurement weigh an eighth.
+fn blend(known: f64, measured: f64) -> f64 {
+    known + (measured - known) / 8.0
+}
+
+/// Facts are gathered until they span this much, so that one full buffer decides nothing.
+const SPAN_MIN: Duration = Duration::from_millis(20);
+/// The link binds when the sender waits for it this share of the time.
+const BINDING_SHARE: f64 = 0.2;
+/// While the link does not bind it may have become faster: its assumed rate grows by this much per span.
+const GROWTH_UNSEEN: f64 = 1.02;
+/// Another codec must promise this much more, so that the choice does not flutter.
+const CLEARLY_BETTER: f64 = 1.15;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIKELY: ChunkFacts = ChunkFacts { base: Base::Absent, compressible: Compressible::Likely };
+
+    /// A sender with one core and a link: encoding and sending overlap, and whoever is slower sets the pace.
+    struct Sender {
+        link_rate: f64,
+        lz4_rate: f64,
+        zstd_rate: f64,
+        ratio: f64,
+    }
+
+    impl Sender {
+        /// Sends 1 MiB as the policy says, lets it learn, and says how long it took.
+        fn send(&self, policy: &mut Automatic) -> f64 {
+            let plain_bytes = 1 << 20;
+            let codec = policy.choose(LIKELY);
+            let (rate, ratio) = match codec {
+                Codec::Raw | Codec::ZstdPatch => (20e9, 1.0),
+                Codec::Lz4 => (self.lz4_rate, self.ratio.sqrt()),
+                Codec::Zstd => (self.zstd_rate, self.ratio),
+            };
+            let encoded_bytes = (plain_bytes as f64 * ratio) as u64;
+            let (encoding, sending) = (plain_bytes as f64 / rate, encoded_bytes as f64 / self.link_rate);
+            let took = Duration::from_secs_f64(encoding);
+            policy.handle_encoded(EncodeFacts { codec, plain_bytes, encoded_bytes, took });
+            let elapsed = encoding.max(sending);
+            policy.handle_link(LinkFacts {
+                sent_bytes: encoded_bytes,
+                elapsed: Duration::from_secs_f64(elapsed),
+                blocked: Duration::from_secs_f64(elapsed - encoding),
+            });
+            elapsed
+        }
+
+        fn best_plain_rate(&self) -> f64 {
+            let lz4 = self.lz4_rate.min(self.link_rate / self.ratio.sqrt());
+            let zstd = self.zstd_rate.min(self.link_rate / self.ratio);
+            lz4.max(zstd).max(self.link_rate.min(20e9))
+        }
+    }
+
+    #[track_caller]
+    fn check(sender: &Sender, policy: &mut Automatic, expected: &[Codec]) {
+        let mut changes = 0;
+        for _ in 0..3000 {
+            sender.send(policy);
+        }
+        let mut elapsed = 0.0;
+        for _ in 0..1000 {
+            let before = policy.choose(LIKELY);
+            assert!(expected.contains(&before), "{before:?} at {} B/s", sender.link_rate);
+            elapsed += sender.send(policy);
+            changes += u32::from(policy.choose(LIKELY) != before);
+        }
+        let rate = 1000.0 * f64::from(1 << 20) / elapsed;
+        assert!(rate > 0.8 * sender.best_plain_rate(), "{rate} of {} B/s", sender.best_plain_rate());
+        assert!(changes <= 60, "{changes} changes in 1000 chunks");
+    }
+
+    fn sender(link_rate: f64, ratio: f64) -> Sender {
+        Sender { link_rate, lz4_rate: 700e6, zstd_rate: 450e6, ratio }
+    }
+
+    #[test]
+    fn a_slow_link_gets_zstd_and_a_fast_one_raw_bytes() {
+        check(&sender(1e6, 0.4), &mut Automatic::new(), &[Codec::Zstd]);
+        check(&sender(125e6, 0.4), &mut Automatic::new(), &[Codec::Zstd]);
+        check(&sender(1e9, 0.4), &mut Automatic::new(), &[Codec::Raw]);
+        check(&sender(40e9, 0.4), &mut Automatic::new(), &[Codec::Raw]);
+    }
+
+    #[test]
+    fn a_link_between_gets_what_brings_most_across() {
+        check(&sender(400e6, 0.4), &mut Automatic::new(), &[Codec::Lz4, Codec::Raw, Codec::Zstd]);
+        check(&sender(125e6, 0.98), &mut Automatic::new(), &[Codec::Raw, Codec::Zstd, Codec::Lz4]);
+    }
+
+    #[test]
+    fn follows_a_link_that_changes() {
+        let mut policy = Automatic::new();
+        check(&sender(125e6, 0.4), &mut policy, &[Codec::Zstd]);
+        check(&sender(5e9, 0.4), &mut policy, &[Codec::Raw]);
+        check(&sender(50e6, 0.4), &mut policy, &[Codec::Zstd]);
+    }
+
+    #[test]
+    fn a_starved_core_does_not_compress() {
+        let starved = Sender { link_rate: 125e6, lz4_rate: 60e6, zstd_rate: 30e6, ratio: 0.4 };
+        check(&starved, &mut Automatic::new(), &[Codec::Raw]);
+    }
+
+    #[test]
+    fn a_patch_comes_first_on_any_link() {
+        for base in [Base::Held, Base::Absent] {
+            for compressible in [Compressible::Likely, Compressible::Unlikely] {
+                let chunk = ChunkFacts { base, compressible };
+                let expected = if base == Base::Held { Codec::ZstdPatch } else { Codec::Raw };
+                assert_eq!(Automatic::new().choose(chunk), expected);
+                assert_eq!(Fixed(Codec::ZstdPatch).choose(chunk), expected);
+                assert_eq!(Fixed(Codec::Zstd).choose(chunk), Codec::Zstd);
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_measured_harms_nothing() {
+        let mut policy = Automatic::new();
+        let none = LinkFacts { sent_bytes: 0, elapsed: Duration::ZERO, blocked: Duration::ZERO };
+        policy.handle_link(none);
+        policy.handle_link(LinkFacts { elapsed: Duration::from_secs(1), blocked: Duration::from_secs(5), ..none });
+        policy.handle_encoded(EncodeFacts {
+            codec: Codec::Zstd,
+            plain_bytes: 0,
+            encoded_bytes: 0,
+            took: Duration::ZERO,
+        });
+        assert!(policy.link_rate.is_some_and(f64::is_finite));
+        assert!(policy.zstd.plain_bytes_per_second.is_finite());
+    }
+}

@@ -1,0 +1,310 @@
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::*;
+use crate::limits::CHUNK_BYTES_MAX;
+
+fn encode(codec: Codec, plain: &[u8], base: Option<&[u8]>) -> Vec<u8> {
+    let mut encoded = vec![7; 100];
+    Encoder::new().encode(codec, plain, base, &mut encoded).unwrap();
+    encoded
+}
+
+fn decode(codec: Codec, encoded: &[u8], plain_bytes: usize, base: Option<&[u8]>) -> Result<Vec<u8>, CodecError> {
+    let mut out = vec![9; 1000];
+    Decoder::new().decode(codec, encoded, plain_bytes as u32, base, &mut out)?;
+    Ok(out)
+}
+
+#[track_caller]
+fn check_round_trip(codec: Codec, plain: &[u8], base: &[u8]) -> usize {
+    let encoded = encode(codec, plain, Some(base));
+    let decoded = decode(codec, &encoded, plain.len(), Some(base)).unwrap();
+    assert!(decoded == plain, "{codec:?} changed {} bytes", plain.len());
+    encoded.len()
+}
+
+fn noise(seed: u64, length: usize) -> Vec<u8> {
+    let mut bytes = vec![0; length];
+    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
+    bytes
+}
+
+/// Text-like bytes, so that every codec has something to find.
+fn text(seed: u64, length: usize) -> Vec<u8> {
+    noise(seed, length).iter().map(|byte| b'a' + byte % 11).collect()
+}
+
+/// A change to a part of a chunk, at parts per thousand of its length.
+#[derive(Debug, Clone)]
+struct Edit {
+    at: usize,
+    removed: usize,
+    inserted: Vec<u8>,
+}
+
+fn arbitrary_edit() -> impl Strategy<Value = Edit> {
+    (0..1000usize, 0..300usize, vec(any::<u8>(), 0..300)).prop_map(|(at, removed, inserted)| Edit {
+        at,
+        removed,
+        inserted,
+    })
+}
+
+fn apply(base: &[u8], edits: &[Edit]) -> Vec<u8> {
+    let mut plain = base.to_vec();
+    for edit in edits {
+        let at = plain.len() * edit.at / 1000;
+        let end = plain.len().min(at + edit.removed);
+        plain.splice(at..end, edit.inserted.iter().copied());
+    }
+    plain
+}
+
+proptest! {
+    #[test]
+    fn every_codec_gives_back_what_it_took(plain in vec(0..4u8, 0..3000), base in vec(0..4u8, 0..3000)) {
+        for codec in Codec::ALL {
+            check_round_trip(codec, &plain, &base);
+        }
+    }
+
+    #[test]
+    fn a_patch_follows_the_edits(
+        seed: u64,
+        length in 0..140_000usize,
+        edits in vec(arbitrary_edit(), 0..6),
+    ) {
+        let base = text(seed, length);
+        let plain = apply(&base, &edits);
+        let bytes = check_round_trip(Codec::ZstdPatch, &plain, &base);
+        let changed: usize = edits.iter().map(|edit| edit.inserted.len()).sum();
+        prop_assert!(bytes <= changed + edits.len() * 80 + 80, "{bytes} bytes for {changed}");
+    }
+
+    #[test]
+    fn no_bytes_make_a_decoder_panic_or_outgrow_its_bound(
+        encoded in vec(any::<u8>(), 0..400),
+        plain_bytes in 0..70_000usize,
+        base in vec(any::<u8>(), 0..100),
+    ) {
+        for codec in Codec::ALL {
+            if let Ok(plain) = decode(codec, &encoded, plain_bytes, Some(&base)) {
+                prop_assert_eq!(plain.len(), plain_bytes);
+            }
+        }
+    }
+
+    #[test]
+    fn damaged_bytes_decode_to_the_declared_length_or_not_at_all(
+        seed: u64,
+        length in 1..3000usize,
+        edits in vec(arbitrary_edit(), 0..4),
+        damage in vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+        cut in any::<prop::sample::Index>(),
+    ) {
+        let base = text(seed, length);
+        let plain = apply(&base, &edits);
+        for codec in Codec::ALL {
+            let mut encoded = encode(codec, &plain, Some(&base));
+            if encoded.is_empty() {
+                continue;
+            }
+            for (at, byte) in &damage {
+                *at.get_mut(&mut encoded) ^= byte;
+            }
+            for encoded in [&encoded[..], &encoded[..cut.index(encoded.len())]] {
+                if let Ok(decoded) = decode(codec, encoded, plain.len(), Some(&base)) {
+                    prop_assert_eq!(decoded.len(), plain.len());
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn chunks_of_every_length_travel() {
+    let longest = CHUNK_BYTES_MAX as usize;
+    for length in [0, 1, 15, 16, 31, 32, 33, 64, 4096, 65536, 262_144, longest] {
+        let base = text(length as u64, length);
+        let mut plain = base.clone();
+        if let Some(byte) = plain.get_mut(length / 2) {
+            *byte = b'!';
+        }
+        for codec in Codec::ALL {
+            check_round_trip(codec, &plain, &base);
+            check_round_trip(codec, &plain, &[]);
+        }
+    }
+}
+
+#[test]
+fn a_patch_costs_what_changed_in_chunks_of_every_length() {
+    for length in [16 * 1024, 64 * 1024, 256 * 1024, 1024 * 1024] {
+        let base = text(1, length);
+        let mut page = base.clone();
+        page[8192..12288].copy_from_slice(&noise(2, 4096));
+        assert!(check_round_trip(Codec::ZstdPatch, &base, &base) <= 8);
+        assert!(check_round_trip(Codec::ZstdPatch, &page, &base) <= 4096 + 16);
+        let mut shifted = base.clone();
+        for at in [length / 3, length / 2, length * 3 / 4] {
+            shifted.splice(at..at, *b"something new");
+        }
+        shifted.truncate(length);
+        let bytes = check_round_trip(Codec::ZstdPatch, &shifted, &base);
+        assert!(bytes <= 200, "three insertions cost {bytes} bytes in {length}");
+    }
+}
+
+#[test]
+fn a_base_that_looks_like_a_dictionary_is_only_bytes() {
+    let base = [&[0x37, 0xa4, 0x30, 0xec][..], &text(3, 5000)].concat();
+    let plain: Vec<u8> = base.iter().rev().chain(&base).copied().collect();
+    check_round_trip(Codec::ZstdPatch, &plain, &base);
+}
+
+#[test]
+fn the_patch_form_is_frozen() {
+    let base = text(5, 400);
+    let mut plain = base.clone();
+    plain.splice(100..104, *b"NEW!");
+    plain.splice(300..300, *b"MORE");
+    let patch = b"\x06\x00\x64\x00\x04\xc4\x01\x00\x04\x64\x07NEW!MORE";
+    assert_eq!(encode(Codec::ZstdPatch, &plain, Some(&base)), patch);
+    assert_eq!(decode(Codec::ZstdPatch, patch, plain.len(), Some(&base)), Ok(plain));
+}
+
+#[test]
+fn a_patch_with_compressed_literals_is_read_as_ever() {
+    let base = text(5, 9000);
+    let mut plain = base.clone();
+    plain[4500..].rotate_left(700);
+    let patch = b"\x03\x00\x95\x23\x00\x60\x93\x10\x6d\x00\x00\x00\x02\x00\xb9\xdc\x40\xad\x80\xda\xda\xf6\x21\x10";
+    assert!(decode(Codec::ZstdPatch, patch, plain.len(), Some(&base)).unwrap() == plain);
+}
+
+/// A patch by hand, and what it decodes to against the base `0123456789`.
+#[track_caller]
+fn check_patch(patch: &[u8], plain_bytes: usize, expected: Result<&[u8], &'static str>) {
+    let actual = decode(Codec::ZstdPatch, patch, plain_bytes, Some(b"0123456789"));
+    let expected = expected.map(<[u8]>::to_vec);
+    assert_eq!(actual, expected.map_err(|reason| CodecError::Malformed { codec: Codec::ZstdPatch, reason }));
+}
+
+#[test]
+fn a_patch_copies_from_anywhere_in_its_base() {
+    check_patch(b"\x00abc", 3, Ok(b"abc"));
+    check_patch(b"\x02\x00\x0a\x00", 10, Ok(b"0123456789"));
+    check_patch(b"\x04\x02\x03\x00\x01\x02\x09abcde", 10, Ok(b"ab234c12de"));
+}
+
+#[test]
+fn a_patch_that_leaves_its_bounds_is_refused() {
+    check_patch(b"", 0, Err("it ends inside a number"));
+    check_patch(b"\x02\x00\x0b\x00", 11, Err("a copy reaches beyond its base"));
+    check_patch(b"\x02\x00\x02\x01", 2, Err("a copy begins before its base"));
+    check_patch(b"\x02\x00\x05\x00", 4, Err("its copies are longer than declared"));
+    check_patch(b"\x02\x00\x05\x00", 6, Err("its literals are not as long as declared"));
+    check_patch(b"\x02\x00\x05\x00xy", 6, Err("its literals are not as long as declared"));
+    check_patch(b"\x02\x03\x05\x00xy", 7, Err("a run has too few literals"));
+    check_patch(b"\xfe\xff\xff\x7f\x00", 9, Err("it has fewer runs than it says"));
+    check_patch(b"\xff\xff\xff\xff\x7f", 9, Err("a number is too large"));
+    check_patch(b"\x01\x00", 9, Err("they are not exactly one zstd frame"));
+}
+
+#[track_caller]
+fn check_refused(codec: Codec, encoded: &[u8], plain_bytes: usize) {
+    let result = decode(codec, encoded, plain_bytes, None);
+    assert!(matches!(result, Err(CodecError::Malformed { .. })), "{codec:?} gave {result:?}");
+}
+
+#[test]
+fn another_length_than_declared_is_refused() {
+    let plain = text(4, 5000);
+    for codec in [Codec::Raw, Codec::Lz4, Codec::Zstd] {
+        let encoded = encode(codec, &plain, None);
+        for declared in [0, 4999, 5001, 65536] {
+            check_refused(codec, &encoded, declared);
+        }
+    }
+}
+
+#[test]
+fn bytes_after_the_end_are_refused() {
+    let plain = text(4, 5000);
+    let empty_frame = encode(Codec::Zstd, b"", None);
+    let skippable_frame = [0x50, 0x2a, 0x4d, 0x18, 1, 0, 0, 0, 9];
+    for codec in [Codec::Raw, Codec::Lz4, Codec::Zstd] {
+        for trailing in [&[0][..], &empty_frame, &skippable_frame] {
+            let encoded = [&encode(codec, &plain, None), trailing].concat();
+            check_refused(codec, &encoded, plain.len());
+        }
+    }
+}
+
+#[test]
+fn a_bomb_stays_within_the_declared_length() {
+    let bomb = encode(Codec::Zstd, &vec![0; CHUNK_BYTES_MAX as usize], None);
+    assert!(bomb.len() < 100);
+    let mut out = Vec::new();
+    assert!(Decoder::new().decode(Codec::Zstd, &bomb, 1000, None, &mut out).is_err());
+    assert!(out.is_empty() && out.capacity() < 10_000);
+}
+
+#[test]
+fn plaintexts_longer_than_a_chunk_are_refused_on_both_sides() {
+    let long = vec![0; CHUNK_BYTES_MAX as usize + 1];
+    for codec in Codec::ALL {
+        let too_long = Err(CodecError::TooLong { bytes: long.len() as u64 });
+        assert_eq!(Encoder::new().encode(codec, &long, None, &mut Vec::new()), too_long);
+        assert_eq!(decode(codec, b"", long.len(), None).map(drop), too_long);
+    }
+}
+
+#[test]
+fn a_patch_without_its_base_says_so() {
+    assert_eq!(Encoder::new().encode(Codec::ZstdPatch, b"x", None, &mut Vec::new()), Err(CodecError::NoBase));
+    assert_eq!(decode(Codec::ZstdPatch, b"\x00x", 1, None), Err(CodecError::NoBase));
+}
+
+#[test]
+fn codecs_are_known_by_their_frozen_bytes() {
+    for (byte, codec) in Codec::ALL.into_iter().enumerate() {
+        assert_eq!(codec as usize, byte);
+        assert_eq!(Codec::from_byte(byte as u8), Some(codec));
+    }
+    assert_eq!(Codec::from_byte(4), None);
+}
+
+#[track_caller]
+fn check_choice(policy: &dyn CodecPolicy, plain: &[u8], base: Option<&[u8]>, expected: Codec) {
+    let mut out = Vec::new();
+    let codec = Encoder::new().encode_by(policy, plain, base, &mut out).unwrap();
+    assert_eq!(codec, expected);
+    assert!(decode(codec, &out, plain.len(), base).unwrap() == plain);
+}
+
+#[test]
+fn a_form_that_saves_too_little_is_dropped() {
+    let (base, random) = (text(6, 9000), noise(6, 9000));
+    let mut half = base.clone();
+    half[..6000].copy_from_slice(&random[..6000]);
+    check_choice(&Automatic::new(), &base, Some(&base), Codec::ZstdPatch);
+    check_choice(&Automatic::new(), &half, Some(&base), Codec::Raw);
+    check_choice(&Fixed(Codec::Zstd), &base, Some(&base), Codec::Zstd);
+    check_choice(&Fixed(Codec::Zstd), &random, None, Codec::Raw);
+    check_choice(&Fixed(Codec::Lz4), &random, None, Codec::Raw);
+    check_choice(&Fixed(Codec::ZstdPatch), &base, None, Codec::Raw);
+}
+
+#[test]
+fn noise_looks_incompressible_and_text_does_not() {
+    for length in [1000, 4096, 65536] {
+        assert!(looks_incompressible(&noise(1, length)), "{length} bytes");
+        assert!(!looks_incompressible(&text(1, length)));
+    }
+    let zstd = encode(Codec::Zstd, &noise(1, 60_000).iter().map(|byte| byte % 7).collect::<Vec<_>>(), None);
+    assert!(looks_incompressible(&zstd));
+    assert!(!looks_incompressible(&[]));
+    assert!(!looks_incompressible(&noise(1, 65536).iter().map(|byte| byte & 0x7f).collect::<Vec<_>>()));
+}

@@ -1,0 +1,110 @@
+//! Owns reading a tree: one key, or entries in order from some key on.
+
+use std::ops::Bound;
+
+use bytes::Bytes;
+
+use super::node::Node;
+use super::{Nodes, Root, TreeError, Value};
+
+/// The value of `key`.
+///
+/// # Errors
+/// [`TreeError::Missing`] names the next node on the way to the key.
+pub fn get(nodes: &dyn Nodes, root: &Root, key: &[u8]) -> Result<Option<Value>, TreeError> {
+    let mut node = Node::load_root(nodes, root, None)?;
+    let mut end_key: Option<Bytes> = None;
+    while node.level() > 0 {
+        let index = node.covering(0, key);
+        let child = Node::load(nodes, node.child(index).id, &node.child_claim(index, end_key.as_deref()), None)?;
+        end_key = node.end_key_bytes(index, end_key.as_ref());
+        node = child;
+    }
+    let index = node.lower_bound(0, key);
+    let found = index < node.len() && node.key(index) == key;
+    Ok(found.then(|| node.value(index)))
+}
+
+/// Reads entries in order. It keeps its place when a node is missing.
+#[derive(Debug, Clone)]
+pub struct Cursor {
+    root: Root,
+    start: Bound<Bytes>,
+    /// From the root to the leaf that is being read; empty before the first read.
+    path: Vec<Step>,
+}
+
+impl Cursor {
+    /// Starts before the first entry of `root` that `start` admits.
+    pub fn new(root: Root, start: Bound<&[u8]>) -> Self {
+        Self { root, start: start.map(Bytes::copy_from_slice), path: Vec::new() }
+    }
+
+    /// The next entry, sharing the bytes of its leaf; nothing at the end.
+    ///
+    /// # Errors
+    /// [`TreeError::Missing`] names the next node of the way; call again once it is here.
+    pub fn next(&mut self, nodes: &dyn Nodes) -> Result<Option<(Bytes, Value)>, TreeError> {
+        if self.path.is_empty() {
+            let root = Node::load_root(nodes, &self.root, None)?;
+            self.enter(root, None);
+        }
+        loop {
+            let Some(step) = self.path.last_mut() else { return Ok(None) };
+            if step.next == step.node.len() {
+                if self.path.len() == 1 {
+                    return Ok(None);
+                }
+                self.path.pop();
+            } else if step.node.level() == 0 {
+                step.next += 1;
+                return Ok(Some((step.node.key_bytes(step.next - 1), step.node.value(step.next - 1))));
+            } else {
+                let (child, end_key) = step.open(nodes)?;
+                self.enter(child, end_key);
+            }
+        }
+    }
+
+    fn enter(&mut self, node: Node, end_key: Option<Bytes>) {
+        let next = match &self.start {
+            Bound::Unbounded => 0,
+            Bound::Included(key) | Bound::Excluded(key) if node.level() > 0 => node.covering(0, key),
+            Bound::Included(key) => node.lower_bound(0, key),
+            Bound::Excluded(key) => {
+                let next = node.lower_bound(0, key);
+                next + usize::from(next < node.len() && node.key(next) == key)
+            }
+        };
+        if node.level() == 0 {
+            // The start lies in this leaf or before it: it says nothing about the leaves that follow.
+            self.start = Bound::Unbounded;
+        }
+        self.path.push(Step { node, next, end_key });
+    }
+}
+
+/// A node and the place in it.
+#[derive(Debug, Clone)]
+pub(super) struct Step {
+    pub(super) node: Node,
+    pub(super) next: usize,
+    /// The first key of the next node of this level.
+    pub(super) end_key: Option<Bytes>,
+}
+
+impl Step {
+    /// Gets the next child of an inner node, and the first key after it.
+    pub(super) fn peek(&self, nodes: &dyn Nodes) -> Result<(Node, Option<Bytes>), TreeError> {
+        let claim = self.node.child_claim(self.next, self.end_key.as_deref());
+        let child = Node::load(nodes, self.node.child(self.next).id, &claim, None)?;
+        Ok((child, self.node.end_key_bytes(self.next, self.end_key.as_ref())))
+    }
+
+    /// Gets the next child and moves past it if it is here.
+    pub(super) fn open(&mut self, nodes: &dyn Nodes) -> Result<(Node, Option<Bytes>), TreeError> {
+        let opened = self.peek(nodes)?;
+        self.next += 1;
+        Ok(opened)
+    }
+}

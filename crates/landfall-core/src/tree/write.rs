@@ -1,0 +1,187 @@
+//! Owns the nodes that are being written, one per level, and closes them.
+//!
+//! It never reads a tree from anywhere: old entries come in as parts of nodes that the caller got.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+
+use super::boundary::{Boundary, NODE_BYTES_CLOSE};
+use super::node::{
+    HEADER_BYTES, InnerEntry, Node, Totals, check_entry, first_key_of, seal_header, write_header, write_inner_entry,
+    write_leaf_entry,
+};
+use super::{NodeSink, Root, Salt, TreeError, Value};
+use crate::{Chunk, ChunkId, Domain};
+
+/// Writes the levels of a tree side by side, from entries in ascending order.
+#[derive(Debug)]
+pub(super) struct Writer {
+    salt: Salt,
+    levels: Vec<OpenNode>,
+}
+
+impl Writer {
+    pub(super) fn new(salt: Salt) -> Self {
+        Self { salt, levels: vec![OpenNode::new(salt, 0)] }
+    }
+
+    /// Appends an entry to the open leaf.
+    pub(super) fn push(&mut self, key: &[u8], value: &Value, sink: &mut impl NodeSink) -> Result<(), TreeError> {
+        let totals = check_entry(key, value)?;
+        let open = &mut self.levels[0];
+        let start = open.bytes.len();
+        write_leaf_entry(&mut open.bytes, key, value);
+        open.count(1, totals);
+        if open.closes_after(start, key) {
+            self.close(0, sink);
+        }
+        Ok(())
+    }
+
+    /// Appends entries of an old node to the open node of the same level.
+    pub(super) fn copy(&mut self, node: &Node, mut range: Range<usize>, sink: &mut impl NodeSink) {
+        let level = node.level();
+        while !range.is_empty() {
+            let open = self.open(level);
+            if open.bytes.len() == node.start(range.start) {
+                // The rule sees only lengths and keys, and both are as they were: none but the last entry can close.
+                let undecided = range.end.min(node.len() - 1);
+                open.extend(node, range.start..undecided);
+                range.start = undecided;
+            }
+            if let Some(index) = range.next() {
+                let start = open.bytes.len();
+                open.extend(node, index..index + 1);
+                if open.closes_after(start, node.key(index)) {
+                    self.close(level, sink);
+                }
+            }
+        }
+    }
+
+    /// Whether the node of `level` has entries and is not closed.
+    pub(super) fn is_open(&self, level: u8) -> bool {
+        self.levels.get(usize::from(level)).is_some_and(|open| open.entries > 0)
+    }
+
+    /// Whether no level above `level` has anything.
+    pub(super) fn is_top(&self, level: u8) -> bool {
+        self.levels.iter().skip(usize::from(level) + 1).all(|open| open.entries == 0 && open.last_closed.is_none())
+    }
+
+    /// Says that the next nodes of `level` take the place of an old one: if one is equal, it is not put again.
+    pub(super) fn replace(&mut self, level: u8, old: ChunkId) {
+        self.open(level).replaced = Some(old);
+    }
+
+    /// Whether `id` is the last node that was closed at `level`.
+    pub(super) fn closed_last(&self, level: u8, id: ChunkId) -> bool {
+        self.levels.get(usize::from(level)).is_some_and(|open| open.last_closed == Some(id))
+    }
+
+    /// Closes the open node of `level`, whatever the rule says, and enters it into the level above.
+    pub(super) fn close(&mut self, level: u8, sink: &mut impl NodeSink) {
+        self.open(level + 1);
+        let (below, above) = self.levels.split_at_mut(usize::from(level) + 1);
+        let (node, above) = (&mut below[usize::from(level)], &mut above[0]);
+        let id = node.put(sink);
+        let entry = InnerEntry { key: first_key_of(&node.bytes, level), id, totals: node.totals };
+        let start = above.bytes.len();
+        write_inner_entry(&mut above.bytes, &entry);
+        above.count(1, entry.totals);
+        let closes_above = above.closes_after(start, entry.key);
+        node.clear();
+        if closes_above {
+            self.close(level + 1, sink);
+        }
+    }
+
+    /// Ends a tree none of whose levels above `level` has anything: the node of `level` is its root, unless that would
+    /// be a root with one child.
+    pub(super) fn finish(&mut self, level: u8, sink: &mut impl NodeSink) -> Root {
+        let open = self.open(level);
+        if level > 0 && open.entries == 1 {
+            let child = open.only_child();
+            return Root::new(child.id, level - 1, child.totals);
+        }
+        Root::new(open.put(sink), level, open.totals)
+    }
+
+    fn open(&mut self, level: u8) -> &mut OpenNode {
+        while self.levels.len() <= usize::from(level) {
+            self.levels.push(OpenNode::new(self.salt, self.levels.len() as u8));
+        }
+        &mut self.levels[usize::from(level)]
+    }
+}
+
+/// A node that is not complete.
+#[derive(Debug)]
+struct OpenNode {
+    level: u8,
+    boundary: Boundary,
+    /// Kept from node to node, so that only the bytes of complete nodes are allocated.
+    bytes: Vec<u8>,
+    entries: u16,
+    totals: Totals,
+    last_closed: Option<ChunkId>,
+    replaced: Option<ChunkId>,
+}
+
+impl OpenNode {
+    fn new(salt: Salt, level: u8) -> Self {
+        let mut bytes = Vec::with_capacity(NODE_BYTES_CLOSE);
+        write_header(&mut bytes, level);
+        Self {
+            level,
+            boundary: Boundary::new(salt, level),
+            bytes,
+            entries: 0,
+            totals: Totals::default(),
+            last_closed: None,
+            replaced: None,
+        }
+    }
+
+    fn count(&mut self, entries: u16, totals: Totals) {
+        self.entries += entries;
+        self.totals.add(totals);
+    }
+
+    fn extend(&mut self, node: &Node, range: Range<usize>) {
+        self.bytes.extend_from_slice(node.entries_bytes(range.clone()));
+        self.count(range.len() as u16, node.totals(range));
+    }
+
+    /// Whether the node closes after its last entry, which starts at `start`.
+    fn closes_after(&self, start: usize, key: &[u8]) -> bool {
+        // With one child per inner node, a tree of long keys would grow upwards for ever.
+        let children_suffice = self.level == 0 || self.entries >= 2;
+        children_suffice && self.boundary.closes(self.bytes.len(), self.bytes.len() - start, key)
+    }
+
+    /// Completes the node and puts it if it is new.
+    fn put(&mut self, sink: &mut impl NodeSink) -> ChunkId {
+        seal_header(&mut self.bytes, self.entries);
+        let node = Chunk::new(Domain::Node, Bytes::copy_from_slice(&self.bytes));
+        let id = node.id();
+        if self.replaced != Some(id) {
+            sink.put(node);
+        }
+        self.last_closed = Some(id);
+        id
+    }
+
+    /// Starts the next node.
+    fn clear(&mut self) {
+        self.entries = 0;
+        self.totals = Totals::default();
+        self.bytes.truncate(HEADER_BYTES);
+    }
+
+    /// The child of an inner node that has one.
+    fn only_child(&self) -> InnerEntry<'_> {
+        InnerEntry::first(&self.bytes)
+    }
+}

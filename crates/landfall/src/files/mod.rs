@@ -1,0 +1,6 @@
+//! Owns directories of any data: what turns files into a tree, and a tree into files.
+
+mod block;
+pub mod index;
+pub mod place;
+pub mod scan;

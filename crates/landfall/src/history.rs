@@ -1,0 +1,88 @@
+//! Owns which snapshots of a state are held here, and their heads. It survives the process; it never decides what to hold.
+
+use bytes::Bytes;
+use landfall_core::snapshot::{Manifest, SnapshotError};
+use landfall_core::wire::SignedHead;
+use landfall_core::{ChunkId, Domain};
+use landfall_store::{Store, StoreError};
+use prost::Message as _;
+
+/// A snapshot that is held here.
+#[derive(Debug, Clone)]
+pub(crate) struct Held {
+    pub(crate) id: ChunkId,
+    pub(crate) manifest: Manifest,
+    pub(crate) manifest_bytes: Bytes,
+    pub(crate) head: Option<SignedHead>,
+    /// When it came to be held here, in seconds since 1970.
+    pub(crate) since: u64,
+}
+
+/// Why the record of held snapshots cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum HistoryError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("the record of snapshots is damaged: {0}")]
+    Record(#[from] prost::DecodeError),
+    #[error("snapshot {id} is damaged: {source}")]
+    Manifest { id: ChunkId, source: SnapshotError },
+    #[error("the record of snapshots names no snapshot")]
+    BadId,
+}
+
+/// Reads the snapshots that `store` holds, oldest first. One whose manifest is lost is left out.
+pub(crate) fn load(store: &Store) -> Result<Vec<Held>, HistoryError> {
+    let Some(record) = store.record(RECORD)? else { return Ok(Vec::new()) };
+    let mut held = Vec::new();
+    for record in HistoryRecord::decode(&record[..])?.snapshots {
+        let bytes: [u8; ChunkId::BYTES] = record.id[..].try_into().map_err(|_| HistoryError::BadId)?;
+        let id = ChunkId::from_bytes(bytes);
+        let Some(frame) = store.get_encoded(id)?.filter(|frame| frame.domain == Domain::Manifest) else { continue };
+        let manifest = Manifest::decode(&frame.bytes).map_err(|source| HistoryError::Manifest { id, source })?;
+        held.push(Held { id, manifest, manifest_bytes: frame.bytes, head: record.head, since: record.since });
+    }
+    Ok(held)
+}
+
+/// Makes `held`, oldest first, the snapshots that are held, each of them pinned.
+pub(crate) fn save(store: &Store, held: &[Held]) -> Result<(), StoreError> {
+    let wanted: Vec<(String, ChunkId)> = held.iter().map(|held| (format!("snapshot {}", held.id), held.id)).collect();
+    for (name, id) in &wanted {
+        store.pin(name, *id)?;
+    }
+    let snapshots = held
+        .iter()
+        .map(|held| HeldRecord {
+            id: Bytes::copy_from_slice(held.id.as_bytes()),
+            head: held.head.clone(),
+            since: held.since,
+        })
+        .collect();
+    store.set_record(RECORD, &HistoryRecord { snapshots }.encode_to_vec())?;
+    // Only now: a crash in between leaves a pin too many, never one too few.
+    for pin in store.pins()? {
+        if pin.name.starts_with("snapshot ") && !wanted.iter().any(|(name, _)| *name == pin.name) {
+            store.unpin(&pin.name)?;
+        }
+    }
+    Ok(())
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct HistoryRecord {
+    #[prost(message, repeated, tag = "1")]
+    snapshots: Vec<HeldRecord>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct HeldRecord {
+    #[prost(bytes = "bytes", tag = "1")]
+    id: Bytes,
+    #[prost(message, optional, tag = "2")]
+    head: Option<SignedHead>,
+    #[prost(uint64, tag = "3")]
+    since: u64,
+}
+
+const RECORD: &str = "snapshots";

@@ -1,0 +1,187 @@
+//! Owns one process that serves states: opens them, publishes their snapshots, and answers joiners.
+
+mod error;
+mod inspect;
+mod publisher;
+mod sinks;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, RwLock};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use landfall_core::snapshot::StateName;
+use landfall_net::{AcceptError, Accepted, Closer, Identity, Listener, Transport};
+
+use crate::clock::Clock;
+use crate::source::{ServingMember, converse};
+
+pub use crate::files::scan::ChangingFiles;
+pub use error::{InspectError, ServeError, TakeError};
+pub use inspect::{CollectReport, Damage, DiffReport, ListedFile, SnapshotSummary, VerifyReport};
+pub use publisher::{Keep, SnapshotReport, StateConfig};
+
+use publisher::Publisher;
+
+/// Joiners that are served at once; each has a few connections.
+const CONNECTIONS_MAX: usize = 1024;
+/// Time for a handshake.
+const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
+/// A pause when the system is short of descriptors.
+const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
+
+/// What to serve, and where.
+pub struct ServeConfig {
+    /// Where joiners connect; nothing for a member that only looks at its own data.
+    pub listen: Option<String>,
+    /// The way in which they connect.
+    pub transport: Arc<dyn Transport>,
+    /// Signs heads; nothing on plain connections.
+    pub signer: Option<Arc<Identity>>,
+    /// The states.
+    pub states: Vec<StateConfig>,
+}
+
+/// A process that serves states until it is closed.
+pub struct Member {
+    publishers: BTreeMap<StateName, Arc<Publisher>>,
+    listener: Option<Arc<dyn Listener>>,
+    accepting: Option<JoinHandle<()>>,
+    connections: Arc<Connections>,
+}
+
+/// The conversations that are under way.
+#[derive(Default)]
+struct Connections {
+    count: AtomicUsize,
+    closers: Mutex<Vec<Closer>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Member {
+    /// Opens every state, publishes the first snapshot of those that have none, and starts to listen.
+    pub fn serve(config: ServeConfig) -> Result<Self, ServeError> {
+        let clock = Clock::start();
+        let mut publishers = BTreeMap::new();
+        for state in config.states {
+            let name = state.name.clone();
+            let publisher = Arc::new(Publisher::open(state, config.signer.clone(), clock)?);
+            if publishers.insert(name.clone(), publisher).is_some() {
+                return Err(ServeError::TwiceNamed(name));
+            }
+        }
+        if config.listen.is_some() {
+            for publisher in publishers.values() {
+                publisher.publish_first()?;
+            }
+        }
+        let states = publishers.iter().map(|(name, publisher)| (name.clone(), publisher.state.clone())).collect();
+        let shared = Arc::new(ServingMember { states: RwLock::new(states), clock });
+        let connections = Arc::new(Connections::default());
+        let listener: Option<Arc<dyn Listener>> = match &config.listen {
+            Some(address) => Some(Arc::from(config.transport.listen(address)?)),
+            None => None,
+        };
+        let accepting = listener.clone().map(|listener| {
+            let connections = connections.clone();
+            std::thread::spawn(move || accept_all(&*listener, &shared, &connections))
+        });
+        Ok(Self { publishers, listener, accepting, connections })
+    }
+
+    /// Where joiners connect.
+    pub fn address(&self) -> Option<String> {
+        self.listener.as_ref().map(|listener| listener.local_address())
+    }
+
+    /// The states that are served, by name.
+    pub fn states(&self) -> Vec<StateName> {
+        self.publishers.keys().cloned().collect()
+    }
+
+    /// The data directory of a state.
+    pub fn data_directory(&self, state: &StateName) -> Result<PathBuf, InspectError> {
+        Ok(self.publisher(state)?.data_directory().to_owned())
+    }
+
+    /// Takes a snapshot of a state as it is now, and serves it from then on.
+    pub fn snapshot(&self, state: &StateName) -> Result<SnapshotReport, TakeError> {
+        let publisher = self.publishers.get(state).ok_or_else(|| TakeError::UnknownState(state.clone()))?;
+        publisher.take()
+    }
+
+    /// Stops listening, ends every conversation, and waits for both.
+    pub fn close(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        if let Some(listener) = &self.listener {
+            listener.close();
+        }
+        if let Some(accepting) = self.accepting.take() {
+            let _ = accepting.join();
+        }
+        for closer in self.connections.closers.lock().expect("no panic under the lock").drain(..) {
+            closer.close();
+        }
+        let threads = std::mem::take(&mut *self.connections.threads.lock().expect("no panic under the lock"));
+        for thread in threads {
+            let _ = thread.join();
+        }
+    }
+
+    fn publisher(&self, state: &StateName) -> Result<&Publisher, InspectError> {
+        self.publishers
+            .get(state)
+            .map(|publisher| &**publisher)
+            .ok_or_else(|| InspectError::UnknownState(state.clone()))
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+fn accept_all(listener: &dyn Listener, shared: &Arc<ServingMember>, connections: &Arc<Connections>) {
+    loop {
+        match listener.accept() {
+            Ok(accepted) if connections.count.load(Ordering::Relaxed) < CONNECTIONS_MAX => {
+                connections.begin(accepted, shared.clone());
+            }
+            Ok(refused) => tracing::warn!(address = refused.address(), "too many connections: refused"),
+            Err(AcceptError::Closed) => return,
+            Err(AcceptError::Exhausted(error)) => {
+                tracing::warn!(%error, "cannot accept connections for now");
+                std::thread::sleep(EXHAUSTED_PAUSE);
+            }
+        }
+    }
+}
+
+impl Connections {
+    fn begin(self: &Arc<Self>, accepted: Accepted, shared: Arc<ServingMember>) {
+        self.forget_ended();
+        self.closers.lock().expect("no panic under the lock").push(accepted.closer());
+        self.count.fetch_add(1, Ordering::Relaxed);
+        let connections = self.clone();
+        let thread = std::thread::spawn(move || {
+            let address = accepted.address().to_owned();
+            match accepted.handshake(HANDSHAKE_MAX) {
+                Ok(connection) => converse(&shared, connection),
+                Err(error) => tracing::warn!(address, %error, "refused a connection"),
+            }
+            connections.count.fetch_sub(1, Ordering::Relaxed);
+        });
+        self.threads.lock().expect("no panic under the lock").push(thread);
+    }
+
+    fn forget_ended(&self) {
+        self.threads.lock().expect("no panic under the lock").retain(|thread| !thread.is_finished());
+        self.closers.lock().expect("no panic under the lock").retain(|closer| !closer.is_closed());
+    }
+}

@@ -1,0 +1,200 @@
+//! Owns the first words of a joiner to a source: hello, ask, offer. It decides nothing; it says what came of them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use landfall_core::ChunkId;
+use landfall_core::offer::Strategy;
+use landfall_core::snapshot::{Head, Manifest, SnapshotError, StateName};
+use landfall_core::wire::{
+    Ask, Lease, Message, Offer, RefusalReason, SignedHead, VERSION_MAX, VERSION_MIN, WireError, common_version,
+};
+use landfall_core::{Chunk, Domain, HashMismatch};
+use landfall_net::{ConnectError, Connection, ReceiveError, SendError, Transport};
+
+use crate::source::own_hello;
+
+/// Time for a connection with its handshake.
+const CONNECT_MAX: Duration = Duration::from_secs(10);
+/// Silence that is accepted while a source thinks.
+const ANSWER_MAX: Duration = Duration::from_secs(20);
+
+/// Why a source cannot be used, by what the caller does next.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// Nobody trusted answers at the address.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The source does not do what was asked, and says why.
+    #[error("{0}")]
+    Refused(String),
+    /// It holds other snapshots than the one that is wanted: another source is needed.
+    #[error("it does not hold the snapshot that is being fetched")]
+    OtherSnapshot,
+    /// The connection broke.
+    #[error("the connection broke: {0}")]
+    Receive(#[from] ReceiveError),
+    /// The connection broke.
+    #[error("the connection broke: {0}")]
+    Send(#[from] SendError),
+    /// It ended the conversation without an answer.
+    #[error("it ended the conversation without an answer")]
+    Silent,
+    /// It breaks the protocol: do not use it.
+    #[error("it breaks the protocol: {0}")]
+    Protocol(&'static str),
+    /// It breaks the protocol: do not use it.
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    /// It offers a manifest that is none.
+    #[error("it offers a broken manifest: {0}")]
+    Manifest(#[from] SnapshotError),
+    /// It offers another manifest than it names.
+    #[error("it offers a manifest that is not the snapshot asked for: {0}")]
+    Mismatch(#[from] HashMismatch),
+    /// It cannot prove that the state's writer made the snapshot.
+    #[error("it cannot prove that the writer of the state made this snapshot: {0}")]
+    Head(String),
+}
+
+/// How a joiner reaches its sources, and whom it believes.
+pub trait Trust: Send + Sync {
+    /// Checks that the state's writer signed `head`, if there is one; the error says what is wrong, for people.
+    fn verify_head(&self, state: &StateName, head: Option<&SignedHead>) -> Result<(), String>;
+}
+
+/// Believes every source: for plain connections on one machine, where there are no certificates.
+#[derive(Debug, Clone, Copy)]
+pub struct TrustAll;
+
+impl Trust for TrustAll {
+    fn verify_head(&self, _: &StateName, _: Option<&SignedHead>) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+/// Believes heads that a certified writer of the state signed.
+impl Trust for landfall_net::Trust {
+    fn verify_head(&self, state: &StateName, head: Option<&SignedHead>) -> Result<(), String> {
+        let head = head.ok_or("it sent no head")?;
+        let chain: Vec<Vec<u8>> = head.certificates.iter().map(|certificate| certificate.to_vec()).collect();
+        let verified = Self::verify_head(self, &chain, state.as_str(), &head.head, &head.signature);
+        verified.map(drop).map_err(|error| error.to_string())
+    }
+}
+
+/// What a joiner says of itself.
+#[derive(Debug, Clone)]
+pub(super) struct Question {
+    pub(super) state: StateName,
+    pub(super) held: Vec<ChunkId>,
+    pub(super) wanted: Option<ChunkId>,
+}
+
+/// A source that answered.
+pub(super) struct Greeted {
+    pub(super) connection: Connection,
+    pub(super) snapshot: ChunkId,
+    pub(super) manifest: Manifest,
+    pub(super) manifest_chunk: Chunk,
+    pub(super) head: Option<SignedHead>,
+    pub(super) strategy: Strategy,
+    pub(super) lease: Lease,
+}
+
+/// Connects to a source and asks.
+pub(super) fn greet(
+    transport: &Arc<dyn Transport>,
+    trust: &dyn Trust,
+    address: &str,
+    question: &Question,
+) -> Result<Greeted, SourceError> {
+    let mut connection = transport.connect(address, CONNECT_MAX)?;
+    connection.receiver.set_idle_deadline(ANSWER_MAX);
+    connection.sender.set_stall_deadline(ANSWER_MAX);
+    // Both messages in one flight: asking costs one round trip.
+    connection.sender.send(&Message::Hello(own_hello()).encode(), &[])?;
+    connection.sender.send(&Message::Ask(ask(question)).encode(), &[])?;
+    connection.sender.flush()?;
+    hear_hello(&mut connection)?;
+    let offer = hear_offer(&mut connection, question)?;
+    accept(connection, *offer, question, trust)
+}
+
+fn ask(question: &Question) -> Ask {
+    let bytes = |id: &ChunkId| Bytes::copy_from_slice(id.as_bytes());
+    Ask {
+        state: question.state.as_str().to_owned(),
+        sections: Vec::new(),
+        snapshots_held: question.held.iter().map(bytes).collect(),
+        snapshot_wanted: question.wanted.as_ref().map(bytes),
+    }
+}
+
+fn hear_hello(connection: &mut Connection) -> Result<(), SourceError> {
+    let frame = connection.receiver.receive()?.ok_or(SourceError::Silent)?;
+    match Message::decode(frame)? {
+        Message::Hello(hello) if common_version(hello.version_min, hello.version_max).is_some() => Ok(()),
+        Message::Hello(hello) => Err(SourceError::Refused(format!(
+            "it speaks protocol versions {} to {}, this member {VERSION_MIN} to {VERSION_MAX}: update the older of the two",
+            hello.version_min, hello.version_max
+        ))),
+        Message::Refusal(refusal) => Err(SourceError::Refused(refusal.message)),
+        _ => Err(SourceError::Protocol("its first message is not a hello")),
+    }
+}
+
+fn hear_offer(connection: &mut Connection, question: &Question) -> Result<Box<Offer>, SourceError> {
+    let frame = connection.receiver.receive()?.ok_or(SourceError::Silent)?;
+    match Message::decode(frame)? {
+        Message::Offer(offer) => Ok(offer),
+        Message::Refusal(refusal)
+            if question.wanted.is_some() && refusal.reason == RefusalReason::NoSnapshot as u32 =>
+        {
+            Err(SourceError::OtherSnapshot)
+        }
+        Message::Refusal(refusal) => Err(SourceError::Refused(refusal.message)),
+        _ => Err(SourceError::Protocol("it answers a question with something else than an offer")),
+    }
+}
+
+fn accept(
+    connection: Connection,
+    offer: Offer,
+    question: &Question,
+    trust: &dyn Trust,
+) -> Result<Greeted, SourceError> {
+    if offer.manifest.len() > landfall_core::limits::CHUNK_BYTES_MAX as usize {
+        return Err(SourceError::Protocol("its manifest is longer than any"));
+    }
+    let manifest_chunk = Chunk::new(Domain::Manifest, offer.manifest);
+    let snapshot = manifest_chunk.id();
+    if question.wanted.is_some_and(|wanted| wanted != snapshot) {
+        return Err(SourceError::OtherSnapshot);
+    }
+    let manifest = Manifest::decode(manifest_chunk.bytes())?;
+    if manifest.state != question.state {
+        return Err(SourceError::Protocol("it offers another state than it was asked for"));
+    }
+    check_head(offer.head.as_ref(), snapshot, &manifest, trust)?;
+    let strategy = Strategy::from_number(offer.strategy).ok_or(SourceError::Protocol("its offer has no strategy"))?;
+    let lease = offer.lease.ok_or(SourceError::Protocol("its offer has no lease"))?;
+    Ok(Greeted { connection, snapshot, manifest, manifest_chunk, head: offer.head, strategy, lease })
+}
+
+/// The head must name this snapshot, and the writer must have signed it.
+fn check_head(
+    head: Option<&SignedHead>,
+    snapshot: ChunkId,
+    manifest: &Manifest,
+    trust: &dyn Trust,
+) -> Result<(), SourceError> {
+    trust.verify_head(&manifest.state, head).map_err(SourceError::Head)?;
+    let Some(signed) = head else { return Ok(()) };
+    let head = Head::decode(&signed.head)?;
+    if (head.state != manifest.state) || head.snapshot != snapshot || head.position != manifest.position {
+        return Err(SourceError::Head("its head names another snapshot".into()));
+    }
+    Ok(())
+}

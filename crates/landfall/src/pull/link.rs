@@ -1,0 +1,174 @@
+//! Owns the connections to one source: opens them, listens on them, and opens them again when they break.
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use landfall_core::transfer::{Lane, PeerCost, PeerId, RequestId};
+use landfall_core::wire::{Lease, Message};
+use landfall_net::{Connection, FrameReceiver, ReceiveError, Transport};
+
+use super::greet::{Greeted, Question, SourceError, Trust, greet};
+use super::session::{LaneHandle, Session, Workbench};
+
+/// Silence of a source that has work is the transfer's to judge; this only ends threads that nobody needs.
+const SILENCE_MAX: Duration = Duration::from_secs(120);
+/// How often a lane looks whether its lease needs renewing.
+const LEASE_CHECK: Duration = Duration::from_secs(5);
+/// The first pause before a broken source is tried again; it doubles up to the longest.
+const RETRY_FIRST: Duration = Duration::from_millis(100);
+const RETRY_LONGEST: Duration = Duration::from_secs(3);
+
+/// One source of a pull.
+pub(super) struct Source<'a> {
+    pub(super) peer: PeerId,
+    pub(super) address: &'a str,
+    pub(super) transport: &'a Arc<dyn Transport>,
+    pub(super) trust: &'a dyn Trust,
+    pub(super) question: Question,
+    pub(super) lanes: u32,
+}
+
+impl Source<'_> {
+    /// Keeps the source connected until the transfer ends or the source is of no use. `first` is a connection that asked already.
+    pub(super) fn keep(&self, session: &Session, first: Option<Greeted>) {
+        let mut first = first;
+        let mut pause = RETRY_FIRST;
+        while !session.is_over() {
+            match self.connect(first.take()) {
+                Ok(lanes) => {
+                    pause = RETRY_FIRST;
+                    self.serve(session, lanes);
+                    if session.is_over() {
+                        return;
+                    }
+                    session.status.note(format!("{}: the connection broke; connecting again", self.address));
+                }
+                Err(error) if is_final(&error) => {
+                    session.status.note(format!("{} is of no use: {error}", self.address));
+                    return;
+                }
+                Err(error) => tracing::debug!(address = self.address, %error, "cannot reach a source"),
+            }
+            if session.wait_for_end(pause) {
+                return;
+            }
+            pause = (pause * 2).min(RETRY_LONGEST);
+        }
+    }
+
+    fn connect(&self, first: Option<Greeted>) -> Result<Vec<Greeted>, SourceError> {
+        let mut lanes: Vec<Greeted> = first.into_iter().collect();
+        while lanes.len() < self.lanes as usize {
+            lanes.push(greet(self.transport, self.trust, self.address, &self.question)?);
+        }
+        Ok(lanes)
+    }
+
+    /// Listens on all lanes until one of them breaks.
+    fn serve(&self, session: &Session, lanes: Vec<Greeted>) {
+        let name = lanes[0].connection.peer.name.clone();
+        session.status.note_connected(self.peer, self.address, &name);
+        let mut handles = Vec::new();
+        let mut receivers = Vec::new();
+        for greeted in lanes {
+            let Connection { sender, mut receiver, closer, .. } = greeted.connection;
+            receiver.set_idle_deadline(LEASE_CHECK);
+            handles.push(Arc::new(LaneHandle { sender: Mutex::new(sender), closer }));
+            receivers.push((receiver, greeted.lease));
+        }
+        session.join_peer(self.peer, handles.clone(), PeerCost::NEAR);
+        std::thread::scope(|scope| {
+            for (index, (receiver, lease)) in receivers.into_iter().enumerate() {
+                let lane = Lane { peer: self.peer, index: index as u32 };
+                scope.spawn(move || {
+                    let why = listen(session, lane, receiver, lease);
+                    if !session.is_over() {
+                        tracing::debug!(%lane, %why, "a connection ended");
+                        // One broken lane ends them all: the source is asked anew from the start.
+                        session.lose_peer(self.peer);
+                    }
+                });
+            }
+        });
+        for handle in handles {
+            let pressure = handle.sender.lock().expect("no panic under the lock").pressure();
+            session.status.note_wire(0, pressure.bytes_sent);
+        }
+        session.status.note_disconnected(self.peer);
+    }
+}
+
+/// Takes what comes on one lane until it ends; says why it ended.
+fn listen(session: &Session, lane: Lane, mut receiver: Box<dyn FrameReceiver>, lease: Lease) -> String {
+    let mut bench = Workbench::new();
+    let mut renewal = Renewal { lease, renewed: Instant::now(), heard: Instant::now() };
+    let mut counted = 0;
+    let why = loop {
+        let heard = match receiver.receive() {
+            Ok(Some(frame)) => hear(session, lane, frame, &mut bench),
+            Ok(None) => break "the source ended the conversation".to_owned(),
+            Err(ReceiveError::TimedOut { .. }) if renewal.heard.elapsed() < SILENCE_MAX => Ok(Heard::Nothing),
+            Err(error) => break error.to_string(),
+        };
+        match heard {
+            Ok(Heard::Something) => renewal.heard = Instant::now(),
+            Ok(Heard::Nothing) => {}
+            Err(why) => break why,
+        }
+        renewal.renew_in_time(session, lane);
+        let received = receiver.bytes_received();
+        session.status.note_wire(received - counted, 0);
+        counted = received;
+    };
+    session.status.note_wire(receiver.bytes_received() - counted, 0);
+    why
+}
+
+/// When a lane's lease must be renewed.
+struct Renewal {
+    lease: Lease,
+    renewed: Instant,
+    heard: Instant,
+}
+
+impl Renewal {
+    fn renew_in_time(&mut self, session: &Session, lane: Lane) {
+        if self.renewed.elapsed() >= Duration::from_millis(self.lease.duration_ms / 3) {
+            self.renewed = Instant::now();
+            session.say_to_lane(lane, &Message::Renew(self.lease.clone()));
+        }
+    }
+}
+
+enum Heard {
+    Something,
+    Nothing,
+}
+
+fn hear(session: &Session, lane: Lane, frame: &[u8], bench: &mut Workbench) -> Result<Heard, String> {
+    match Message::decode(frame).map_err(|error| error.to_string())? {
+        Message::Item(item) => {
+            session.take_item(lane, &item, bench).map_err(|_| "an item that answers no want".to_owned())?;
+        }
+        Message::Done { request } => session.end_request(RequestId(request)),
+        Message::Renewed(_) => {}
+        Message::Refusal(refusal) => return Err(refusal.message),
+        _ => return Err("a message that no source sends now".to_owned()),
+    }
+    Ok(Heard::Something)
+}
+
+/// Will asking again never help?
+fn is_final(error: &SourceError) -> bool {
+    use landfall_net::{ConnectError, HandshakeError};
+    match error {
+        SourceError::Connect(ConnectError::BadAddress { .. }) => true,
+        SourceError::Connect(ConnectError::Handshake { source, .. }) => matches!(
+            source,
+            HandshakeError::Untrusted { .. } | HandshakeError::Refused { .. } | HandshakeError::Protocol { .. }
+        ),
+        SourceError::Connect(ConnectError::Unreachable { .. }) => false,
+        SourceError::OtherSnapshot | SourceError::Silent | SourceError::Receive(_) | SourceError::Send(_) => false,
+        _ => true,
+    }
+}

@@ -1,0 +1,357 @@
+//! Owns a pull from its first look at the destination to the new state in place.
+//!
+//! Look at the destination, ask the sources, fetch what is not here, put everything in place at once. Each step leaves what it did
+//! for the next pull, should this one be cut short.
+
+mod assembly;
+mod discard;
+mod error;
+mod greet;
+mod install;
+mod link;
+mod session;
+mod status;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use landfall_core::ChunkId;
+use landfall_core::offer::Strategy;
+use landfall_core::snapshot::{Manifest, Position, SectionKind, StateName, StateRoot};
+use landfall_core::transfer::{PeerId, TreePair};
+use landfall_core::tree::Root;
+use landfall_net::Transport;
+use landfall_store::vfs::RealVfs;
+use landfall_store::{Store, StoreOptions};
+
+use crate::clock::wall_seconds;
+use crate::files::place::{LocalChanges, Placement, Previous};
+use crate::history::{self, Held};
+use crate::nodes::NodeCache;
+
+pub use assembly::AssemblyError;
+pub use error::PullError;
+pub use greet::{SourceError, Trust, TrustAll};
+pub use install::ChangedPaths;
+pub use status::{SourceStatus, Stage, Status, StatusFigures};
+
+use assembly::Assembly;
+use greet::{Greeted, Question, greet};
+use link::Source;
+use session::{Session, SessionEnd};
+
+/// What to pull, from where, and what may be overwritten.
+pub struct PullOptions {
+    /// The state.
+    pub state: StateName,
+    /// The directory that becomes a copy of it.
+    pub destination: PathBuf,
+    /// Addresses of members that serve it; each may hold all of it or a part.
+    pub sources: Vec<String>,
+    /// The way to reach them.
+    pub transport: Arc<dyn Transport>,
+    /// Who may speak for the state.
+    pub trust: Arc<dyn Trust>,
+    /// What happens to changes that were made in the destination.
+    pub local_changes: OnLocalChanges,
+    /// What happens if another process holds a file open that is to be replaced.
+    pub open_files: OnOpenFiles,
+    /// What happens to what is replaced.
+    pub previous: Previous,
+}
+
+/// What happens to changes that were made in the destination.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnLocalChanges {
+    /// They are listed and the pull stops.
+    Refuse,
+    /// They are overwritten.
+    Discard,
+}
+
+/// What happens if another process holds a file open that is to be replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnOpenFiles {
+    /// They are listed and the pull stops before it replaces anything.
+    Refuse,
+    /// They are replaced; the other process keeps the old file until it opens it again.
+    Allow,
+}
+
+/// What a pull did.
+#[derive(Debug, Clone)]
+pub struct PullReport {
+    /// The snapshot that the destination holds now.
+    pub snapshot: ChunkId,
+    /// Its position.
+    pub position: Position,
+    /// The hash of the state's content.
+    pub state_root: StateRoot,
+    /// How the transfer went.
+    pub strategy: Strategy,
+    /// Bytes of the whole state.
+    pub state_bytes: u64,
+    /// Time from the first look at the destination to the new state in place, the final sync included.
+    pub elapsed: Duration,
+    /// Time of the final sync.
+    pub sync: Duration,
+    /// Paths that changed.
+    pub changed: ChangedPaths,
+    /// What a previous process that was cut short left, and this one carried forward.
+    pub recovered: bool,
+    /// Figures of the transfer.
+    pub figures: StatusFigures,
+    /// What people should know.
+    pub notes: Vec<String>,
+}
+
+/// How many connections one source gets: enough for its cores and ours.
+fn lanes() -> u32 {
+    std::thread::available_parallelism().map_or(2, |cores| cores.get() as u32).clamp(1, 4)
+}
+
+/// Makes the destination a copy of the newest snapshot that the sources hold.
+pub fn pull(options: &PullOptions, status: &Arc<Status>) -> Result<PullReport, PullError> {
+    let began = Instant::now();
+    status.enter(Stage::Preparing);
+    let destination = Destination::open(options)?;
+    status.enter(Stage::Asking);
+    let (plan, asked) = ask_all(options, status, destination.base.as_ref().map(|base| base.id))?;
+    if destination.holds(plan.snapshot) {
+        return Ok(destination.unchanged(&plan, began, status));
+    }
+    destination.fetch_and_install(options, &plan, asked, began, status)
+}
+
+/// The snapshot that is to be fetched.
+struct Planned {
+    snapshot: ChunkId,
+    manifest: Manifest,
+    manifest_chunk: landfall_core::Chunk,
+    head: Option<landfall_core::wire::SignedHead>,
+    strategy: Strategy,
+}
+
+/// A source that was asked.
+struct Asked {
+    peer: PeerId,
+    address: String,
+    greeted: Option<Greeted>,
+}
+
+/// A destination before anything was fetched.
+struct Destination {
+    placement: Placement,
+    store: Arc<Store>,
+    nodes: Arc<NodeCache>,
+    /// The snapshot that the destination holds.
+    base: Option<Held>,
+    /// Its tree, less what was changed in the destination and is to be discarded.
+    base_root: Option<Root>,
+    discards: bool,
+    recovered: bool,
+}
+
+impl Destination {
+    fn open(options: &PullOptions) -> Result<Self, PullError> {
+        let placement = Placement::open(&options.destination)?;
+        let recovered = placement.recovered().is_some();
+        let directory = placement.control_directory().join("store");
+        let store = Arc::new(Store::open(Arc::new(RealVfs), &directory, StoreOptions::default())?);
+        let nodes = Arc::new(NodeCache::new(store.clone()));
+        let base = held_base(&placement, &store)?;
+        let changes = match &base {
+            Some(_) => placement.local_changes()?,
+            None => LocalChanges::default(),
+        };
+        if changes.count() > 0 && options.local_changes == OnLocalChanges::Refuse {
+            return Err(PullError::LocalChanges { destination: options.destination.clone(), changes });
+        }
+        let discards = changes.count() > 0;
+        let base_root = match &base {
+            Some(base) if discards => Some(discard::without_changes(&nodes, files_root(&base.manifest)?, &placement)?),
+            Some(base) => Some(files_root(&base.manifest)?),
+            None => None,
+        };
+        Ok(Self { placement, store, nodes, base, base_root, discards, recovered })
+    }
+
+    fn holds(&self, snapshot: ChunkId) -> bool {
+        self.base.as_ref().is_some_and(|base| base.id == snapshot) && !self.discards
+    }
+
+    fn unchanged(self, plan: &Planned, began: Instant, status: &Status) -> PullReport {
+        status.enter(Stage::Done);
+        report(plan, began, Duration::ZERO, ChangedPaths::default(), self.recovered, status)
+    }
+
+    fn fetch_and_install(
+        self,
+        options: &PullOptions,
+        plan: &Planned,
+        asked: Vec<Asked>,
+        began: Instant,
+        status: &Arc<Status>,
+    ) -> Result<PullReport, PullError> {
+        let Self { placement, store, nodes, base, base_root, recovered, .. } = self;
+        let target = files_root(&plan.manifest)?;
+        let writing = store.begin_session();
+        let assembly =
+            Arc::new(Assembly::new(placement, store.clone(), nodes.clone(), status.clone(), base_root, target));
+        status.enter(Stage::Fetching);
+        fetch(options, plan, asked, &nodes, &assembly, status)?;
+        status.enter(Stage::Installing);
+        let changed = install::record_changes(&assembly, &nodes)?;
+        assembly.close_files();
+        if let Some(failure) = nodes.take_failure() {
+            return Err(failure.into());
+        }
+        store.put(&plan.manifest_chunk)?;
+        store.sync()?;
+        history::save(&store, &held_after(plan, base))?;
+        drop(writing);
+        drop(nodes);
+        let assembly = Arc::into_inner(assembly).expect("every thread of the transfer has ended");
+        let placement = assembly.into_placement();
+        drop(Arc::into_inner(store).expect("nobody else holds the store"));
+        check_open_files(options, &placement)?;
+        let finished = placement.finish(plan.snapshot, options.previous)?;
+        status.enter(Stage::Done);
+        for shortfall in &finished.left {
+            status.note(shortfall.to_string());
+        }
+        Ok(report(plan, began, finished.sync, changed, recovered, status))
+    }
+}
+
+fn report(
+    plan: &Planned,
+    began: Instant,
+    sync: Duration,
+    changed: ChangedPaths,
+    recovered: bool,
+    status: &Status,
+) -> PullReport {
+    PullReport {
+        snapshot: plan.snapshot,
+        position: plan.manifest.position,
+        state_root: plan.manifest.state_root(),
+        strategy: plan.strategy,
+        state_bytes: plan.manifest.payload_bytes(),
+        elapsed: began.elapsed(),
+        sync,
+        changed,
+        recovered,
+        figures: status.figures(),
+        notes: status.notes(),
+    }
+}
+
+/// Asks every source at once.
+fn ask_all(options: &PullOptions, status: &Status, held: Option<ChunkId>) -> Result<(Planned, Vec<Asked>), PullError> {
+    let question = Question { state: options.state.clone(), held: held.into_iter().collect(), wanted: None };
+    let answers: Vec<Result<Greeted, SourceError>> = std::thread::scope(|scope| {
+        let (transport, trust, question) = (&options.transport, &*options.trust, &question);
+        let ask = |address| scope.spawn(move || greet(transport, trust, address, question));
+        let threads: Vec<_> = options.sources.iter().map(|address| ask(address)).collect();
+        threads.into_iter().map(|thread| thread.join().expect("asking does not panic")).collect()
+    });
+    let newest = answers.iter().flatten().max_by_key(|greeted| greeted.manifest.position).map(Planned::from);
+    let mut asked = Vec::new();
+    let mut failures = Vec::new();
+    for (at, (answer, address)) in answers.into_iter().zip(&options.sources).enumerate() {
+        let greeted = answer.map_err(|error| failures.push((address.clone(), error))).ok();
+        asked.push(Asked { peer: PeerId(at as u32), address: address.clone(), greeted });
+    }
+    let Some(newest) = newest else { return Err(PullError::NoSource { state: options.state.clone(), failures }) };
+    for (address, error) in failures {
+        status.note(format!("{address}: {error}"));
+    }
+    Ok((newest, asked))
+}
+
+impl From<&Greeted> for Planned {
+    fn from(greeted: &Greeted) -> Self {
+        Self {
+            snapshot: greeted.snapshot,
+            manifest: greeted.manifest.clone(),
+            manifest_chunk: greeted.manifest_chunk.clone(),
+            head: greeted.head.clone(),
+            strategy: greeted.strategy,
+        }
+    }
+}
+
+/// Fetches everything that is not here.
+fn fetch(
+    options: &PullOptions,
+    plan: &Planned,
+    asked: Vec<Asked>,
+    nodes: &Arc<NodeCache>,
+    assembly: &Arc<Assembly>,
+    status: &Arc<Status>,
+) -> Result<(), PullError> {
+    let trees = vec![TreePair { base: assembly.base, target: assembly.target }];
+    let session = Session::new(trees, nodes.clone(), assembly.clone(), status.clone());
+    let question = Question { state: options.state.clone(), held: Vec::new(), wanted: Some(plan.snapshot) };
+    let end = std::thread::scope(|scope| {
+        for _ in 0..lanes() {
+            scope.spawn(|| session.inspect_until_end());
+        }
+        for Asked { peer, address, greeted } in asked {
+            let (session, question) = (&session, question.clone());
+            scope.spawn(move || {
+                let (transport, trust) = (&options.transport, &*options.trust);
+                let source = Source { peer, address: &address, transport, trust, question, lanes: lanes() };
+                // A source that offered an older snapshot has to be asked again for this one.
+                let first = greeted.filter(|greeted| greeted.snapshot == plan.snapshot);
+                source.keep(session, first);
+            });
+        }
+        session.run()
+    });
+    match end {
+        SessionEnd::Complete => Ok(()),
+        SessionEnd::Stuck(stuck) => Err(PullError::Stuck { stuck, notes: status.notes() }),
+        SessionEnd::Failed(failure) => Err(failure.into()),
+    }
+}
+
+/// The snapshot that the destination holds, as its index says.
+fn held_base(placement: &Placement, store: &Store) -> Result<Option<Held>, PullError> {
+    let Ok(index) = placement.index() else { return Ok(None) };
+    let id = index.header().manifest;
+    Ok(history::load(store)?.into_iter().find(|held| held.id == id))
+}
+
+/// Both snapshots stay until the next pull: which of them the destination holds is decided by its index.
+fn held_after(plan: &Planned, base: Option<Held>) -> Vec<Held> {
+    let new = Held {
+        id: plan.snapshot,
+        manifest: plan.manifest.clone(),
+        manifest_bytes: plan.manifest_chunk.bytes().clone(),
+        head: plan.head.clone(),
+        since: wall_seconds(),
+    };
+    base.into_iter().filter(|base| base.id != plan.snapshot).chain([new]).collect()
+}
+
+/// The tree of a state that is a directory.
+fn files_root(manifest: &Manifest) -> Result<Root, PullError> {
+    match &manifest.sections[..] {
+        [section] if section.kind == SectionKind::Files => Ok(section.root),
+        _ => Err(PullError::NotADirectory { state: manifest.state.clone() }),
+    }
+}
+
+fn check_open_files(options: &PullOptions, placement: &Placement) -> Result<(), PullError> {
+    if options.open_files == OnOpenFiles::Allow {
+        return Ok(());
+    }
+    let holders = placement.open_elsewhere()?;
+    if holders.is_empty() {
+        return Ok(());
+    }
+    Err(PullError::OpenFiles { destination: options.destination.clone(), holders })
+}

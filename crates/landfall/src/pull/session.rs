@@ -1,0 +1,445 @@
+//! Owns one transfer while it runs: the state machine, the threads that feed it facts, and the carrying out of its commands.
+//!
+//! It never decides whom to ask: it does what the transfer says.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::Duration;
+
+use bytes::Bytes;
+use landfall_core::codec::{Codec, Decoder};
+use landfall_core::transfer::{
+    Arrival, Command, DropReason, Lane, Outcome, PeerCost, PeerId, RequestId, Stuck, Transfer, TreePair, Want,
+};
+use landfall_core::tree::{Leaf, NodeWant};
+use landfall_core::wire::{Fetch, FetchWhat, Item, ItemBody, Message, NodeRequest, UnitRequest};
+use landfall_core::{Chunk, ChunkId, Domain, Proven, Time};
+use landfall_net::{Closer, FrameSender};
+
+use super::assembly::{Assembly, AssemblyError, Place};
+use super::status::Status;
+use crate::clock::Clock;
+use crate::nodes::NodeCache;
+
+/// A transfer and everything that carries it out.
+pub(super) struct Session {
+    pub(super) clock: Clock,
+    pub(super) nodes: Arc<NodeCache>,
+    pub(super) assembly: Arc<Assembly>,
+    pub(super) status: Arc<Status>,
+    driver: Mutex<Driver>,
+    /// Something happened: the outcome may have changed.
+    changed: Condvar,
+    peers: Mutex<BTreeMap<PeerId, Vec<Arc<LaneHandle>>>>,
+    inspections: Mutex<Inspections>,
+    inspection_added: Condvar,
+}
+
+struct Driver {
+    transfer: Transfer,
+    requests: HashMap<RequestId, Arc<Request>>,
+    failure: Option<AssemblyError>,
+    ended: bool,
+}
+
+#[derive(Default)]
+struct Inspections {
+    queue: VecDeque<(usize, ChunkId)>,
+    ended: bool,
+}
+
+/// The sending side of one connection.
+pub(super) struct LaneHandle {
+    pub(super) sender: Mutex<Box<dyn FrameSender>>,
+    pub(super) closer: Closer,
+}
+
+/// A request that has not been answered.
+struct Request {
+    peer: PeerId,
+    asked: Asked,
+}
+
+/// What a request asked for: what its items must be, and where they go.
+enum Asked {
+    Nodes(Vec<NodeWant>),
+    Chunks(Vec<AskedChunk>),
+}
+
+struct AskedChunk {
+    id: ChunkId,
+    bytes: u32,
+    base: Option<ChunkId>,
+    place: Place,
+}
+
+/// Contexts and buffers of one lane's thread.
+pub(super) struct Workbench {
+    decoder: Decoder,
+    base: Vec<u8>,
+    plain: Vec<u8>,
+}
+
+impl Workbench {
+    pub(super) fn new() -> Self {
+        Self { decoder: Decoder::new(), base: Vec::new(), plain: Vec::new() }
+    }
+}
+
+/// How a transfer ended.
+pub(super) enum SessionEnd {
+    Complete,
+    Stuck(Stuck),
+    Failed(AssemblyError),
+}
+
+impl Session {
+    pub(super) fn new(
+        trees: Vec<TreePair>,
+        nodes: Arc<NodeCache>,
+        assembly: Arc<Assembly>,
+        status: Arc<Status>,
+    ) -> Self {
+        let clock = Clock::start();
+        let transfer = Transfer::new(trees, clock.now());
+        Self {
+            clock,
+            nodes,
+            assembly,
+            status,
+            driver: Mutex::new(Driver { transfer, requests: HashMap::new(), failure: None, ended: false }),
+            changed: Condvar::new(),
+            peers: Mutex::default(),
+            inspections: Mutex::default(),
+            inspection_added: Condvar::new(),
+        }
+    }
+
+    /// Waits until everything is here, or cannot come. Other threads do the work.
+    pub(super) fn run(&self) -> SessionEnd {
+        loop {
+            self.pump();
+            let mut driver = self.driver();
+            let now = self.clock.now();
+            if let Some(end) = ended(&mut driver) {
+                drop(driver);
+                self.end();
+                return end;
+            }
+            match driver.transfer.poll_timeout(now) {
+                Some(at) if at <= now => driver.transfer.handle_timeout(now),
+                timeout => {
+                    let wait = timeout.map_or(WAIT_MAX, |at| at.since(now).min(WAIT_MAX));
+                    drop(self.changed.wait_timeout(driver, wait).expect("no panic under the lock"));
+                }
+            }
+        }
+    }
+
+    /// A source can be asked from now on, on these lanes.
+    pub(super) fn join_peer(&self, peer: PeerId, lanes: Vec<Arc<LaneHandle>>, cost: PeerCost) {
+        let count = lanes.len() as u32;
+        self.peers.lock().expect("no panic under the lock").insert(peer, lanes);
+        self.tell(|transfer, now| transfer.handle_peer_joined(peer, count, cost, now));
+    }
+
+    /// A source is gone.
+    pub(super) fn lose_peer(&self, peer: PeerId) {
+        let lanes = self.peers.lock().expect("no panic under the lock").remove(&peer).unwrap_or_default();
+        for lane in lanes {
+            lane.closer.close();
+        }
+        self.driver().requests.retain(|_, request| request.peer != peer);
+        self.tell(|transfer, now| transfer.handle_peer_lost(peer, now));
+    }
+
+    /// Has the transfer ended, however?
+    pub(super) fn is_over(&self) -> bool {
+        self.driver().ended
+    }
+
+    /// Waits until the transfer ends, at most for `delay`. True if it has ended.
+    pub(super) fn wait_for_end(&self, delay: Duration) -> bool {
+        let driver = self.driver();
+        let waited = self.changed.wait_timeout_while(driver, delay, |driver| !driver.ended);
+        waited.expect("no panic under the lock").0.ended
+    }
+
+    /// Takes one item that came on `lane`.
+    pub(super) fn take_item(&self, lane: Lane, item: &Item<'_>, bench: &mut Workbench) -> Result<(), BadItem> {
+        let request = RequestId(item.request);
+        // A request that ended meanwhile: its chunks came from elsewhere.
+        let Some(open) = self.driver().requests.get(&request).cloned() else { return Ok(()) };
+        let arrival = match &open.asked {
+            Asked::Nodes(wants) => {
+                let want = wants.get(item.want as usize).ok_or(BadItem)?;
+                self.take_node(want, &item.body, bench)
+            }
+            Asked::Chunks(chunks) => {
+                let chunk = chunks.get(item.want as usize).ok_or(BadItem)?;
+                self.take_chunk(lane.peer, chunk, &item.body, bench)
+            }
+        };
+        match arrival {
+            // Nothing new can be asked for because of one chunk: the end of its request is soon enough to look.
+            Ok(Arrival::Stored) if matches!(open.asked, Asked::Chunks(_)) => {
+                let now = self.clock.now();
+                self.driver().transfer.handle_arrival(request, item.want, Arrival::Stored, now);
+            }
+            Ok(arrival) => self.tell(|transfer, now| transfer.handle_arrival(request, item.want, arrival, now)),
+            Err(failure) => self.fail(failure),
+        }
+        Ok(())
+    }
+
+    /// The source says that a request has been answered.
+    pub(super) fn end_request(&self, request: RequestId) {
+        self.driver().requests.remove(&request);
+        self.tell(|transfer, now| transfer.handle_request_ended(request, now));
+    }
+
+    /// Compares leaves with what is here until the transfer ends.
+    pub(super) fn inspect_until_end(&self) {
+        while let Some((tree, leaf)) = self.next_inspection() {
+            debug_assert_eq!(tree, 0, "a directory is one section");
+            if let Err(failure) = self.inspect(leaf) {
+                self.fail(failure);
+            }
+        }
+    }
+
+    fn inspect(&self, leaf: ChunkId) -> Result<(), AssemblyError> {
+        let inspection = self.assembly.inspect(&self.nodes, leaf)?;
+        self.tell(|transfer, _| transfer.handle_wanted(leaf, inspection.wants));
+        // The network is busy with what is wanted while this thread copies what is not.
+        let wants = self.assembly.copy_unchanged(inspection.unchanged)?;
+        self.tell(|transfer, _| transfer.handle_inspected(leaf, wants));
+        Ok(())
+    }
+
+    pub(super) fn fail(&self, failure: AssemblyError) {
+        self.driver().failure.get_or_insert(failure);
+        self.changed.notify_all();
+    }
+
+    /// Tells the transfer a fact and carries out what it commands.
+    fn tell(&self, fact: impl FnOnce(&mut Transfer, Time)) {
+        fact(&mut self.driver().transfer, self.clock.now());
+        self.pump();
+    }
+
+    fn pump(&self) {
+        let mut commands = Vec::new();
+        let mut driver = self.driver();
+        while let Some(command) = driver.transfer.poll_command(&*self.nodes, self.clock.now()) {
+            commands.push(command);
+        }
+        let over = driver.transfer.outcome() != Outcome::Running;
+        self.status.note_progress(driver.transfer.progress());
+        drop(driver);
+        for command in commands {
+            self.carry_out(command);
+        }
+        if over {
+            self.changed.notify_all();
+        }
+    }
+
+    fn carry_out(&self, command: Command) {
+        match command {
+            Command::FetchNodes { request, lane, wants } => self.fetch_nodes(request, lane, wants),
+            Command::FetchChunks { request, lane, leaf, wants } => self.fetch_chunks(request, lane, leaf, &wants),
+            Command::Cancel { request, lane } => self.say(lane, &Message::Cancel { request: request.0 }),
+            Command::Inspect { tree, leaf } => {
+                self.inspections.lock().expect("no panic under the lock").queue.push_back((tree, leaf));
+                self.inspection_added.notify_one();
+            }
+            Command::DropPeer { peer, reason } => self.drop_peer(peer, reason),
+        }
+    }
+
+    fn fetch_nodes(&self, request: RequestId, lane: Lane, wants: Vec<NodeWant>) {
+        let id_bytes = |id: ChunkId| Bytes::copy_from_slice(id.as_bytes());
+        let nodes = NodeRequest {
+            ids: wants.iter().map(|want| id_bytes(want.id)).collect(),
+            bases: wants.iter().map(|want| want.base.map_or_else(Bytes::new, id_bytes)).collect(),
+        };
+        self.note_asked(request, lane, Asked::Nodes(wants));
+        self.say(lane, &Message::Fetch(Fetch { request: request.0, what: Some(FetchWhat::Nodes(nodes)) }));
+    }
+
+    fn fetch_chunks(&self, request: RequestId, lane: Lane, leaf: ChunkId, wants: &[Want]) {
+        let chunks = match self.asked_chunks(leaf, wants) {
+            Ok(chunks) => chunks,
+            Err(failure) => return self.fail(failure),
+        };
+        let id_bytes = |id: ChunkId| Bytes::copy_from_slice(id.as_bytes());
+        let unit = UnitRequest {
+            leaf: id_bytes(leaf),
+            entries: wants.iter().map(|want| want.entry).collect(),
+            bases: match wants.iter().any(|want| want.base.is_some()) {
+                true => wants.iter().map(|want| want.base.map_or_else(Bytes::new, id_bytes)).collect(),
+                false => Vec::new(),
+            },
+        };
+        self.note_asked(request, lane, Asked::Chunks(chunks));
+        self.say(lane, &Message::Fetch(Fetch { request: request.0, what: Some(FetchWhat::Unit(unit)) }));
+    }
+
+    fn note_asked(&self, request: RequestId, lane: Lane, asked: Asked) {
+        self.driver().requests.insert(request, Arc::new(Request { peer: lane.peer, asked }));
+    }
+
+    fn asked_chunks(&self, leaf: ChunkId, wants: &[Want]) -> Result<Vec<AskedChunk>, AssemblyError> {
+        let bytes = self.nodes.get(leaf)?.ok_or(AssemblyError::NodeLost(leaf))?;
+        let leaf = Leaf::parse(&bytes)?;
+        let chunk = |want: &Want| {
+            let (key, value) = leaf.entry(want.entry as usize).ok_or(AssemblyError::NotAFileTree)?;
+            let chunk = value.chunk.ok_or(AssemblyError::NotAFileTree)?;
+            let place = self.assembly.place_of(&key, &value)?;
+            Ok(AskedChunk { id: chunk.id, bytes: chunk.bytes, base: want.base, place })
+        };
+        wants.iter().map(chunk).collect()
+    }
+
+    fn say(&self, lane: Lane, message: &Message<'_>) {
+        let peers = self.peers.lock().expect("no panic under the lock");
+        let Some(handle) = peers.get(&lane.peer).and_then(|lanes| lanes.get(lane.index as usize)).cloned() else {
+            return;
+        };
+        drop(peers);
+        let mut sender = handle.sender.lock().expect("no panic under the lock");
+        // A broken connection is noticed, and told, by the thread that receives on it.
+        if sender.send(&message.encode(), &[]).and_then(|()| sender.flush()).is_err() {
+            handle.closer.close();
+        }
+    }
+
+    /// Sends the same message on every lane of every peer.
+    pub(super) fn say_to_lane(&self, lane: Lane, message: &Message<'_>) {
+        self.say(lane, message);
+    }
+
+    fn drop_peer(&self, peer: PeerId, reason: DropReason) {
+        self.status.note_dropped(peer, reason);
+        let lanes = self.peers.lock().expect("no panic under the lock").remove(&peer).unwrap_or_default();
+        for lane in lanes {
+            lane.closer.close();
+        }
+    }
+
+    fn take_node(&self, want: &NodeWant, body: &ItemBody<'_>, bench: &mut Workbench) -> Result<Arrival, AssemblyError> {
+        let ItemBody::Chunk(form) = body else { return Ok(Arrival::Missing) };
+        let base = match want.base {
+            Some(base) => self.nodes.get(base)?,
+            None => None,
+        };
+        let decoded =
+            bench.decoder.decode(form.codec, form.payload, form.plain_bytes, base.as_deref(), &mut bench.plain);
+        if decoded.is_err() {
+            return Ok(Arrival::Corrupt);
+        }
+        let Ok(node) = Chunk::verify(want.id, Domain::Node, Bytes::copy_from_slice(&bench.plain)) else {
+            return Ok(Arrival::Corrupt);
+        };
+        self.nodes.put(&node)?;
+        self.status.note_node(node.bytes().len());
+        Ok(Arrival::Stored)
+    }
+
+    fn take_chunk(
+        &self,
+        peer: PeerId,
+        asked: &AskedChunk,
+        body: &ItemBody<'_>,
+        bench: &mut Workbench,
+    ) -> Result<Arrival, AssemblyError> {
+        let form = match body {
+            ItemBody::Chunk(form) => form,
+            ItemBody::Missing => return Ok(Arrival::Missing),
+            ItemBody::Damaged => {
+                self.status.note_damaged(peer, &asked.place);
+                return Ok(Arrival::Missing);
+            }
+        };
+        let base = match (form.codec, asked.base) {
+            (Codec::ZstdPatch, Some(base)) => {
+                if !self.assembly.read_base(&asked.place, base, &mut bench.base)? {
+                    return Err(AssemblyError::BaseChanged(asked.place.to_string()));
+                }
+                Some((base, &bench.base[..]))
+            }
+            _ => None,
+        };
+        let base_bytes = base.map(|(_, bytes)| bytes);
+        let plain = match form.codec {
+            // What came as it is goes on as it is, from the connection's own buffer.
+            Codec::Raw => Some(form.payload),
+            codec => {
+                let decoded =
+                    bench.decoder.decode(codec, form.payload, form.plain_bytes, base_bytes, &mut bench.plain);
+                decoded.is_ok().then_some(&bench.plain[..])
+            }
+        };
+        let plain = plain.filter(|plain| plain.len() == asked.bytes as usize);
+        let Some(chunk) = plain.and_then(|plain| Proven::verify(asked.id, Domain::Data, plain).ok()) else {
+            // A base that is not what it was makes wrong bytes of a right patch: then the peer is not to blame.
+            if base.is_some_and(|(id, bytes)| ChunkId::of(Domain::Data, bytes) != id) {
+                return Err(AssemblyError::BaseChanged(asked.place.to_string()));
+            }
+            self.status.note_corrupt(peer, &asked.place);
+            return Ok(Arrival::Corrupt);
+        };
+        self.assembly.put(&asked.place, chunk)?;
+        self.status.note_chunk(peer, form.codec, chunk.bytes().len(), form.payload.len());
+        Ok(Arrival::Stored)
+    }
+
+    fn next_inspection(&self) -> Option<(usize, ChunkId)> {
+        let mut inspections = self.inspections.lock().expect("no panic under the lock");
+        loop {
+            if inspections.ended {
+                return None;
+            }
+            if let Some(next) = inspections.queue.pop_front() {
+                return Some(next);
+            }
+            inspections = self.inspection_added.wait(inspections).expect("no panic under the lock");
+        }
+    }
+
+    /// Wakes every thread for the last time.
+    fn end(&self) {
+        self.driver().ended = true;
+        self.changed.notify_all();
+        self.inspections.lock().expect("no panic under the lock").ended = true;
+        self.inspection_added.notify_all();
+        for lane in self.peers.lock().expect("no panic under the lock").values().flatten() {
+            // A clean end, so that the source sees no broken connection.
+            let _ = lane.sender.lock().expect("no panic under the lock").finish();
+            lane.closer.close();
+        }
+    }
+
+    fn driver(&self) -> MutexGuard<'_, Driver> {
+        self.driver.lock().expect("no panic under the lock")
+    }
+}
+
+/// An item that answers no want: the peer breaks the protocol.
+#[derive(Debug)]
+pub(super) struct BadItem;
+
+fn ended(driver: &mut Driver) -> Option<SessionEnd> {
+    if let Some(failure) = driver.failure.take() {
+        return Some(SessionEnd::Failed(failure));
+    }
+    match driver.transfer.outcome() {
+        Outcome::Running => None,
+        Outcome::Complete => Some(SessionEnd::Complete),
+        Outcome::Stuck(stuck) => Some(SessionEnd::Stuck(stuck)),
+    }
+}
+
+/// The driver looks again at least this often: a wake-up may come between two looks.
+const WAIT_MAX: Duration = Duration::from_millis(200);

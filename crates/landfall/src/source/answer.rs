@@ -1,0 +1,252 @@
+//! Owns the answers to requests: finds each node and chunk, gives it the form that the link deserves, and sends it.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use landfall_core::codec::{
+    Automatic, Base, ChunkFacts, Codec, CodecPolicy, Compressible, Decoder, EncodeFacts, Encoder, LinkFacts,
+    looks_incompressible,
+};
+use landfall_core::files::FileKey;
+use landfall_core::tree::{ChunkRef, Leaf};
+use landfall_core::wire::{
+    Fetch, FetchWhat, Item, ItemBody, ItemForm, NodeRequest, Refusal, RefusalReason, UnitRequest, WANTS_PER_REQUEST_MAX,
+};
+use landfall_core::{ChunkId, Domain};
+use landfall_net::{FrameSender, SendError};
+
+use super::offering::as_id;
+use super::state::{Content, ServedState};
+use crate::content::{ContentError, PackedContent};
+
+/// Answers the requests of one connection.
+pub(super) struct Answers {
+    state: Arc<ServedState>,
+    coder: Coder,
+}
+
+/// Buffers and contexts that are used again for every chunk.
+struct Coder {
+    policy: Automatic,
+    encoder: Encoder,
+    decoder: Decoder,
+    plain: Vec<u8>,
+    base: Vec<u8>,
+    encoded: Vec<u8>,
+}
+
+/// What was found for a want.
+enum Found {
+    /// Plaintext, in the coder's buffer; and the base, if it was found, in the other.
+    Plain { base: Base },
+    /// A form that can go out as it is stored.
+    Stored { codec: Codec, plain_bytes: u32, bytes: Bytes },
+}
+
+impl Answers {
+    pub(super) fn new(state: Arc<ServedState>) -> Self {
+        let coder = Coder {
+            policy: Automatic::new(),
+            encoder: Encoder::new(),
+            decoder: Decoder::new(),
+            plain: Vec::new(),
+            base: Vec::new(),
+            encoded: Vec::new(),
+        };
+        Self { state, coder }
+    }
+
+    /// Sends one item for each want of `fetch`.
+    pub(super) fn answer(
+        &mut self,
+        fetch: &Fetch,
+        sender: &mut dyn FrameSender,
+    ) -> Result<Result<(), Refusal>, SendError> {
+        let began = Instant::now();
+        let before = sender.pressure();
+        let answered = match &fetch.what {
+            Some(FetchWhat::Nodes(nodes)) if nodes.ids.len() <= WANTS_PER_REQUEST_MAX => {
+                self.answer_nodes(fetch.request, nodes, sender)?
+            }
+            Some(FetchWhat::Unit(unit)) if unit.entries.len() <= WANTS_PER_REQUEST_MAX => {
+                self.answer_unit(fetch.request, unit, sender)?
+            }
+            _ => Err(Refusal::new(RefusalReason::Protocol, "a request for nothing, or for too much at once")),
+        };
+        let after = sender.pressure();
+        self.coder.policy.handle_link(LinkFacts {
+            sent_bytes: after.bytes_sent - before.bytes_sent,
+            elapsed: began.elapsed(),
+            blocked: after.blocked.saturating_sub(before.blocked),
+        });
+        Ok(answered)
+    }
+
+    fn answer_nodes(
+        &mut self,
+        request: u32,
+        nodes: &NodeRequest,
+        sender: &mut dyn FrameSender,
+    ) -> Result<Result<(), Refusal>, SendError> {
+        for (want, id) in nodes.ids.iter().enumerate() {
+            let Some(id) = as_id(id) else { return Ok(Err(bad_id())) };
+            let base = nodes.bases.get(want).and_then(as_id);
+            let found = self.find_node(id, base);
+            self.send(request, want as u32, found, sender)?;
+        }
+        Ok(Ok(()))
+    }
+
+    fn answer_unit(
+        &mut self,
+        request: u32,
+        unit: &UnitRequest,
+        sender: &mut dyn FrameSender,
+    ) -> Result<Result<(), Refusal>, SendError> {
+        let Some(leaf_id) = as_id(&unit.leaf) else { return Ok(Err(bad_id())) };
+        let leaf = self.state.nodes.get(leaf_id).ok().flatten().and_then(|bytes| Leaf::parse(&bytes).ok());
+        for (want, &entry) in unit.entries.iter().enumerate() {
+            let base = unit.bases.get(want).and_then(as_id);
+            let found = match leaf.as_ref().and_then(|leaf| leaf.entry(entry as usize)) {
+                Some((key, value)) => self.find_chunk(&key, value.chunk, base),
+                None => Err(ContentError::Missing),
+            };
+            self.send(request, want as u32, found, sender)?;
+        }
+        Ok(Ok(()))
+    }
+
+    fn find_node(&mut self, id: ChunkId, base: Option<ChunkId>) -> Result<Found, ContentError> {
+        let node = self.state.nodes.get(id)?.ok_or(ContentError::Missing)?;
+        let coder = &mut self.coder;
+        coder.plain.clear();
+        coder.plain.extend_from_slice(&node);
+        let base = match base.map(|base| self.state.nodes.get(base)).transpose()?.flatten() {
+            Some(base) => {
+                coder.base.clear();
+                coder.base.extend_from_slice(&base);
+                Base::Held
+            }
+            None => Base::Absent,
+        };
+        Ok(Found::Plain { base })
+    }
+
+    fn find_chunk(
+        &mut self,
+        key: &Bytes,
+        chunk: Option<ChunkRef>,
+        base: Option<ChunkId>,
+    ) -> Result<Found, ContentError> {
+        let chunk = chunk.ok_or(ContentError::Missing)?;
+        match &self.state.content {
+            Content::Packs => self.find_packed(chunk, base),
+            Content::Files(files) => {
+                let (path, offset) = match FileKey::decode(key) {
+                    Ok(FileKey::Content { path, offset }) => (path, offset),
+                    Ok(FileKey::Meta(path)) => (path, 0),
+                    // Attributes that are too long for the tree are not in any file's content.
+                    Ok(FileKey::Xattrs(_)) => return self.find_packed(chunk, base),
+                    Err(_) => return Err(ContentError::Missing),
+                };
+                files.read(&path, offset, chunk, &mut self.coder.plain)?;
+                Ok(Found::Plain { base: Base::Absent })
+            }
+        }
+    }
+
+    fn find_packed(&mut self, chunk: ChunkRef, base: Option<ChunkId>) -> Result<Found, ContentError> {
+        let packs = PackedContent::new(&self.state.store);
+        let frame = packs.frame(chunk.id)?;
+        if frame.domain != Domain::Data {
+            return Err(ContentError::Missing);
+        }
+        let coder = &mut self.coder;
+        if let Some(codec) = Codec::from_byte(frame.codec)
+            && coder.goes_out_as_stored(codec, frame.base, base)
+        {
+            return Ok(Found::Stored { codec, plain_bytes: frame.plain_bytes, bytes: frame.bytes });
+        }
+        packs.plain(&frame, &mut coder.decoder, &mut coder.plain)?;
+        let base_frame = base.map(|base| self.state.store.get_encoded(base)).transpose()?.flatten();
+        let base = match base_frame {
+            Some(base) if packs.plain(&base, &mut coder.decoder, &mut coder.base).is_ok() => Base::Held,
+            _ => Base::Absent,
+        };
+        Ok(Found::Plain { base })
+    }
+
+    fn send(
+        &mut self,
+        request: u32,
+        want: u32,
+        found: Result<Found, ContentError>,
+        sender: &mut dyn FrameSender,
+    ) -> Result<(), SendError> {
+        let body = match &found {
+            Ok(Found::Stored { codec, plain_bytes, bytes }) => {
+                ItemBody::Chunk(ItemForm { codec: *codec, plain_bytes: *plain_bytes, payload: bytes })
+            }
+            Ok(Found::Plain { base }) => ItemBody::Chunk(self.coder.form(*base)),
+            Err(ContentError::Missing) => ItemBody::Missing,
+            Err(error) => {
+                tracing::warn!(state = %self.state.name, %error, "cannot serve a chunk");
+                ItemBody::Damaged
+            }
+        };
+        let item = Item { request, want, body };
+        sender.send(&item.head(), item.payload())
+    }
+}
+
+impl Coder {
+    /// Is the stored form what the joiner should get, so that nothing is left to do?
+    fn goes_out_as_stored(&self, codec: Codec, stored_base: Option<ChunkId>, base: Option<ChunkId>) -> bool {
+        let facts = ChunkFacts { base: Base::Absent, compressible: Compressible::Likely };
+        match codec {
+            // It was made against the very chunk that the joiner holds.
+            Codec::ZstdPatch => stored_base == base,
+            Codec::Lz4 | Codec::Zstd => base.is_none(),
+            Codec::Raw => base.is_none() && self.policy.choose(facts) == Codec::Raw,
+        }
+    }
+
+    /// Gives the plaintext in the buffer the form that the link deserves.
+    fn form(&mut self, base: Base) -> ItemForm<'_> {
+        let plain_bytes = self.plain.len() as u32;
+        let codec = self.encode(base);
+        let payload = if codec == Codec::Raw { &self.plain } else { &self.encoded };
+        ItemForm { codec, plain_bytes, payload }
+    }
+
+    fn encode(&mut self, base: Base) -> Codec {
+        let mut facts = ChunkFacts { base, compressible: Compressible::Likely };
+        // On a link that takes everything raw, not even the probe is worth its time.
+        if self.policy.choose(facts) == Codec::Raw {
+            return Codec::Raw;
+        }
+        if base == Base::Absent && looks_incompressible(&self.plain) {
+            facts.compressible = Compressible::Unlikely;
+            if self.policy.choose(facts) == Codec::Raw {
+                return Codec::Raw;
+            }
+        }
+        let began = Instant::now();
+        let base = (base == Base::Held).then_some(&self.base[..]);
+        let Ok(codec) = self.encoder.encode_by(&self.policy, &self.plain, base, &mut self.encoded) else {
+            return Codec::Raw;
+        };
+        self.policy.handle_encoded(EncodeFacts {
+            codec,
+            plain_bytes: self.plain.len() as u64,
+            encoded_bytes: self.encoded.len() as u64,
+            took: began.elapsed(),
+        });
+        codec
+    }
+}
+
+fn bad_id() -> Refusal {
+    Refusal::new(RefusalReason::Protocol, "an id that is not 32 bytes long")
+}

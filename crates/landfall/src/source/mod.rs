@@ -1,0 +1,10 @@
+//! Owns the serving side: a state that is served here, and the conversations with those who fetch it.
+
+mod answer;
+mod conversation;
+mod lease;
+mod offering;
+mod state;
+
+pub(crate) use conversation::{ServingMember, converse, own_hello};
+pub(crate) use state::{Content, ServedState};

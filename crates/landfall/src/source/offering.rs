@@ -1,0 +1,93 @@
+//! Owns the answer to a joiner's question: which snapshot, on which base, at what cost. The choice itself is the core's.
+
+use bytes::Bytes;
+use landfall_core::ChunkId;
+use landfall_core::offer::{BaseFacts, BaseKnown, LinkFacts, OfferFacts, plans};
+use landfall_core::tree::{NewLeaves, Root, TreeError};
+use landfall_core::wire::{Ask, Lease, Offer, Refusal, RefusalReason};
+
+use super::state::{Content, ServedState};
+use crate::history::Held;
+
+/// Snapshots of a joiner that are looked at.
+const BASES_MAX: usize = 8;
+/// Leaves that are looked at to estimate a difference; beyond, it counts as everything.
+const ESTIMATE_LEAVES_MAX: usize = 100_000;
+
+/// Answers `ask`, without the lease and the other members that hold the snapshot.
+pub(crate) fn offer(state: &ServedState, ask: &Ask) -> Result<(std::sync::Arc<Held>, Offer), Refusal> {
+    let held = wanted_snapshot(state, ask)?;
+    let bases = ask.snapshots_held.iter().take(BASES_MAX).filter_map(as_id);
+    let facts = OfferFacts {
+        state_bytes: held.manifest.payload_bytes(),
+        tree_levels: held.manifest.sections.iter().map(|section| u32::from(section.root.level)).max().unwrap_or(0),
+        bases: bases.map(|snapshot| BaseFacts { snapshot, known: what_is_known(state, &held, snapshot) }).collect(),
+        link: LinkFacts::default(),
+    };
+    let plan = plans(&facts)[0];
+    let offer = Offer {
+        manifest: held.manifest_bytes.clone(),
+        head: held.head.clone(),
+        base: plan.base.map(|id| Bytes::copy_from_slice(id.as_bytes())),
+        strategy: plan.strategy as u32,
+        expected_bytes: plan.expected_bytes,
+        lease: None::<Lease>,
+        members: Vec::new(),
+        volatile: matches!(state.content, Content::Files(_)),
+    };
+    Ok((held, offer))
+}
+
+fn wanted_snapshot(state: &ServedState, ask: &Ask) -> Result<std::sync::Arc<Held>, Refusal> {
+    let name = &state.name;
+    let none = |message: String| Refusal::new(RefusalReason::NoSnapshot, message);
+    match &ask.snapshot_wanted {
+        None => state.newest().ok_or_else(|| none(format!("state '{name}' has no snapshot yet: try again soon"))),
+        Some(wanted) => as_id(wanted)
+            .and_then(|id| state.find(id))
+            .ok_or_else(|| none(format!("this member does not hold the wanted snapshot of '{name}'"))),
+    }
+}
+
+fn what_is_known(state: &ServedState, held: &Held, base: ChunkId) -> BaseKnown {
+    if base == held.id {
+        return BaseKnown::Newest;
+    }
+    let Some(base) = state.find(base) else { return BaseKnown::Nothing };
+    let changed_bytes = changed_bytes(state, &base, held).unwrap_or_else(|_| held.manifest.payload_bytes());
+    match state.content {
+        Content::Packs => BaseKnown::TreeAndChunks { changed_bytes },
+        Content::Files(_) => BaseKnown::Tree { changed_bytes },
+    }
+}
+
+/// Bytes below the leaves in which two snapshots differ: what a patch or a comparison has to look at.
+fn changed_bytes(state: &ServedState, base: &Held, target: &Held) -> Result<u64, TreeError> {
+    let mut bytes = 0;
+    for section in &target.manifest.sections {
+        let old = base.manifest.sections.iter().find(|old| old.name == section.name);
+        bytes += changed_bytes_of_tree(state, old.map(|old| old.root), section.root)?;
+    }
+    Ok(bytes)
+}
+
+fn changed_bytes_of_tree(state: &ServedState, base: Option<Root>, target: Root) -> Result<u64, TreeError> {
+    let mut walk = NewLeaves::new(base, target);
+    let (mut bytes, mut leaves) = (0, 0);
+    loop {
+        let found = walk.next(&state.nodes, 1024)?;
+        if found.is_empty() {
+            return Ok(bytes);
+        }
+        leaves += found.len();
+        bytes += found.iter().map(|leaf| leaf.payload_bytes).sum::<u64>();
+        if leaves > ESTIMATE_LEAVES_MAX {
+            return Ok(target.payload_bytes);
+        }
+    }
+}
+
+/// Reads an id from a message.
+pub(crate) fn as_id(bytes: &Bytes) -> Option<ChunkId> {
+    <[u8; ChunkId::BYTES]>::try_from(&bytes[..]).ok().map(ChunkId::from_bytes)
+}

@@ -1,0 +1,87 @@
+//! Owns a state that is served here: its snapshots, its tree nodes, and where its chunks are.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, RwLock};
+
+use landfall_core::ChunkId;
+use landfall_core::snapshot::StateName;
+use landfall_store::{Store, StoreError};
+
+use super::lease::Leases;
+use crate::clock::{Clock, wall_seconds};
+use crate::content::FilesInPlace;
+use crate::history::{self, Held};
+use crate::nodes::NodeCache;
+
+/// Older snapshots that stay held, so that whoever has one gets a patch.
+const HELD_MAX: usize = 8;
+/// An older snapshot that no transfer needs is let go after this long.
+const HELD_SECONDS_MAX: u64 = 24 * 60 * 60;
+
+/// Where the chunks of a state are.
+pub(crate) enum Content {
+    /// In packs: pinned, whatever happens to the files.
+    Packs,
+    /// In the files: held as long as they do not change.
+    Files(FilesInPlace),
+}
+
+/// A state that other members can fetch from here.
+pub(crate) struct ServedState {
+    pub(crate) name: StateName,
+    pub(crate) store: Arc<Store>,
+    pub(crate) nodes: NodeCache,
+    pub(crate) content: Content,
+    pub(crate) leases: Leases,
+    held: RwLock<Vec<Arc<Held>>>,
+    /// One change of the record of held snapshots at a time.
+    saving: Mutex<()>,
+}
+
+impl ServedState {
+    pub(crate) fn new(name: StateName, store: Arc<Store>, content: Content, held: Vec<Held>) -> Self {
+        let nodes = NodeCache::new(store.clone());
+        let held = RwLock::new(held.into_iter().map(Arc::new).collect());
+        Self { name, store, nodes, content, leases: Leases::default(), held, saving: Mutex::new(()) }
+    }
+
+    /// The snapshots held here, oldest first.
+    pub(crate) fn held(&self) -> Vec<Arc<Held>> {
+        self.held.read().expect("no panic under the lock").clone()
+    }
+
+    pub(crate) fn newest(&self) -> Option<Arc<Held>> {
+        self.held.read().expect("no panic under the lock").last().cloned()
+    }
+
+    pub(crate) fn find(&self, id: ChunkId) -> Option<Arc<Held>> {
+        self.held.read().expect("no panic under the lock").iter().find(|held| held.id == id).cloned()
+    }
+
+    /// Makes a snapshot the newest. Its nodes and chunks must be durable. Older ones that nobody needs are let go.
+    pub(crate) fn publish(&self, newest: Held, clock: &Clock) -> Result<(), StoreError> {
+        let _one_at_a_time = self.saving.lock().expect("no panic under the lock");
+        let mut held: Vec<Held> = self.held().iter().map(|held| (**held).clone()).collect();
+        held.retain(|held| held.id != newest.id);
+        held.push(newest);
+        self.let_go(&mut held, clock);
+        history::save(&self.store, &held)?;
+        *self.held.write().expect("no panic under the lock") = held.into_iter().map(Arc::new).collect();
+        Ok(())
+    }
+
+    fn let_go(&self, held: &mut Vec<Held>, clock: &Clock) {
+        let now = wall_seconds();
+        let newest = held.len() - 1;
+        let mut at = 0;
+        held.retain(|snapshot| {
+            let old = now.saturating_sub(snapshot.since) > HELD_SECONDS_MAX || at + HELD_MAX < newest + 1;
+            let keep = at == newest || !old || self.leases.hold(snapshot.id, clock.now());
+            at += 1;
+            keep
+        });
+    }
+}
+
+/// All states that one member serves, by name.
+pub(crate) type ServedStates = BTreeMap<StateName, Arc<ServedState>>;
