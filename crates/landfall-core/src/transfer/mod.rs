@@ -31,6 +31,8 @@ use peer::Peer;
 /// A peer with work that sends nothing for this long is dropped.
 pub const STALL_MAX: Duration = Duration::from_secs(20);
 /// A transfer without any peer for this long is stuck. Peers that left without delivering anything do not count.
+///
+/// What all peers that are here lack is waited for as long, if one that is away may have it.
 pub const PEERLESS_MAX: Duration = Duration::from_secs(30);
 /// After this much silence a second peer is asked for the same chunks.
 const HEDGE_AFTER: Duration = Duration::from_secs(1);
@@ -50,6 +52,8 @@ pub struct Transfer {
     bytes_hedged: u64,
     /// Since when nobody is there to deliver. Who comes and goes without delivering anything changes nothing.
     peerless_since: Option<Time>,
+    /// Peers that delivered something and left, and when: they may come back.
+    away: BTreeMap<PeerId, Time>,
     stuck: Option<Stuck>,
 }
 
@@ -120,6 +124,7 @@ impl Transfer {
             commands: VecDeque::new(),
             bytes_hedged: 0,
             peerless_since: Some(now),
+            away: BTreeMap::new(),
             stuck: None,
         }
     }
@@ -127,13 +132,15 @@ impl Transfer {
     /// A peer that holds the snapshot, or some of it, can be asked from now on.
     pub fn handle_peer_joined(&mut self, peer: PeerId, lanes: u32, cost: PeerCost, now: Time) {
         self.handle_peer_lost(peer, now);
+        self.away.remove(&peer);
         self.peers.insert(peer, Peer::new(cost, lanes, now));
     }
 
     /// A peer is gone; what it was asked for is asked of others.
     pub fn handle_peer_lost(&mut self, peer: PeerId, now: Time) {
-        if self.peers.remove(&peer).is_none() {
-            return;
+        let Some(lost) = self.peers.remove(&peer) else { return };
+        if lost.has_delivered {
+            self.away.insert(peer, now);
         }
         self.commands.retain(|command| command.peer() != Some(peer));
         let lost: Vec<RequestId> =
@@ -191,7 +198,9 @@ impl Transfer {
 
     /// Chunks of a leaf that is being inspected are known to be wanted; more may follow.
     pub fn handle_wanted(&mut self, leaf: ChunkId, wants: Vec<Want>) {
-        self.ledger.add_leaf(leaf, wants);
+        if self.frontier.is_inspecting(leaf) {
+            self.ledger.add_leaf(leaf, wants);
+        }
     }
 
     /// A leaf was compared with what is here: these chunks, too, are not.
@@ -212,6 +221,7 @@ impl Transfer {
         for peer in stalled {
             self.drop_peer(peer, DropReason::Stalled, now);
         }
+        self.away.retain(|_, since| now.since(*since) < PEERLESS_MAX);
         if self.peerless_deadline().is_some_and(|at| at <= now) {
             self.stuck = Some(Stuck::NoPeers);
         }
@@ -231,7 +241,8 @@ impl Transfer {
         let stall = busy.map(|peer| peer.last_progress + STALL_MAX).min();
         let alone = self.peers.len() < 2;
         let hedge = self.requests.values().filter(|_| !alone).map(|request| request.next_look(now)).min();
-        [stall, hedge, self.peerless_deadline()].into_iter().flatten().min()
+        let gone = self.away.values().map(|&since| since + PEERLESS_MAX).min();
+        [stall, hedge, gone, self.peerless_deadline()].into_iter().flatten().min()
     }
 
     /// How far the transfer is.
@@ -294,6 +305,7 @@ impl Transfer {
 
     fn drop_peer(&mut self, peer: PeerId, reason: DropReason, now: Time) {
         self.handle_peer_lost(peer, now);
+        self.away.remove(&peer);
         self.commands.push_back(Command::DropPeer { peer, reason });
     }
 

@@ -38,6 +38,8 @@ pub(super) struct Peer {
     rate: Rate,
     pub(super) corrupt_count: u32,
     pub(super) last_progress: Time,
+    /// It brought something of use.
+    pub(super) has_delivered: bool,
 }
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -49,7 +51,7 @@ struct LaneLoad {
 impl Peer {
     pub(super) fn new(cost: PeerCost, lanes: u32, now: Time) -> Self {
         let lanes = vec![LaneLoad::default(); lanes.max(1) as usize];
-        Self { cost, lanes, rate: Rate::new(now), corrupt_count: 0, last_progress: now }
+        Self { cost, lanes, rate: Rate::new(now), corrupt_count: 0, last_progress: now, has_delivered: false }
     }
 
     /// The lane with the least to do that still takes a request of `bytes`.
@@ -107,6 +109,7 @@ impl Peer {
     /// Bytes came that are of use.
     pub(super) fn delivered(&mut self, bytes: u64, now: Time) {
         self.last_progress = now;
+        self.has_delivered = true;
         self.rate.add(bytes, now);
     }
 

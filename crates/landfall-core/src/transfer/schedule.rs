@@ -172,8 +172,9 @@ impl Transfer {
         free.min().map(|(_, lane)| lane)
     }
 
+    /// Does everybody lack it, and is nobody away who may come back with it?
     fn nobody_is_left(&self, lacking: &BTreeSet<PeerId>) -> bool {
-        !self.peers.is_empty() && self.peers.keys().all(|peer| lacking.contains(peer))
+        !self.peers.is_empty() && self.away.is_empty() && self.peers.keys().all(|peer| lacking.contains(peer))
     }
 
     fn open_request(&mut self, lane: Lane, work: RequestWork, now: Time) -> RequestId {

@@ -7,6 +7,10 @@ mod world;
 
 use std::path::{Path, PathBuf};
 
+use super::*;
+use crate::tree::{Builder, Leaf, MemoryNodes, NodeSink, Salt, Value};
+use crate::{Chunk, Domain};
+
 use world::World;
 
 /// Tells a story again and compares it with the file.
@@ -44,6 +48,8 @@ macro_rules! stories {
 stories! {
     a_corrupt_chunk_is_blamed_and_the_third_drops_the_peer
     a_delta_asks_only_for_what_changed
+    a_good_source_that_is_away_is_waited_for
+    a_good_source_that_stays_away_is_not_waited_for_long
     a_late_request_is_looked_at_again
     a_lost_source_of_nodes_is_asked_again_when_it_returns
     a_peer_dies_and_its_work_moves
@@ -67,4 +73,50 @@ stories! {
     two_lanes_share_the_work
     two_sections_come_one_after_the_other
     what_is_complete_stays_complete
+}
+
+/// Nodes and inspections that a transfer asks for while no chunk comes.
+fn ahead_of_chunks(entries: u32, chunk_bytes: u32) -> (usize, usize) {
+    let mut source = MemoryNodes::default();
+    let mut builder = Builder::new(Salt::PUBLIC);
+    for entry in 0..entries {
+        let id = ChunkId::of(Domain::Data, &entry.to_le_bytes());
+        builder.push(&entry.to_be_bytes(), &Value::chunk(id, chunk_bytes), &mut source).unwrap();
+    }
+    let target = builder.finish(&mut source);
+    let mut here = MemoryNodes::default();
+    let mut transfer = Transfer::new(vec![TreePair { base: None, target }], Time::ZERO);
+    transfer.handle_peer_joined(PeerId(0), 1, PeerCost::NEAR, Time::ZERO);
+    let (mut nodes, mut inspections) = (0, 0);
+    while let Some(command) = transfer.poll_command(&here, Time::ZERO) {
+        match command {
+            Command::FetchNodes { request, wants, .. } => {
+                nodes += wants.len();
+                for (want, node) in wants.iter().enumerate() {
+                    here.put(Chunk::verify(node.id, Domain::Node, source.node(node.id).unwrap()).unwrap());
+                    transfer.handle_arrival(request, want as u32, Arrival::Stored, Time::ZERO);
+                }
+                transfer.handle_request_ended(request, Time::ZERO);
+            }
+            Command::Inspect { leaf, .. } => {
+                inspections += 1;
+                let entries = Leaf::parse(&here.node(leaf).unwrap()).unwrap().len() as u32;
+                let want = |entry| Want { entry, bytes: chunk_bytes, base: None };
+                transfer.handle_inspected(leaf, (0..entries).map(want).collect());
+            }
+            _ => {}
+        }
+    }
+    (nodes, inspections)
+}
+
+#[test]
+fn a_huge_tree_is_walked_only_a_little_ahead_of_its_chunks() {
+    let (nodes, inspections) = ahead_of_chunks(300_000, 1 << 20);
+    assert!(nodes <= 256 && inspections <= 16, "{nodes} nodes and {inspections} inspections of 300 GB");
+    let (nodes, inspections) = ahead_of_chunks(300_000, 4 << 10);
+    assert!(
+        nodes <= 256 && inspections <= 128,
+        "{nodes} nodes and {inspections} inspections of 1.2 GB in small chunks"
+    );
 }

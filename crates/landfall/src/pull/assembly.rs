@@ -11,7 +11,7 @@ use bytes::Bytes;
 use landfall_core::files::{BadPath, Content, FileKey, FileKind, FilePath, Meta, MetaError, decode_meta};
 use landfall_core::transfer::Want;
 use landfall_core::tree::{ChunkRef, Cursor, Leaf, Nodes, Root, TreeError, Value, get};
-use landfall_core::{Chunk, ChunkId, Domain};
+use landfall_core::{ChunkId, Domain, Proven};
 use landfall_store::{Store, StoreError};
 
 use super::status::Status;
@@ -253,11 +253,11 @@ impl Assembly {
     }
 
     /// Puts a verified chunk where it belongs.
-    pub(super) fn put(&self, place: &Place, chunk: &Chunk) -> Result<(), AssemblyError> {
+    pub(super) fn put(&self, place: &Place, chunk: Proven<'_>) -> Result<(), AssemblyError> {
         match place {
             Place::Whole { path, meta } => Ok(self.placement.place_small(path, meta, chunk.bytes())?),
             Place::Range { path, offset } => Ok(self.building(path)?.staged.write_chunk(*offset, chunk)?),
-            Place::Xattrs { .. } => Ok(self.store.put(chunk)?),
+            Place::Xattrs { .. } => Ok(self.store.put(&chunk.to_chunk())?),
         }
     }
 

@@ -59,7 +59,8 @@ fn step(world: &mut Option<World>, line: &str) {
         ("corrupt", [peer, rest @ ..]) => answer(world, peer, rest, Answer::Lie),
         ("missing", [peer, rest @ ..]) => answer(world, peer, rest, Answer::Deny),
         ("end", [peer]) => world.end(peer),
-        ("time", [span]) => world.pass(world.now + duration(span.trim_start_matches('+'))),
+        // Time alone wakes no driver: it looks when the transfer said it should.
+        ("time", [span]) => return world.pass(world.now + duration(span.trim_start_matches('+'))),
         ("busy", []) => world.commands_max = 1,
         ("idle", []) => world.commands_max = usize::MAX,
         ("inspect-slowly", []) => world.inspecting = Some(Vec::new()),

@@ -145,7 +145,11 @@ impl World {
             assert!(at > self.now || self.now == until, "a deadline in the past keeps the driver busy for ever");
             self.now = at;
             self.transfer.handle_timeout(at);
+            let told = self.told.len();
             self.carry_out();
+            if self.told.len() > told {
+                self.told.insert_str(told, &format!("at {at}:\n"));
+            }
             if at == until {
                 break;
             }

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use landfall_core::files::{FileKind, FilePath, Meta};
@@ -128,15 +129,20 @@ impl Placement {
 
     fn put_file(&self, path: &FilePath) -> io::Result<Outcome> {
         let name = staged_name(path);
-        let staged = match self.staged.parent(&name, Missing::Fail) {
-            Err(error) if ground::is_absent(&error) => None,
-            result => Some(result?).filter(|at| matches!(edge::stat(at, name.name()), Ok(Some(_)))),
-        };
-        match staged {
-            Some(at) => self.put_over(&at, name.name(), path),
-            // It took its place before the plan was cut short.
-            None if self.stat(path)?.is_some_and(|stat| edge::is_regular(&stat)) => Ok(Outcome::Done),
-            None => Ok(Outcome::Left),
+        if let Some(at) = self.staged_directory(&name)?
+            && edge::stat(&at, name.name())?.is_some()
+        {
+            return self.put_over(&at, name.name(), path);
+        }
+        // It took its place before the plan was cut short.
+        let is_there = self.stat(path)?.is_some_and(|stat| edge::is_regular(&stat));
+        Ok(if is_there { Outcome::Done } else { Outcome::Left })
+    }
+
+    fn staged_directory(&self, name: &FilePath) -> io::Result<Option<Arc<OwnedFd>>> {
+        match self.staged.parent(name, Missing::Fail) {
+            Err(error) if ground::is_absent(&error) => Ok(None),
+            result => result.map(Some),
         }
     }
 

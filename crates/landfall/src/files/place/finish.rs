@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use std::{fmt, io};
 
 use landfall_core::ChunkId;
-use landfall_core::files::{FilePath, Mtime};
+use landfall_core::files::{FileKind, FilePath, Meta};
 
 use super::error::PlaceError;
 use super::journal::Journal;
@@ -237,7 +237,6 @@ impl Placement {
     /// Returns false if the old index turned out to be damaged.
     fn index_merged(&self, manifest: ChunkId, mut merge: Merge) -> Result<bool, PlaceError> {
         let refused = || self.ground.refused_own("write", INDEX.as_ref());
-        let taken = merge.old.header().taken;
         let mut writer = self.begin_index(manifest)?;
         let mut plan = PlanReader::open(&self.staging, PLAN).map_err(|error| self.damaged_plan(error))?;
         let mut last = None;
@@ -246,7 +245,7 @@ impl Placement {
                 continue;
             }
             while let Some(record) = merge.before(step.path()) {
-                writer.push(&record.path, &settled(record.stat, taken)).map_err(refused())?;
+                writer.push(&record.path, &record.stat).map_err(refused())?;
             }
             let known = merge.at(step.path());
             if let Some(stat) = self.look_again(&step, known)? {
@@ -255,7 +254,7 @@ impl Placement {
             last = Some(step.path().clone());
         }
         while let Some(record) = merge.next() {
-            writer.push(&record.path, &settled(record.stat, taken)).map_err(refused())?;
+            writer.push(&record.path, &record.stat).map_err(refused())?;
         }
         if merge.failed {
             return Ok(false);
@@ -272,6 +271,9 @@ impl Placement {
                 known.map(|known| if (FileStat { ctime: now.ctime, ..known }) == now { now } else { known })
             }
             (Operation::Refresh { .. }, None) => known,
+            (Operation::Put { meta, .. } | Operation::Alter { meta, .. }, Some(now)) if !is_as_put(meta, &now) => {
+                Some(FileStat::UNKNOWN)
+            }
             (_, Some(now)) => Some(now),
             // It belongs here and is not: the next pull must find it changed.
             (_, None) => Some(FileStat::UNKNOWN),
@@ -368,9 +370,12 @@ impl Merge {
     }
 }
 
-/// A record that was not settled when the old index was taken must not look so in the new one.
-fn settled(stat: FileStat, taken: Mtime) -> FileStat {
-    if stat.is_settled(taken) { stat } else { FileStat { ctime: FileStat::UNKNOWN.ctime, ..stat } }
+/// Is what stands there still what was put there? Whoever writes to a file changes its time.
+fn is_as_put(meta: &Meta, stat: &FileStat) -> bool {
+    match meta.kind {
+        FileKind::File { size, .. } => (size, meta.mtime) == (stat.size, stat.mtime),
+        _ => true,
+    }
 }
 
 /// Paths that a report names.

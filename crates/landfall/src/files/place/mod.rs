@@ -68,7 +68,7 @@ pub struct Placement {
     staged: Beneath,
     recorder: Mutex<Recorder>,
     recovered: Option<FinishReport>,
-    _lock: OwnedFd,
+    _lock: open::Lock,
 }
 
 /// How a pull changes its destination.
