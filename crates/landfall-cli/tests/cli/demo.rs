@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::support::{Stage, noise};
+use crate::support::{Stage, finish, noise};
 
 #[test]
 fn the_demo_succeeds_on_a_small_directory_touches_it_not_and_leaves_nothing_behind() {
@@ -10,7 +10,9 @@ fn the_demo_succeeds_on_a_small_directory_touches_it_not_and_leaves_nothing_behi
     stage.write("mine/large", noise(1, 2_000_000));
     stage.write("mine/sub/small", "one");
     fs::create_dir(stage.at("tmp")).unwrap();
-    let told = stage.command(["demo", "mine", "--json"]).env("TMPDIR", stage.at("tmp")).output().unwrap();
+    let mut command = stage.command(["demo", "mine", "--json"]);
+    command.env("TMPDIR", stage.at("tmp"));
+    let told = finish(command);
     assert!(told.status.success(), "{told:?}");
     let last = String::from_utf8(told.stdout).unwrap().lines().last().unwrap().to_owned();
     let measured = &serde_json::from_str::<serde_json::Value>(&last).unwrap()["measured"];

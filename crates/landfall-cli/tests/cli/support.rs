@@ -4,8 +4,8 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -64,7 +64,7 @@ impl Stage {
 
     /// Runs a command to its end.
     pub(crate) fn landfall<I: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = I>) -> Told {
-        let output = self.command(arguments).output().expect("landfall runs");
+        let output = finish(self.command(arguments));
         let text = |bytes| String::from_utf8(bytes).expect("landfall prints text");
         Told { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
     }
@@ -175,6 +175,22 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Runs a command to its end, which must come in time: a test that hangs says nothing.
+pub(crate) fn finish(mut command: Command) -> Output {
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("landfall starts");
+    let pid = child.id();
+    let (ended, end) = channel::<()>();
+    let watchdog = std::thread::spawn(move || {
+        if end.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
+            signal(pid, rustix::process::Signal::KILL);
+        }
+    });
+    let output = child.wait_with_output().expect("it ends");
+    drop(ended);
+    watchdog.join().expect("watching does not panic");
+    output
 }
 
 /// Sends a signal to a process that the test started.
