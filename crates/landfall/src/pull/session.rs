@@ -376,8 +376,7 @@ impl Session {
             // What came as it is goes on as it is, from the connection's own buffer.
             Codec::Raw => Some(form.payload),
             codec => {
-                let decoded =
-                    bench.decoder.decode(codec, form.payload, form.plain_bytes, base_bytes, &mut bench.plain);
+                let decoded = bench.decoder.decode(codec, form.payload, form.plain_bytes, base_bytes, &mut bench.plain);
                 decoded.is_ok().then_some(&bench.plain[..])
             }
         };
