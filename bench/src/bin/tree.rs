@@ -1,16 +1,18 @@
 //! Measures the tree in memory, on one core: building it from a sorted stream, editing it, and comparing two trees.
 //!
+//! Times are processor time of the one thread that works, so that other work on the machine disturbs them less.
 //! Every result is checked: an edited tree against one built from scratch, a difference against its edits.
 
 use std::collections::BTreeMap;
 use std::hint::black_box;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use bytes::Bytes;
 use clap::Parser;
 use landfall_core::Chunk;
 use landfall_core::tree::{Builder, Diff, MemoryNodes, NodeSink, Root, Salt, Value, edit, get};
+use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
 /// Measures the tree in memory, on one core.
@@ -30,7 +32,7 @@ struct Args {
     json: bool,
 }
 
-/// What was measured; times are medians over the runs.
+/// What was measured; times are medians over the runs, in processor time.
 #[derive(Debug, Serialize)]
 struct Report {
     keys: u64,
@@ -117,19 +119,19 @@ fn measure_edits(args: &Args, nodes: &mut MemoryNodes, base: Root) -> Result<Edi
         let batch: Vec<_> = edits.iter().map(|(&index, value)| (key(index), Some(value.clone()))).collect();
 
         let mut counted = Counted::default();
-        let start = Instant::now();
+        let start = Stopwatch::start();
         let streamed_root = edit(nodes, &base, SALT, &batch, &mut counted)?;
         edited.streamed.push(start.elapsed());
         edited.nodes = counted.nodes;
 
         let mut made = MemoryNodes::default();
-        let start = Instant::now();
+        let start = Stopwatch::start();
         let root = edit(nodes, &base, SALT, &batch, &mut made)?;
         edited.kept.push(start.elapsed());
         ensure!(streamed_root == root, "equal edits give different roots");
 
         nodes.absorb(made);
-        let start = Instant::now();
+        let start = Stopwatch::start();
         let changes = count_changes(nodes, base, root)?;
         edited.diff.push(start.elapsed());
         ensure!(changes == batch.len(), "{changes} changes after {} edits", batch.len());
@@ -153,7 +155,7 @@ fn count_changes(nodes: &MemoryNodes, base: Root, target: Root) -> Result<usize>
 
 fn measure_get(args: &Args, nodes: &MemoryNodes, root: Root) -> Result<Duration> {
     const GETS: u32 = 100_000;
-    let start = Instant::now();
+    let start = Stopwatch::start();
     for count in 0..u64::from(GETS) {
         let found = get(nodes, &root, &key(mix(count) % args.keys))?;
         ensure!(found.is_some(), "a key is lost");
@@ -174,14 +176,14 @@ fn build(keys: u64, edits: &Edits, sink: &mut impl NodeSink) -> Result<Built> {
     let (mut time, mut payload_bytes) = (Duration::ZERO, 0);
     for first in (0..keys).step_by(BATCH as usize) {
         let batch: Vec<_> = (first..keys.min(first + BATCH)).map(|index| entry(index, edits)).collect();
-        let start = Instant::now();
+        let start = Stopwatch::start();
         for (key, value) in &batch {
             builder.push(key, value, sink)?;
         }
         time += start.elapsed();
         payload_bytes += batch.iter().map(|(key, value)| (key.len() + value.inline.len()) as u64).sum::<u64>();
     }
-    let start = Instant::now();
+    let start = Stopwatch::start();
     let root = builder.finish(sink);
     Ok(Built { root, time: time + start.elapsed(), payload_bytes })
 }
@@ -241,6 +243,26 @@ impl NodeSink for Counted {
         self.leaves += u64::from(is_leaf);
         self.leaf_bytes += if is_leaf { node.bytes().len() as u64 } else { 0 };
     }
+}
+
+/// Measures processor time of this thread.
+struct Stopwatch {
+    start: Duration,
+}
+
+impl Stopwatch {
+    fn start() -> Self {
+        Self { start: processor_time() }
+    }
+
+    fn elapsed(&self) -> Duration {
+        processor_time().saturating_sub(self.start)
+    }
+}
+
+fn processor_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs() as u32)
 }
 
 fn median(mut times: Vec<Duration>) -> Duration {

@@ -7,7 +7,7 @@ use crate::transport::{Closer, ReceiveError, SendError};
 
 /// The direction of a byte stream that reads.
 pub(crate) trait ByteReader: Send {
-    /// Waits for at least one byte; 0 once the other side has ended. `TimedOut` once nothing came for the deadline.
+    /// Waits for at least one byte; 0 once the other side has ended. `WouldBlock` once nothing came for the deadline.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize>;
 
     /// How long one read waits.
@@ -16,7 +16,7 @@ pub(crate) trait ByteReader: Send {
 
 /// The direction of a byte stream that writes.
 pub(crate) trait ByteWriter: Send {
-    /// Writes everything. `TimedOut` once nothing left for the deadline.
+    /// Writes everything. `WouldBlock` once nothing left for the deadline.
     fn write_all(&mut self, bytes: &[u8]) -> io::Result<()>;
 
     /// Time spent so far waiting for room.
@@ -41,12 +41,14 @@ pub(crate) struct ByteStream {
 pub(crate) const DEADLINE_DEFAULT: Duration = Duration::from_secs(60);
 
 /// What a failed read means to the caller of a receiver.
+///
+/// `TimedOut` is no deadline of ours: the system has given the peer up.
 pub(crate) fn receive_error(error: io::Error, closer: &Closer, deadline: Duration) -> ReceiveError {
     if closer.is_closed() {
         return ReceiveError::Closed;
     }
     match error.kind() {
-        io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => ReceiveError::TimedOut { after: deadline },
+        io::ErrorKind::WouldBlock => ReceiveError::TimedOut { after: deadline },
         _ => ReceiveError::Lost(error),
     }
 }
@@ -62,7 +64,7 @@ pub(crate) fn send_error(error: io::Error, closer: &Closer, deadline: Duration) 
         return SendError::Closed;
     }
     match error.kind() {
-        io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => SendError::TimedOut { after: deadline },
+        io::ErrorKind::WouldBlock => SendError::TimedOut { after: deadline },
         _ => SendError::Lost(error),
     }
 }

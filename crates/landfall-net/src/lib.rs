@@ -3,6 +3,10 @@
 //! Owns sockets, TLS, the cut between bytes and frames, certificates, and the signatures under heads. It never looks
 //! inside a frame, never retries, and starts no thread: one thread of the caller carries one direction of one
 //! connection, blocking, from socket to wherever the bytes go.
+//!
+//! On every transport a direction of a connection is the same bytes: frames, each a `u32` length (little endian) and
+//! that many bytes, then the length `0xffff_ffff`, which ends the direction. [`TlsTransport`] wraps them in TLS 1.3
+//! with the protocol name `landfall/1`; see [`Identity`] for the certificates.
 #![forbid(unsafe_code)]
 
 mod bytestream;

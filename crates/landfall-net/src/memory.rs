@@ -163,7 +163,7 @@ impl Pipe {
             .changed
             .wait_timeout_while(content, deadline, |content| !ready(content))
             .unwrap_or_else(PoisonError::into_inner);
-        if timeout.timed_out() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(content) }
+        if timeout.timed_out() { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(content) }
     }
 }
 
@@ -248,3 +248,46 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 const PIPE_BYTES_MAX: usize = 256 * 1024;
 /// Connections that wait to be accepted.
 const BACKLOG_MAX: usize = 128;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    #[test]
+    fn each_side_sees_the_identity_of_the_other() {
+        let network = MemoryNetwork::new();
+        let writer = PeerIdentity { writer_of: vec!["orders".to_owned()], ..PeerIdentity::unproven("w") };
+        let listener = network.member(writer.clone()).listen("hall").expect("a free name");
+        let ours = network.member(PeerIdentity::unproven("a")).connect("hall", PATIENCE).expect("a connection");
+        let theirs = listener.accept().expect("a connection").handshake(PATIENCE).expect("no handshake to fail");
+        assert_eq!((ours.peer, ours.address.as_str()), (writer, "hall"));
+        assert_eq!((theirs.peer.name.as_str(), theirs.address.as_str()), ("a", "a"));
+    }
+
+    #[test]
+    fn a_name_is_taken_once_and_free_after_its_listener_closed() {
+        let member = MemoryNetwork::new().member(PeerIdentity::unproven("a"));
+        let unreachable = |member: &MemoryTransport| {
+            assert!(matches!(member.connect("hall", PATIENCE), Err(ConnectError::Unreachable { .. })));
+        };
+        unreachable(&member);
+        let listener = member.listen("hall").expect("a free name");
+        assert!(matches!(member.listen("hall"), Err(ListenError::Unavailable { .. })));
+        listener.close();
+        assert!(matches!(listener.accept(), Err(AcceptError::Closed)));
+        unreachable(&member);
+        drop(member.listen("hall").expect("a free name"));
+        unreachable(&member);
+    }
+
+    #[test]
+    fn connections_that_nobody_accepts_are_limited() {
+        let member = MemoryNetwork::new().member(PeerIdentity::unproven("a"));
+        let _listener = member.listen("hall").expect("a free name");
+        let waiting: Vec<_> = (0..BACKLOG_MAX).map(|_| member.connect("hall", PATIENCE).expect("room")).collect();
+        assert!(member.connect("hall", PATIENCE).is_err());
+        assert_eq!(waiting.len(), BACKLOG_MAX);
+    }
+}

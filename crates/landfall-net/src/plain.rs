@@ -270,3 +270,19 @@ const RECEIVE_BYTES: usize = 512 * 1024;
 const EXACT_BYTES_MIN: usize = 256 * 1024;
 
 const _: () = assert!(LENGTH_BYTES < DIRECT_BYTES_MIN && DIRECT_BYTES_MIN <= GATHERED_BYTES);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_form_of_loopback_is_loopback_and_nothing_else_is() {
+        let check = |address: &str| loopback_only(address.parse().expect("an address"));
+        for address in ["127.0.0.1:1", "127.8.9.10:1", "[::1]:1", "[::ffff:127.0.0.1]:1"] {
+            assert_eq!(check(address), Ok(()));
+        }
+        for address in ["10.0.0.1:1", "0.0.0.0:1", "[::]:1", "[::ffff:10.0.0.1]:1", "[fe80::1]:1"] {
+            assert!(check(address).is_err(), "{address}");
+        }
+    }
+}

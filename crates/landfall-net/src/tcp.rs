@@ -124,12 +124,19 @@ fn shut_down(socket: &Weak<TcpStream>) {
 fn configure(socket: &TcpStream) -> io::Result<()> {
     socket.set_nodelay(true)?;
     socket.set_read_timeout(Some(DEADLINE_DEFAULT))?;
-    socket.set_write_timeout(Some(DEADLINE_DEFAULT))?;
+    set_write_deadline(socket, DEADLINE_DEFAULT)?;
     sockopt::set_socket_keepalive(socket, true)?;
     sockopt::set_tcp_keepidle(socket, KEEPALIVE_IDLE)?;
     sockopt::set_tcp_keepintvl(socket, KEEPALIVE_INTERVAL)?;
     sockopt::set_tcp_keepcnt(socket, KEEPALIVE_PROBES)?;
     Ok(())
+}
+
+fn set_write_deadline(socket: &TcpStream, deadline: Duration) -> io::Result<()> {
+    socket.set_write_timeout(Some(deadline.max(DEADLINE_MIN)))?;
+    // Bytes that the system took may stay unanswered as long; its patience is longer, so that ours speaks first.
+    let millis = deadline.saturating_mul(2).max(UNANSWERED_MIN).as_millis();
+    Ok(sockopt::set_tcp_user_timeout(socket, u32::try_from(millis).unwrap_or(u32::MAX))?)
 }
 
 struct TcpReader {
@@ -191,7 +198,7 @@ impl ByteWriter for TcpWriter {
     }
 
     fn set_deadline(&mut self, deadline: Duration) -> io::Result<()> {
-        self.socket.set_write_timeout(Some(deadline.max(DEADLINE_MIN)))
+        set_write_deadline(&self.socket, deadline)
     }
 
     fn end(&mut self) {
@@ -206,4 +213,6 @@ const DEADLINE_MIN: Duration = Duration::from_millis(1);
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVE_PROBES: u32 = 4;
+/// Sent bytes may stay unanswered at least this long before the system gives the peer up.
+const UNANSWERED_MIN: Duration = Duration::from_secs(10);
 const EXAMPLE: &str = "an address is HOST:PORT, such as 10.0.0.7:7400 or [::1]:7400";

@@ -12,13 +12,13 @@ use crate::bitmap::{Bitmap, Inserted};
 use crate::control::UnixMillis;
 use crate::error::{DamagedFrame, StoreError};
 use crate::frame::{StoredFrame, read_frame};
-use crate::index::{Location, PackStage};
+use crate::index::{Location, PackStage, PackState};
 use crate::index_work::Contents;
 use crate::lock::{lock, read, write};
 use crate::lookup::{Purpose, place_of};
 use crate::pack::{FooterEntry, NewFrame, PackNumber};
 use crate::recovery::{DAMAGED_LISTED_MAX, Recovery};
-use crate::sessions::{FrameSet, Session};
+use crate::sessions::{FrameSet, PackFrames, Session, Sessions};
 use crate::store::{IfYoung, Shared, Store};
 
 /// Knows what chunks refer to.
@@ -140,35 +140,44 @@ struct Collection<'a> {
 /// What roots need.
 #[derive(Default)]
 struct Marks {
-    live: FrameSet,
+    /// Frames that were reached from roots, and what is below them.
+    reached: FrameSet,
+    /// Frames that only serve as bases: nothing below them is needed.
+    bases: FrameSet,
     chunks: u64,
+}
+
+impl Marks {
+    fn of(&self, number: PackNumber) -> impl Iterator<Item = &PackFrames> {
+        [&self.reached, &self.bases].into_iter().filter_map(move |frames| frames.of(number))
+    }
 }
 
 impl Collection<'_> {
     fn run(&mut self, budget: CollectBudget) -> Result<(), StoreError> {
+        let mut marks = Marks::default();
         for _ in 0..ATTEMPTS_MAX {
             let pins_made = self.shared.pins_made.load(Ordering::SeqCst);
-            let marks = self.mark()?;
+            // What is marked stays marked, so that starting over costs only what the new pins need.
+            self.mark(&mut marks)?;
             if !self.report.damaged.is_empty() || !self.report.undecodable.is_empty() {
                 self.report.outcome = CollectOutcome::DamageFound;
                 return Ok(());
             }
             let victims = self.choose(&marks, budget);
             if self.freeze(&victims, &marks, pins_made) == Freeze::Done {
-                self.report.outcome = CollectOutcome::Done;
                 return self.sweep(&victims);
             }
-            self.report = CollectReport { outcome: CollectOutcome::Overtaken, ..CollectReport::default() };
         }
+        self.report.outcome = CollectOutcome::Overtaken;
         Ok(())
     }
 
-    fn mark(&mut self) -> Result<Marks, StoreError> {
-        let mut marks = Marks::default();
-        self.mark_reachable(&mut marks)?;
-        self.mark_bases(&mut marks)?;
+    fn mark(&mut self, marks: &mut Marks) -> Result<(), StoreError> {
+        self.mark_reachable(marks)?;
+        self.mark_bases(marks)?;
         self.report.chunks_live = marks.chunks;
-        Ok(marks)
+        Ok(())
     }
 
     /// Walks from the roots downwards, depth first: the stack holds one node's references per level.
@@ -176,7 +185,7 @@ impl Collection<'_> {
         let mut stack = self.all_roots()?;
         let mut found = Vec::new();
         while let Some(id) = stack.pop() {
-            if self.mark_chunk(id, marks)? != Inserted::New {
+            if self.mark_reached(id, marks)? != Inserted::New {
                 continue;
             }
             self.references_of(id, &mut found)?;
@@ -184,7 +193,7 @@ impl Collection<'_> {
             for reference in found.drain(..).rev() {
                 match reference.below {
                     Below::References => stack.push(reference.id),
-                    Below::Nothing => drop(self.mark_chunk(reference.id, marks)?),
+                    Below::Nothing => drop(self.mark_reached(reference.id, marks)?),
                 }
             }
         }
@@ -200,18 +209,29 @@ impl Collection<'_> {
     }
 
     /// Marks one chunk; one that is not here is counted and has nothing below it.
-    fn mark_chunk(&mut self, id: ChunkId, marks: &mut Marks) -> Result<Inserted, StoreError> {
-        let Some(location) = self.shared.locate(id, Purpose::Look)? else {
-            self.report.references_missing += 1;
-            return Ok(Inserted::Again);
-        };
-        let inserted = marks.live.insert(location);
-        marks.chunks += u64::from(inserted == Inserted::New);
+    fn mark_reached(&mut self, id: ChunkId, marks: &mut Marks) -> Result<Inserted, StoreError> {
+        let Some(location) = self.find(id)? else { return Ok(Inserted::Again) };
+        let inserted = marks.reached.insert(location);
+        marks.chunks += u64::from(inserted == Inserted::New && !marks.bases.contains(location));
         Ok(inserted)
     }
 
+    fn mark_base(&mut self, id: ChunkId, marks: &mut Marks) -> Result<(), StoreError> {
+        let Some(location) = self.find(id)? else { return Ok(()) };
+        if !marks.reached.contains(location) {
+            marks.chunks += u64::from(marks.bases.insert(location) == Inserted::New);
+        }
+        Ok(())
+    }
+
+    fn find(&mut self, id: ChunkId) -> Result<Option<Location>, StoreError> {
+        let found = self.shared.locate(id, Purpose::Look)?;
+        self.report.references_missing += u64::from(found.is_none());
+        Ok(found)
+    }
+
     fn references_of(&mut self, id: ChunkId, found: &mut Vec<Reference>) -> Result<(), StoreError> {
-        let frame = match self.shared.get(id) {
+        let frame = match self.shared.get(id, Purpose::Look) {
             Ok(Some(frame)) => frame,
             Ok(None) => return Ok(()),
             Err(StoreError::Damaged(frame)) => {
@@ -240,7 +260,7 @@ impl Collection<'_> {
             for (number, stage) in packs {
                 for (ordinal, base) in self.shared.bases_of(number)? {
                     if self.stays(number, stage, ordinal, marks) {
-                        self.mark_chunk(base, marks)?;
+                        self.mark_base(base, marks)?;
                     }
                 }
             }
@@ -251,7 +271,7 @@ impl Collection<'_> {
     }
 
     fn stays(&self, number: PackNumber, stage: PackStage, ordinal: u32, marks: &Marks) -> bool {
-        let is_marked = marks.live.of(number).is_some_and(|frames| frames.ordinals.contains(ordinal));
+        let is_marked = marks.of(number).any(|frames| frames.ordinals.contains(ordinal));
         is_marked
             || !self.is_candidate(stage)
             || lock(&self.shared.sessions).asked_of(number).any(|frames| frames.ordinals.contains(ordinal))
@@ -270,8 +290,7 @@ impl Collection<'_> {
         let small_count = candidates.clone().filter(|(_, pack)| pack.file_bytes < small_bytes).count();
         let mut victims = Vec::new();
         for (number, pack) in candidates {
-            let asked = sessions.asked_of(*number).map(|frames| frames.bytes);
-            let live_bytes: u64 = marks.live.of(*number).map_or(0, |frames| frames.bytes) + asked.sum::<u64>();
+            let live_bytes = live_bytes(*number, pack, marks, &sessions);
             let is_small = small_count >= SMALL_PACKS_MAX && pack.file_bytes < small_bytes;
             if is_small || live_bytes * 2 < u64::from(pack.file_bytes) {
                 victims.push((live_bytes, *number));
@@ -299,10 +318,7 @@ impl Collection<'_> {
         }
         let sessions = lock(&self.shared.sessions);
         for number in victims {
-            let mut live = Bitmap::default();
-            marks.live.of(*number).into_iter().chain(sessions.asked_of(*number)).for_each(|frames| {
-                live.add_all(&frames.ordinals);
-            });
+            let live = live_frames(*number, marks, &sessions);
             if let Some(pack) = index.packs.get_mut(number) {
                 pack.leaving = Some(live);
             }
@@ -420,6 +436,22 @@ impl Shared {
     }
 }
 
+fn live_frames(number: PackNumber, marks: &Marks, sessions: &Sessions) -> Bitmap {
+    let mut live = Bitmap::default();
+    for frames in marks.of(number).chain(sessions.asked_of(number)) {
+        live.add_all(&frames.ordinals);
+    }
+    live
+}
+
+/// Live bytes of a pack: exact for what was reached from roots, by the mean for the rest.
+fn live_bytes(number: PackNumber, pack: &PackState, marks: &Marks, sessions: &Sessions) -> u64 {
+    let (reached, reached_bytes) =
+        marks.reached.of(number).map_or((0, 0), |frames| (frames.ordinals.count(), frames.bytes));
+    let others = live_frames(number, marks, sessions).count() - reached;
+    reached_bytes + others * u64::from(pack.file_bytes) / u64::from(pack.frames.max(1))
+}
+
 fn list<T>(listed: &mut Vec<T>, item: T) {
     if listed.len() < DAMAGED_LISTED_MAX {
         listed.push(item);
@@ -429,5 +461,5 @@ fn list<T>(listed: &mut Vec<T>, item: T) {
 /// Packs below this share of the target are merged, once there are this many.
 const SMALL_PACK_SHARE: u32 = 4;
 const SMALL_PACKS_MAX: usize = 8;
-/// How often marking starts over because of new pins.
+/// How often marking goes on because of new pins.
 const ATTEMPTS_MAX: u32 = 8;

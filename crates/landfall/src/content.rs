@@ -50,7 +50,12 @@ impl<'a> PackedContent<'a> {
     }
 
     /// Puts the plaintext of `frame` into `out`, replacing what is there.
-    pub(crate) fn plain(&self, frame: &StoredFrame, decoder: &mut Decoder, out: &mut Vec<u8>) -> Result<(), ContentError> {
+    pub(crate) fn plain(
+        &self,
+        frame: &StoredFrame,
+        decoder: &mut Decoder,
+        out: &mut Vec<u8>,
+    ) -> Result<(), ContentError> {
         self.plain_within(frame, decoder, out, PATCH_DEPTH_MAX)
     }
 
@@ -80,20 +85,6 @@ impl<'a> PackedContent<'a> {
         decoder
             .decode(codec, &frame.bytes, frame.plain_bytes, base.as_deref(), out)
             .map_err(|error| ContentError::Damaged(error.to_string()))
-    }
-
-    /// How many patches must be undone to read `frame`.
-    pub(crate) fn patch_depth(&self, frame: &StoredFrame) -> Result<u32, ContentError> {
-        let mut depth = 0;
-        let mut base = frame.base;
-        while let Some(id) = base {
-            depth += 1;
-            if depth > PATCH_DEPTH_MAX {
-                break;
-            }
-            base = self.frame(id)?.base;
-        }
-        Ok(depth)
     }
 }
 

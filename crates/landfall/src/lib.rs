@@ -1,3 +1,13 @@
 //! Ships the state of a running service to another machine: the engine and the public library.
 
+mod clock;
+mod content;
 pub mod files;
+mod history;
+pub mod member;
+mod nodes;
+pub mod pull;
+mod source;
+
+pub use landfall_core as core;
+pub use landfall_net as net;

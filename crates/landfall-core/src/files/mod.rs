@@ -6,6 +6,10 @@
 
 mod entry;
 mod path;
+mod xattrs;
 
 pub use entry::{Content, FileKey, FileKind, Meta, MetaError, Mtime, decode_meta, encode_meta};
 pub use path::{BadPath, FilePath};
+pub use xattrs::{
+    XATTR_NAME_BYTES_MAX, XATTR_VALUE_BYTES_MAX, XATTRS_BYTES_MAX, Xattr, XattrsError, decode_xattrs, encode_xattrs,
+};

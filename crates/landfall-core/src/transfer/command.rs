@@ -91,6 +91,19 @@ pub enum Command {
     },
 }
 
+impl Command {
+    /// The peer that hears of it.
+    pub fn peer(&self) -> Option<PeerId> {
+        match self {
+            Self::FetchNodes { lane, .. } | Self::FetchChunks { lane, .. } | Self::Cancel { lane, .. } => {
+                Some(lane.peer)
+            }
+            Self::DropPeer { peer, .. } => Some(*peer),
+            Self::Inspect { .. } => None,
+        }
+    }
+}
+
 /// Why a transfer will not deal with a peer any longer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DropReason {

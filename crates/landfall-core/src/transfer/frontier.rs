@@ -2,9 +2,9 @@
 //!
 //! It keeps a bounded number of leaves ahead of the chunks, so that its memory does not grow with the state.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use super::command::{PeerId, Stuck};
+use super::command::{PeerId, RequestId, Stuck};
 use crate::chunk::ChunkId;
 use crate::tree::{NewLeaves, NodeWant, Nodes, Root, TreeError};
 
@@ -22,11 +22,13 @@ pub struct TreePair {
     pub target: Root,
 }
 
-/// A node that someone must be asked for.
-#[derive(Debug, Clone)]
+/// A node that is needed and not here.
+#[derive(Debug)]
 pub(super) struct NodeWork {
     pub(super) want: NodeWant,
-    /// Peers that said they do not hold it.
+    /// The requests that ask for it now.
+    pub(super) requests: BTreeSet<RequestId>,
+    /// Peers that said they do not hold it, or sent it damaged.
     pub(super) lacking: BTreeSet<PeerId>,
 }
 
@@ -43,11 +45,12 @@ pub(super) struct Frontier {
     walk: Option<(usize, NewLeaves)>,
     /// Leaves in key order whose nodes are here or under way.
     leaves: VecDeque<LeafWork>,
-    inspecting: BTreeSet<ChunkId>,
-    /// Nodes to ask for, soonest first.
-    queue: VecDeque<NodeWork>,
+    /// Leaves that are being compared with what is here; a leaf that several trees have stands here for each.
+    inspecting: Vec<ChunkId>,
+    /// Nodes that nobody is asked for, soonest first.
+    queue: VecDeque<ChunkId>,
     /// Nodes that are in the queue or have been asked for.
-    pending: BTreeSet<ChunkId>,
+    pending: BTreeMap<ChunkId, NodeWork>,
     /// Nodes came since the walk last stopped for want of them.
     walk_may_go_on: bool,
 }
@@ -58,9 +61,9 @@ impl Frontier {
             trees,
             walk: None,
             leaves: VecDeque::new(),
-            inspecting: BTreeSet::new(),
+            inspecting: Vec::new(),
             queue: VecDeque::new(),
-            pending: BTreeSet::new(),
+            pending: BTreeMap::new(),
             walk_may_go_on: true,
         };
         frontier.begin_tree(0);
@@ -102,35 +105,75 @@ impl Frontier {
             return None;
         }
         let front = self.leaves.front()?;
-        if self.pending.contains(&front.want.id) {
+        if self.pending.contains_key(&front.want.id) {
             return None;
         }
         let leaf = self.leaves.pop_front()?;
-        self.inspecting.insert(leaf.want.id);
+        self.inspecting.push(leaf.want.id);
         Some((leaf.tree, leaf.want.id))
+    }
+
+    /// Is the driver comparing the leaf with what is here?
+    pub(super) fn is_inspecting(&self, leaf: ChunkId) -> bool {
+        self.inspecting.contains(&leaf)
     }
 
     /// A leaf was inspected. True if it had been asked for.
     pub(super) fn inspected(&mut self, leaf: ChunkId) -> bool {
-        self.inspecting.remove(&leaf)
+        let at = self.inspecting.iter().position(|&inspecting| inspecting == leaf);
+        at.map(|at| self.inspecting.swap_remove(at)).is_some()
     }
 
-    pub(super) fn node_arrived(&mut self, id: ChunkId) {
-        self.pending.remove(&id);
+    /// A node is here. Names the requests that asked for it.
+    pub(super) fn node_arrived(&mut self, id: ChunkId) -> BTreeSet<RequestId> {
         self.walk_may_go_on = true;
+        self.pending.remove(&id).map(|work| work.requests).unwrap_or_default()
     }
 
+    /// The node to ask for next.
     pub(super) fn front(&self) -> Option<&NodeWork> {
-        self.queue.front()
+        self.pending.get(self.queue.front()?)
     }
 
-    pub(super) fn take_front(&mut self) -> Option<NodeWork> {
-        self.queue.pop_front()
+    /// The node, if it is still needed.
+    pub(super) fn node(&self, id: ChunkId) -> Option<&NodeWork> {
+        self.pending.get(&id)
     }
 
-    /// Puts a node back that was asked for and did not come.
-    pub(super) fn put_back(&mut self, work: NodeWork) {
-        self.queue.push_front(work);
+    /// Takes the nodes at the front of the queue, up to the first that `peer` lacks.
+    pub(super) fn take_front(&mut self, peer: PeerId, nodes_max: usize) -> Vec<ChunkId> {
+        let held = |id: &&ChunkId| self.pending.get(id).is_some_and(|work| !work.lacking.contains(&peer));
+        let nodes = self.queue.iter().take(nodes_max).take_while(held).count();
+        self.queue.drain(..nodes).collect()
+    }
+
+    /// Notes that a request asks for a node that does not wait.
+    pub(super) fn asked(&mut self, id: ChunkId, request: RequestId) {
+        if let Some(work) = self.pending.get_mut(&id) {
+            work.requests.insert(request);
+        }
+    }
+
+    /// A peer cannot give a node.
+    pub(super) fn lacks(&mut self, id: ChunkId, peer: PeerId) {
+        if let Some(work) = self.pending.get_mut(&id) {
+            work.lacking.insert(peer);
+        }
+    }
+
+    /// A request will not bring a node. If nobody else is asked for it, it waits again, in front.
+    pub(super) fn request_ended(&mut self, id: ChunkId, request: RequestId) {
+        let Some(work) = self.pending.get_mut(&id) else { return };
+        if work.requests.remove(&request) && work.requests.is_empty() {
+            self.queue.push_front(id);
+        }
+    }
+
+    /// A peer that was thought to lack nodes is gone: should it come back, it is asked anew.
+    pub(super) fn forget_peer(&mut self, peer: PeerId) {
+        for work in self.pending.values_mut() {
+            work.lacking.remove(&peer);
+        }
     }
 
     /// Every node is here and every leaf was inspected.
@@ -143,14 +186,24 @@ impl Frontier {
     }
 
     fn want_node(&mut self, want: NodeWant) {
-        if self.pending.insert(want.id) {
-            self.queue.push_back(NodeWork { want, lacking: BTreeSet::new() });
+        if self.note_pending(want) {
+            self.queue.push_back(want.id);
         }
     }
 
     fn want_node_first(&mut self, want: NodeWant) {
-        if self.pending.insert(want.id) {
-            self.queue.push_front(NodeWork { want, lacking: BTreeSet::new() });
+        if self.note_pending(want) {
+            self.queue.push_front(want.id);
         }
+    }
+
+    /// True if the node was not needed before.
+    fn note_pending(&mut self, want: NodeWant) -> bool {
+        let is_new = !self.pending.contains_key(&want.id);
+        if is_new {
+            let work = NodeWork { want, requests: BTreeSet::new(), lacking: BTreeSet::new() };
+            self.pending.insert(want.id, work);
+        }
+        is_new
     }
 }

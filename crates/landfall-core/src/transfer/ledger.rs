@@ -44,6 +44,19 @@ impl Unit {
     pub(super) fn requests(&self) -> &BTreeSet<RequestId> {
         &self.requests
     }
+
+    /// Where to cut so that at most `bytes_max`, or one want, stand before the cut; both sides have wants that are open.
+    fn split_place(&self, bytes_max: u64) -> Option<usize> {
+        let mut bytes = 0;
+        let mut is_beyond = |at: usize| {
+            bytes += u64::from(self.wants[at].bytes);
+            bytes > bytes_max
+        };
+        let mut open = self.open();
+        let first = open.next()?;
+        is_beyond(first);
+        open.find(|&at| is_beyond(at))
+    }
 }
 
 #[derive(Debug, Default)]
@@ -94,19 +107,11 @@ impl Ledger {
         id
     }
 
-    /// Cuts the front unit so that it holds about `bytes_max`; the rest waits behind it.
+    /// Cuts the front unit so that about `bytes_max` of it are wanted still; the rest waits behind it.
     pub(super) fn split_front(&mut self, bytes_max: u64) {
         let Some(&front) = self.queue.front() else { return };
         let unit = self.units.get_mut(&front).expect("a queued unit exists");
-        let mut bytes = 0;
-        let fits = unit.wants.iter().take_while(|want| {
-            bytes += u64::from(want.bytes);
-            bytes <= bytes_max
-        });
-        let at = fits.count().max(1);
-        if at >= unit.wants.len() {
-            return;
-        }
+        let Some(at) = unit.split_place(bytes_max) else { return };
         let rest = Unit {
             leaf: unit.leaf,
             wants: unit.wants.split_off(at),

@@ -24,13 +24,15 @@ pub use command::{Arrival, Command, DropReason, Lane, Outcome, PeerId, RequestId
 pub use frontier::TreePair;
 pub use peer::PeerCost;
 
-use frontier::{Frontier, NodeWork};
+use frontier::Frontier;
 use ledger::{Ledger, UnitId};
 use peer::Peer;
 
 /// A peer with work that sends nothing for this long is dropped.
 pub const STALL_MAX: Duration = Duration::from_secs(20);
-/// A transfer without any peer for this long is stuck.
+/// A transfer without any peer for this long is stuck. Peers that left without delivering anything do not count.
+///
+/// What all peers that are here lack is waited for as long, if one that is away may have it.
 pub const PEERLESS_MAX: Duration = Duration::from_secs(30);
 /// After this much silence a second peer is asked for the same chunks.
 const HEDGE_AFTER: Duration = Duration::from_secs(1);
@@ -48,7 +50,10 @@ pub struct Transfer {
     commands: VecDeque<Command>,
     /// Bytes of chunks that were asked for a second time.
     bytes_hedged: u64,
+    /// Since when nobody is there to deliver. Who comes and goes without delivering anything changes nothing.
     peerless_since: Option<Time>,
+    /// Peers that delivered something and left, and when: they may come back.
+    away: BTreeMap<PeerId, Time>,
     stuck: Option<Stuck>,
 }
 
@@ -62,9 +67,17 @@ struct Request {
     last_progress: Time,
 }
 
+impl Request {
+    /// When to look next if another peer could be sooner: the longer the silence, the more of them can.
+    fn next_look(&self, now: Time) -> Time {
+        let looks = now.since(self.last_progress).as_nanos() / HEDGE_AFTER.as_nanos();
+        self.last_progress + HEDGE_AFTER * (looks as u32 + 1)
+    }
+}
+
 #[derive(Debug)]
 enum RequestWork {
-    Nodes(Vec<NodeWork>),
+    Nodes(Vec<ChunkId>),
     /// A unit, and which of its wants were asked for.
     Unit {
         unit: UnitId,
@@ -111,6 +124,7 @@ impl Transfer {
             commands: VecDeque::new(),
             bytes_hedged: 0,
             peerless_since: Some(now),
+            away: BTreeMap::new(),
             stuck: None,
         }
     }
@@ -118,15 +132,17 @@ impl Transfer {
     /// A peer that holds the snapshot, or some of it, can be asked from now on.
     pub fn handle_peer_joined(&mut self, peer: PeerId, lanes: u32, cost: PeerCost, now: Time) {
         self.handle_peer_lost(peer, now);
+        self.away.remove(&peer);
         self.peers.insert(peer, Peer::new(cost, lanes, now));
-        self.peerless_since = None;
     }
 
     /// A peer is gone; what it was asked for is asked of others.
     pub fn handle_peer_lost(&mut self, peer: PeerId, now: Time) {
-        if self.peers.remove(&peer).is_none() {
-            return;
+        let Some(lost) = self.peers.remove(&peer) else { return };
+        if lost.has_delivered {
+            self.away.insert(peer, now);
         }
+        self.commands.retain(|command| command.peer() != Some(peer));
         let lost: Vec<RequestId> =
             self.requests.iter().filter(|(_, request)| request.lane.peer == peer).map(|(&id, _)| id).collect();
         // The oldest work goes back last, so that it stands first.
@@ -134,8 +150,9 @@ impl Transfer {
             self.end_request(id);
         }
         self.ledger.forget_peer(peer);
+        self.frontier.forget_peer(peer);
         if self.peers.is_empty() {
-            self.peerless_since = Some(now);
+            self.peerless_since.get_or_insert(now);
         }
     }
 
@@ -151,7 +168,13 @@ impl Transfer {
         let (lane, bytes) = (open.lane, open.work.bytes(want));
         if let Some(peer) = self.peers.get_mut(&lane.peer) {
             peer.settled(lane, bytes);
-            peer.progressed(bytes, now);
+            match arrival {
+                Arrival::Stored => peer.delivered(bytes, now),
+                Arrival::Missing | Arrival::Corrupt => peer.answered(now),
+            }
+        }
+        if arrival == Arrival::Stored {
+            self.peerless_since = None;
         }
         self.settle(request, want, arrival);
         if arrival == Arrival::Corrupt {
@@ -175,7 +198,9 @@ impl Transfer {
 
     /// Chunks of a leaf that is being inspected are known to be wanted; more may follow.
     pub fn handle_wanted(&mut self, leaf: ChunkId, wants: Vec<Want>) {
-        self.ledger.add_leaf(leaf, wants);
+        if self.frontier.is_inspecting(leaf) {
+            self.ledger.add_leaf(leaf, wants);
+        }
     }
 
     /// A leaf was compared with what is here: these chunks, too, are not.
@@ -196,8 +221,9 @@ impl Transfer {
         for peer in stalled {
             self.drop_peer(peer, DropReason::Stalled, now);
         }
-        if self.peerless_since.is_some_and(|since| now.since(since) >= PEERLESS_MAX) {
-            self.stuck.get_or_insert(Stuck::NoPeers);
+        self.away.retain(|_, since| now.since(*since) < PEERLESS_MAX);
+        if self.peerless_deadline().is_some_and(|at| at <= now) {
+            self.stuck = Some(Stuck::NoPeers);
         }
     }
 
@@ -213,11 +239,10 @@ impl Transfer {
     pub fn poll_timeout(&self, now: Time) -> Option<Time> {
         let busy = self.peers.values().filter(|peer| !peer.is_idle());
         let stall = busy.map(|peer| peer.last_progress + STALL_MAX).min();
-        // A request that is late already is asked again as soon as a lane is free, which is an event of its own.
-        let hedges = self.requests.values().map(|request| request.last_progress + HEDGE_AFTER);
-        let hedge = hedges.filter(|&at| at > now).min();
-        let peerless = self.peerless_since.map(|since| since + PEERLESS_MAX);
-        [stall, hedge, peerless].into_iter().flatten().min()
+        let alone = self.peers.len() < 2;
+        let hedge = self.requests.values().filter(|_| !alone).map(|request| request.next_look(now)).min();
+        let gone = self.away.values().map(|&since| since + PEERLESS_MAX).min();
+        [stall, hedge, gone, self.peerless_deadline()].into_iter().flatten().min()
     }
 
     /// How far the transfer is.
@@ -239,30 +264,34 @@ impl Transfer {
         }
     }
 
+    /// When the transfer gives up for want of peers, if none comes.
+    fn peerless_deadline(&self) -> Option<Time> {
+        // Without peers nothing is under way: all that is needed of them waits.
+        let needs_peers = self.frontier.front().is_some() || self.ledger.front().is_some();
+        let waits = self.peers.is_empty() && needs_peers && self.stuck.is_none();
+        self.peerless_since.filter(|_| waits).map(|since| since + PEERLESS_MAX)
+    }
+
     /// Notes what came of one want, and cancels what it made needless.
     fn settle(&mut self, request: RequestId, want: usize, arrival: Arrival) {
-        let open = self.requests.get_mut(&request).expect("the caller found it");
+        let open = &self.requests[&request];
         let peer = open.lane.peer;
-        match &mut open.work {
-            RequestWork::Nodes(works) => match arrival {
-                Arrival::Stored => self.frontier.node_arrived(works[want].want.id),
-                Arrival::Missing | Arrival::Corrupt => {
-                    works[want].lacking.insert(peer);
-                    self.frontier.put_back(works[want].clone());
-                }
-            },
-            RequestWork::Unit { unit, wants, bytes } => {
-                let (unit, at, bytes) = (*unit, wants[want], bytes[want]);
-                match arrival {
-                    Arrival::Stored => {
-                        self.ledger.arrived(unit, at, bytes);
-                        let others = self.ledger.take_if_whole(unit).unwrap_or_default();
-                        self.cancel(others.into_iter().filter(|&other| other != request));
-                    }
-                    Arrival::Missing | Arrival::Corrupt => self.ledger.lacks(unit, peer),
-                }
+        let needless = match (&open.work, arrival) {
+            (RequestWork::Nodes(nodes), Arrival::Stored) => self.frontier.node_arrived(nodes[want]),
+            (RequestWork::Nodes(nodes), Arrival::Missing | Arrival::Corrupt) => {
+                self.frontier.lacks(nodes[want], peer);
+                self.frontier.request_ended(nodes[want], request);
+                return;
             }
-        }
+            (RequestWork::Unit { unit, wants, bytes }, Arrival::Stored) => {
+                self.ledger.arrived(*unit, wants[want], bytes[want]);
+                self.ledger.take_if_whole(*unit).unwrap_or_default()
+            }
+            (RequestWork::Unit { unit, .. }, Arrival::Missing | Arrival::Corrupt) => {
+                return self.ledger.lacks(*unit, peer);
+            }
+        };
+        self.cancel(needless.into_iter().filter(|&other| other != request));
     }
 
     /// Counts a corrupt answer against its sender.
@@ -275,30 +304,42 @@ impl Transfer {
     }
 
     fn drop_peer(&mut self, peer: PeerId, reason: DropReason, now: Time) {
-        self.commands.push_back(Command::DropPeer { peer, reason });
         self.handle_peer_lost(peer, now);
+        self.away.remove(&peer);
+        self.commands.push_back(Command::DropPeer { peer, reason });
     }
 
     /// Ends a request; what it did not bring waits again.
     fn end_request(&mut self, id: RequestId) {
         let Some(request) = self.requests.remove(&id) else { return };
         match request.work {
-            RequestWork::Nodes(works) => {
-                let open = works.into_iter().zip(request.answered).filter(|(_, answered)| !answered);
-                for (work, _) in open.collect::<Vec<_>>().into_iter().rev() {
-                    self.frontier.put_back(work);
+            RequestWork::Nodes(nodes) => {
+                // The oldest goes back last, so that it stands first.
+                let open = nodes.into_iter().zip(request.answered).filter(|(_, answered)| !answered);
+                for (node, _) in open.collect::<Vec<_>>().into_iter().rev() {
+                    self.frontier.request_ended(node, id);
                 }
             }
             RequestWork::Unit { unit, .. } => self.ledger.request_ended(unit, id),
         }
     }
 
-    /// Cancels requests whose chunks are all here. Their lanes stay busy until the peers say that they ended.
+    /// Cancels those of the requests that can bring nothing new. Their lanes stay busy until the peers say that they ended.
     fn cancel(&mut self, requests: impl Iterator<Item = RequestId>) {
         for request in requests {
-            if let Some(open) = self.requests.get(&request) {
-                self.commands.push_back(Command::Cancel { request, lane: open.lane });
+            let Some(open) = self.requests.get(&request).filter(|open| !self.is_needed(open)) else { continue };
+            self.commands.push_back(Command::Cancel { request, lane: open.lane });
+        }
+    }
+
+    /// Can anything come of the request that is not here?
+    fn is_needed(&self, request: &Request) -> bool {
+        match &request.work {
+            RequestWork::Nodes(nodes) => {
+                let mut open = nodes.iter().zip(&request.answered).filter(|(_, answered)| !**answered);
+                open.any(|(&node, _)| self.frontier.node(node).is_some())
             }
+            RequestWork::Unit { unit, .. } => self.ledger.unit(*unit).is_some(),
         }
     }
 }

@@ -38,6 +38,8 @@ pub(super) struct Peer {
     rate: Rate,
     pub(super) corrupt_count: u32,
     pub(super) last_progress: Time,
+    /// It brought something of use.
+    pub(super) has_delivered: bool,
 }
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -49,7 +51,7 @@ struct LaneLoad {
 impl Peer {
     pub(super) fn new(cost: PeerCost, lanes: u32, now: Time) -> Self {
         let lanes = vec![LaneLoad::default(); lanes.max(1) as usize];
-        Self { cost, lanes, rate: Rate::new(now), corrupt_count: 0, last_progress: now }
+        Self { cost, lanes, rate: Rate::new(now), corrupt_count: 0, last_progress: now, has_delivered: false }
     }
 
     /// The lane with the least to do that still takes a request of `bytes`.
@@ -104,9 +106,16 @@ impl Peer {
         load.requests = load.requests.saturating_sub(1);
     }
 
-    pub(super) fn progressed(&mut self, bytes: u64, now: Time) {
+    /// Bytes came that are of use.
+    pub(super) fn delivered(&mut self, bytes: u64, now: Time) {
         self.last_progress = now;
+        self.has_delivered = true;
         self.rate.add(bytes, now);
+    }
+
+    /// An answer came without bytes that are of use: it shows that the peer lives, and says nothing of its rate.
+    pub(super) fn answered(&mut self, now: Time) {
+        self.last_progress = now;
     }
 
     fn lane_window(&self) -> u64 {
@@ -178,9 +187,19 @@ mod tests {
         let mut peer = Peer::new(PeerCost::NEAR, 1, Time::ZERO);
         let before = peer.request_bytes_max();
         peer.asked(LANE, 100_000, Time::ZERO);
-        peer.progressed(100_000, Time::from_millis(1000));
+        peer.delivered(100_000, Time::from_millis(1000));
         assert!(peer.request_bytes_max() < before);
         assert_eq!(peer.time_for(100_000), Duration::from_secs(1));
+    }
+
+    #[test]
+    fn an_answer_without_bytes_says_nothing_of_the_rate() {
+        let mut peer = Peer::new(PeerCost::NEAR, 1, Time::ZERO);
+        peer.asked(LANE, 100_000, Time::ZERO);
+        peer.delivered(100_000, Time::from_millis(1000));
+        let before = peer.time_for(100_000);
+        peer.answered(Time::from_millis(1001));
+        assert_eq!((peer.time_for(100_000), peer.last_progress), (before, Time::from_millis(1001)));
     }
 
     #[test]
@@ -188,7 +207,7 @@ mod tests {
         let mut peer = Peer::new(PeerCost::NEAR, 1, Time::ZERO);
         let later = Time::from_millis(60_000);
         peer.asked(LANE, 10_000_000, later);
-        peer.progressed(10_000_000, later + Duration::from_millis(100));
+        peer.delivered(10_000_000, later + Duration::from_millis(100));
         assert_eq!(peer.time_for(100_000_000), Duration::from_secs(1));
     }
 }

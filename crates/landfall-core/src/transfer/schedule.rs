@@ -7,6 +7,7 @@ use super::command::{Command, Lane, PeerId, RequestId, Stuck};
 use super::ledger::UnitId;
 use super::{HEDGE_AFTER, NODE_BYTES_EXPECTED, Request, RequestWork, Transfer};
 use crate::Time;
+use crate::chunk::ChunkId;
 use crate::limits::UNIT_BYTES_TARGET;
 use crate::tree::Nodes;
 
@@ -16,6 +17,13 @@ const NODES_PER_REQUEST_MAX: usize = 32;
 const HEDGE_SHARE: u64 = 33;
 /// A request is late when another peer could answer it this many times sooner.
 const HEDGE_GAIN: u32 = 2;
+
+/// What a request has not brought yet.
+struct OpenWork {
+    bytes: u64,
+    /// Peers that lack some of it.
+    lacking: BTreeSet<PeerId>,
+}
 
 impl Transfer {
     /// Fills the command queue with what can be asked now.
@@ -49,16 +57,18 @@ impl Transfer {
             }
             return false;
         };
-        let mut works = Vec::new();
-        while works.len() < NODES_PER_REQUEST_MAX
-            && self.frontier.front().is_some_and(|work| !work.lacking.contains(&lane.peer))
-        {
-            works.extend(self.frontier.take_front());
-        }
-        let wants = works.iter().map(|work| work.want).collect();
-        let request = self.open_request(lane, RequestWork::Nodes(works), now);
-        self.commands.push_back(Command::FetchNodes { request, lane, wants });
+        let nodes = self.frontier.take_front(lane.peer, NODES_PER_REQUEST_MAX);
+        self.ask_for_nodes(nodes, lane, now);
         true
+    }
+
+    fn ask_for_nodes(&mut self, nodes: Vec<ChunkId>, lane: Lane, now: Time) {
+        let wants = nodes.iter().filter_map(|&node| self.frontier.node(node)).map(|work| work.want).collect();
+        let request = self.open_request(lane, RequestWork::Nodes(nodes.clone()), now);
+        for node in nodes {
+            self.frontier.asked(node, request);
+        }
+        self.commands.push_back(Command::FetchNodes { request, lane, wants });
     }
 
     /// Asks for the unit at the front of the queue. True if there may be more to ask.
@@ -91,37 +101,65 @@ impl Transfer {
 
     /// Asks a second peer for the request that is latest, if one can be much faster. True if it did.
     fn hedge(&mut self, now: Time) -> bool {
-        let nothing_left = self.ledger.nothing_waits() && self.frontier.is_done();
         let allowance = self.ledger.bytes_done / HEDGE_SHARE + u64::from(UNIT_BYTES_TARGET);
         if self.peers.len() < 2 || self.bytes_hedged >= allowance {
             return false;
         }
-        let late = self.requests.values().filter_map(|request| self.late_unit(request, nothing_left, now));
-        let Some((_, unit, lane)) = late.max_by_key(|&(wait, unit, _)| (wait, std::cmp::Reverse(unit))) else {
-            return false;
-        };
-        self.bytes_hedged += self.ledger.unit(unit).map_or(0, super::ledger::Unit::open_bytes);
-        self.ask_unit(unit, lane, now);
+        let late = self.requests.iter().filter_map(|(&id, request)| self.late(id, request, now));
+        // Of requests that are equally late, the one that was asked last is answered last.
+        let Some((_, id, lane)) = late.max() else { return false };
+        let request = &self.requests[&id];
+        self.bytes_hedged += self.open_work(request).map_or(0, |open| open.bytes);
+        match &request.work {
+            RequestWork::Nodes(_) => self.ask_for_nodes(self.open_nodes(request), lane, now),
+            RequestWork::Unit { unit, .. } => self.ask_unit(*unit, lane, now),
+        }
         true
     }
 
-    /// If a request is late and another peer is free: how long it would take still, its unit, and where to ask again.
-    fn late_unit(&self, request: &Request, nothing_left: bool, now: Time) -> Option<(u64, UnitId, Lane)> {
-        let RequestWork::Unit { unit: id, .. } = request.work else { return None };
-        let unit = self.ledger.unit(id)?;
-        let silent = now.since(request.last_progress) >= HEDGE_AFTER;
-        if unit.requests().len() > 1 || !(silent || nothing_left) {
+    /// If a request is late and another peer is free: how long it would take still, and where to ask again.
+    fn late(&self, id: RequestId, request: &Request, now: Time) -> Option<(u64, RequestId, Lane)> {
+        let silent = now.since(request.last_progress);
+        if silent < HEDGE_AFTER && !self.is_last_work(&request.work) {
             return None;
         }
-        let bytes = unit.open_bytes();
-        let mut avoid = unit.lacking.clone();
-        avoid.insert(request.lane.peer);
-        let lane = self.best_lane(&avoid, bytes)?;
+        let mut open = self.open_work(request)?;
+        open.lacking.insert(request.lane.peer);
+        let lane = self.best_lane(&open.lacking, open.bytes)?;
         let slow = &self.peers[&request.lane.peer];
         let quick = &self.peers[&lane.peer];
-        let wait = slow.time_for(slow.bytes_waiting()).max(now.since(request.last_progress));
-        let gains = quick.time_for(quick.bytes_waiting() + bytes) * HEDGE_GAIN < wait;
+        let wait = slow.time_for(slow.bytes_waiting()).max(silent);
+        let gains = quick.time_for(quick.bytes_waiting() + open.bytes) * HEDGE_GAIN < wait;
         gains.then_some((wait.as_nanos() as u64, id, lane))
+    }
+
+    /// Is it chunks, and is there nothing else that a free peer could be asked for?
+    fn is_last_work(&self, work: &RequestWork) -> bool {
+        matches!(work, RequestWork::Unit { .. }) && self.ledger.nothing_waits() && self.frontier.is_done()
+    }
+
+    /// What a request has not brought yet; nothing if a second one asks for it already.
+    fn open_work(&self, request: &Request) -> Option<OpenWork> {
+        match &request.work {
+            RequestWork::Nodes(_) => {
+                let nodes = self.open_nodes(request);
+                let works: Vec<_> = nodes.iter().filter_map(|&node| self.frontier.node(node)).collect();
+                let asked_once = !works.is_empty() && works.iter().all(|work| work.requests.len() == 1);
+                let lacking = works.iter().flat_map(|work| &work.lacking).copied().collect();
+                asked_once.then_some(OpenWork { bytes: works.len() as u64 * NODE_BYTES_EXPECTED, lacking })
+            }
+            RequestWork::Unit { unit, .. } => {
+                let unit = self.ledger.unit(*unit).filter(|unit| unit.requests().len() == 1)?;
+                Some(OpenWork { bytes: unit.open_bytes(), lacking: unit.lacking.clone() })
+            }
+        }
+    }
+
+    /// The nodes that a request asks for and that are not here.
+    fn open_nodes(&self, request: &Request) -> Vec<ChunkId> {
+        let RequestWork::Nodes(nodes) = &request.work else { return Vec::new() };
+        let open = nodes.iter().zip(&request.answered).filter(|(_, answered)| !**answered);
+        open.map(|(&node, _)| node).filter(|&node| self.frontier.node(node).is_some()).collect()
     }
 
     /// Where a request of `bytes` is answered soonest, among the peers that take one now.
@@ -134,8 +172,9 @@ impl Transfer {
         free.min().map(|(_, lane)| lane)
     }
 
+    /// Does everybody lack it, and is nobody away who may come back with it?
     fn nobody_is_left(&self, lacking: &BTreeSet<PeerId>) -> bool {
-        !self.peers.is_empty() && self.peers.keys().all(|peer| lacking.contains(peer))
+        !self.peers.is_empty() && self.away.is_empty() && self.peers.keys().all(|peer| lacking.contains(peer))
     }
 
     fn open_request(&mut self, lane: Lane, work: RequestWork, now: Time) -> RequestId {

@@ -72,6 +72,28 @@ mod tests {
     const GAMMA: f64 = 0.906_402_477_055_477;
 
     #[test]
+    fn rates_are_frozen() {
+        let bytes: Vec<u8> = CLOSE_RATES.iter().flat_map(|rate| rate.to_le_bytes()).collect();
+        assert_eq!(
+            blake3::hash(&bytes).to_hex().as_str(),
+            "c357ee30503e21f8feda6ad9acec69d10d94734a1b0b0d9a696845821ef1d6d1"
+        );
+        assert_eq!((CLOSE_RATES[32], CLOSE_RATES[256], CLOSE_RATES[1023]), (1_448, 711_912, 45_230_135));
+    }
+
+    #[test]
+    fn decisions_are_frozen() {
+        let decide = |salt, level| {
+            let boundary = Boundary::new(salt, level);
+            let decisions = (0_u32..64).map(|key| boundary.closes(24_000, 700, &key.to_be_bytes()));
+            decisions.fold(0_u64, |bits, closes| bits << 1 | u64::from(closes))
+        };
+        assert_eq!(decide(Salt::PUBLIC, 0), 0x421b_49a5_8440_0444);
+        assert_eq!(decide(Salt::PUBLIC, 1), 0x4016_4046_c020_0507);
+        assert_eq!(decide(Salt([7; 16]), 0), 0x418c_2980_7c4c_4011);
+    }
+
+    #[test]
     fn rates_are_the_hazard_of_a_weibull_with_mean_16_kib() {
         let scale = 16384.0 / GAMMA;
         for (step, rate) in CLOSE_RATES.iter().enumerate() {

@@ -7,7 +7,7 @@ use std::ops::Range;
 use bytes::Bytes;
 
 use super::boundary::NODE_BYTES_CLOSE;
-use super::{ChunkRef, NodeWant, Nodes, Root, TreeError, Value};
+use super::{ChunkRef, NewLeaf, NodeWant, Nodes, Root, TreeError, Value};
 use crate::limits::{CHUNK_BYTES_MAX, INLINE_VALUE_BYTES_MAX, KEY_BYTES_MAX};
 use crate::{ChunkId, Domain};
 
@@ -92,6 +92,20 @@ impl Root {
     }
 }
 
+impl NewLeaf {
+    /// What its parent says about it.
+    pub fn claim(&self) -> Claim<'_> {
+        Claim {
+            level: 0,
+            first_key: Some(&self.first_key),
+            end_key: None,
+            entries: self.entries,
+            payload_bytes: self.payload_bytes,
+            chunk_refs: self.chunk_refs,
+        }
+    }
+}
+
 /// An entry of a leaf, in place.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct LeafEntry<'a> {
@@ -101,6 +115,7 @@ pub(super) struct LeafEntry<'a> {
 }
 
 impl<'a> LeafEntry<'a> {
+    #[inline]
     fn read(bytes: &'a [u8]) -> Result<Self, Defect> {
         let (header, rest) = bytes.split_first_chunk::<LEAF_ENTRY_HEADER_BYTES>().ok_or(CUT_SHORT)?;
         let key_bytes = u16::from_le_bytes([header[0], header[1]]);
@@ -127,17 +142,22 @@ impl<'a> LeafEntry<'a> {
     }
 
     pub(super) fn chunk(&self) -> Option<ChunkRef> {
-        let (id, bytes) = self.chunk?.split_first_chunk()?;
-        let bytes = u32::from_le_bytes(*bytes.first_chunk()?);
-        Some(ChunkRef { id: ChunkId::from_bytes(*id), bytes })
+        let id = ChunkId::from_bytes(*self.chunk?.first_chunk()?);
+        Some(ChunkRef { id, bytes: self.chunk_bytes()? })
     }
 
-    pub(super) fn totals(&self) -> Totals {
-        let chunk = self.chunk();
+    fn chunk_bytes(&self) -> Option<u32> {
+        let [.., a, b, c, d] = *self.chunk?;
+        Some(u32::from_le_bytes([a, b, c, d]))
+    }
+
+    #[inline]
+    fn totals(&self) -> Totals {
+        let chunk_bytes = self.chunk_bytes();
         Totals {
             entries: 1,
-            payload_bytes: self.inline.len() as u64 + chunk.map_or(0, |chunk| u64::from(chunk.bytes)),
-            chunk_refs: u64::from(chunk.is_some()),
+            payload_bytes: self.inline.len() as u64 + u64::from(chunk_bytes.unwrap_or(0)),
+            chunk_refs: u64::from(chunk_bytes.is_some()),
         }
     }
 }
@@ -151,6 +171,7 @@ pub(super) struct InnerEntry<'a> {
 }
 
 impl<'a> InnerEntry<'a> {
+    #[inline]
     fn read(bytes: &'a [u8]) -> Result<Self, Defect> {
         let (key_bytes, rest) = bytes.split_first_chunk::<INNER_ENTRY_HEADER_BYTES>().ok_or(CUT_SHORT)?;
         let key_bytes = u16::from_le_bytes(*key_bytes);
@@ -465,7 +486,7 @@ fn scan_leaf(bytes: &[u8], entries: usize) -> Result<(Vec<u32>, Totals), Defect>
     let mut scan = Scan::new(bytes, entries, LEAF_ENTRY_HEADER_BYTES)?;
     for _ in 0..entries {
         let entry = LeafEntry::read(scan.rest())?;
-        if entry.chunk().is_some_and(|chunk| chunk.bytes > CHUNK_BYTES_MAX) {
+        if entry.chunk_bytes().is_some_and(|bytes| bytes > CHUNK_BYTES_MAX) {
             return Err("a chunk is too long");
         }
         scan.step(entry.key, entry.bytes(), entry.totals())?;
@@ -511,6 +532,7 @@ impl<'a> Scan<'a> {
         &self.bytes[self.at..]
     }
 
+    #[inline]
     fn step(&mut self, key: &'a [u8], entry_bytes: usize, totals: Totals) -> Result<(), Defect> {
         if self.at >= NODE_BYTES_CLOSE {
             return Err("it goes on after the length that closes it");
@@ -531,7 +553,8 @@ impl<'a> Scan<'a> {
 }
 
 /// Whether `left < right`. Most keys differ in their first eight bytes: those need no call.
-fn is_below(left: &[u8], right: &[u8]) -> bool {
+#[inline]
+pub(super) fn is_below(left: &[u8], right: &[u8]) -> bool {
     match (left.first_chunk::<8>(), right.first_chunk::<8>()) {
         (Some(left), Some(right)) if left != right => u64::from_be_bytes(*left) < u64::from_be_bytes(*right),
         _ => left < right,

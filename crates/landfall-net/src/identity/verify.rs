@@ -97,10 +97,10 @@ pub(crate) fn describe(error: &CertificateError) -> String {
         CertificateError::NotValidYetContext { not_before, .. } => {
             format!("it is not valid before {}; is this machine's clock right?", date(*not_before))
         }
-        CertificateError::UnknownIssuer => {
+        // Two authorities may bear one name; then only the signature tells them apart.
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
             "it does not come from the authority that this member trusts (ca.pem)".to_owned()
         }
-        CertificateError::BadSignature => "it is not signed by the authority that it names".to_owned(),
         CertificateError::ApplicationVerificationFailure => "it names no member (landfall:member:NAME)".to_owned(),
         other => other.to_string(),
     }

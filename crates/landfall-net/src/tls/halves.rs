@@ -13,18 +13,18 @@ use rustls::kernel::KernelConnection;
 use rustls::server::ServerConnectionData;
 use rustls::{AlertDescription, ConnectionTrafficSecrets};
 
+use super::handshake::Proven;
 use super::record::{
     BadRecord, Content, ENCRYPTED_BYTES_MAX, HEADER_BYTES, PLAINTEXT_BYTES_MAX, RECORDS_PER_KEY_MAX, RecordKey,
     SEALED_BYTES_MAX, encrypted_bytes, opened_bytes_max,
 };
 use crate::bytestream::{ByteReader, ByteStream, ByteWriter, DEADLINE_DEFAULT, early_end, receive_error, send_error};
 use crate::frame::{END_MARK, Reassembly, Step, length_word};
-use crate::identity::PeerIdentity;
 use crate::plain::Half;
 use crate::transport::{Closer, Connection, FrameReceiver, FrameSender, Pressure, ReceiveError, SendError};
 
 /// What a finished handshake leaves behind.
-pub(crate) struct Keys {
+pub(super) struct Keys {
     pub(crate) sealing: RecordKey,
     pub(crate) opening: RecordKey,
     pub(crate) schedule: KeySchedule,
@@ -35,7 +35,7 @@ pub(crate) struct Keys {
 }
 
 /// Where the next key of either direction comes from.
-pub(crate) enum KeySchedule {
+pub(super) enum KeySchedule {
     Client(KernelConnection<ClientConnectionData>),
     Server(KernelConnection<ServerConnectionData>),
 }
@@ -75,8 +75,15 @@ impl Renewal {
 }
 
 /// Puts frames on an encrypted stream.
-pub(crate) fn connection(stream: ByteStream, peer: PeerIdentity, keys: Keys) -> Connection {
-    let ByteStream { reader, writer, closer, address } = stream;
+pub(super) fn connection(Proven { stream, peer, keys }: Proven) -> Connection {
+    let (closer, address) = (stream.closer.clone(), stream.address.clone());
+    let (sender, receiver) = split(stream, keys);
+    Connection { peer, address, sender: Box::new(sender), receiver: Box::new(receiver), closer }
+}
+
+/// The two halves of an encrypted stream.
+pub(super) fn split(stream: ByteStream, keys: Keys) -> (TlsSender, TlsReceiver) {
+    let ByteStream { reader, writer, closer, .. } = stream;
     let renewal = Arc::new(Renewal { schedule: Mutex::new(keys.schedule), asked: AtomicBool::new(false) });
     let sender = TlsSender {
         writer,
@@ -95,7 +102,7 @@ pub(crate) fn connection(stream: ByteStream, peer: PeerIdentity, keys: Keys) -> 
     reassembly.filled(keys.plaintext.len());
     let receiver = TlsReceiver {
         reader,
-        closer: closer.clone(),
+        closer,
         key: keys.opening,
         renewal,
         incoming: Incoming::new(&keys.encrypted),
@@ -105,11 +112,11 @@ pub(crate) fn connection(stream: ByteStream, peer: PeerIdentity, keys: Keys) -> 
         deadline: DEADLINE_DEFAULT,
         state: Half::Open,
     };
-    Connection { peer, address, sender: Box::new(sender), receiver: Box::new(receiver), closer }
+    (sender, receiver)
 }
 
 /// Sealed records, then the record that is being filled, in one buffer that leaves in one write.
-struct TlsSender {
+pub(super) struct TlsSender {
     writer: Box<dyn ByteWriter>,
     closer: Closer,
     key: RecordKey,
@@ -129,7 +136,7 @@ impl TlsSender {
         while !bytes.is_empty() {
             if self.open == 0 && bytes.len() >= PLAINTEXT_BYTES_MAX {
                 let (record, rest) = bytes.split_at(PLAINTEXT_BYTES_MAX);
-                self.make_room()?;
+                self.prepare_record()?;
                 self.sealed += self.key.seal(Content::Application, record, &mut self.outgoing[self.sealed..]);
                 bytes = rest;
             } else {
@@ -142,7 +149,7 @@ impl TlsSender {
     /// Copies the start of `bytes` into the open record, seals it once it is full, and returns the rest.
     fn stage<'a>(&mut self, bytes: &'a [u8]) -> Result<&'a [u8], SendError> {
         if self.open == 0 {
-            self.make_room()?;
+            self.prepare_record()?;
         }
         let (staged, rest) = bytes.split_at(bytes.len().min(PLAINTEXT_BYTES_MAX - self.open));
         let start = self.sealed + HEADER_BYTES + self.open;
@@ -161,23 +168,28 @@ impl TlsSender {
     }
 
     /// Makes sure that a whole record fits after the sealed ones, under a key that may seal it.
-    fn make_room(&mut self) -> Result<(), SendError> {
+    fn prepare_record(&mut self) -> Result<(), SendError> {
         if self.key.sequence() >= RECORDS_PER_KEY_MAX || self.renewal.asked.swap(false, Ordering::AcqRel) {
             self.renew_key()?;
         }
-        if self.outgoing.len() - self.sealed < SEALED_BYTES_MAX {
-            self.write()?;
-        }
+        self.make_room()
+    }
+
+    fn make_room(&mut self) -> Result<(), SendError> {
+        if self.outgoing.len() - self.sealed < SEALED_BYTES_MAX { self.write() } else { Ok(()) }
+    }
+
+    /// Seals a message of TLS itself. No frame may be open.
+    pub(super) fn append_control(&mut self, content: Content, message: &[u8]) -> Result<(), SendError> {
+        assert!(self.open == 0, "a record inside another");
+        self.make_room()?;
+        self.sealed += self.key.seal(content, message, &mut self.outgoing[self.sealed..]);
         Ok(())
     }
 
     /// Tells the peer, under the old key, that the next record has a new one. RFC 8446 §4.6.3.
-    fn renew_key(&mut self) -> Result<(), SendError> {
-        if self.outgoing.len() - self.sealed < SEALED_BYTES_MAX {
-            self.write()?;
-        }
-        let message = [KEY_UPDATE, 0, 0, 1, UPDATE_NOT_REQUESTED];
-        self.sealed += self.key.seal(Content::Handshake, &message, &mut self.outgoing[self.sealed..]);
+    pub(super) fn renew_key(&mut self) -> Result<(), SendError> {
+        self.append_control(Content::Handshake, &[KEY_UPDATE, 0, 0, 1, UPDATE_NOT_REQUESTED])?;
         match self.renewal.with(KeySchedule::next_sealing) {
             Ok(key) => {
                 self.key = key;
@@ -224,7 +236,7 @@ impl FrameSender for TlsSender {
     fn finish(&mut self) -> Result<(), SendError> {
         self.append(&END_MARK.to_le_bytes())?;
         self.flush()?;
-        self.sealed = self.key.seal(Content::Alert, &[WARNING, CLOSE_NOTIFY], &mut self.outgoing);
+        self.append_control(Content::Alert, &[WARNING, CLOSE_NOTIFY])?;
         self.write()?;
         self.state = Half::Finished;
         self.writer.end();
@@ -292,7 +304,7 @@ impl Incoming {
     }
 }
 
-struct TlsReceiver {
+pub(super) struct TlsReceiver {
     reader: Box<dyn ByteReader>,
     closer: Closer,
     key: RecordKey,
@@ -311,16 +323,16 @@ impl TlsReceiver {
         loop {
             match self.reassembly.step()? {
                 // Records are opened only as frames need them, so a frame is still in the cache when it is used.
-                Step::Missing(_) => self.receive_record()?,
+                Step::Missing(bytes_min) => self.receive_record(bytes_min)?,
                 step => return Ok(step),
             }
         }
     }
 
-    fn receive_record(&mut self) -> Result<(), ReceiveError> {
+    fn receive_record(&mut self, frame_bytes_missing: usize) -> Result<(), ReceiveError> {
         loop {
             if let Some(record) = self.incoming.next_record().map_err(corrupt)? {
-                return self.open_record(record);
+                return self.open_record(record, frame_bytes_missing);
             }
             let read = self.reader.read(self.incoming.room());
             match read {
@@ -334,8 +346,9 @@ impl TlsReceiver {
         }
     }
 
-    fn open_record(&mut self, Record { header, body }: Record) -> Result<(), ReceiveError> {
-        let room = self.reassembly.room(opened_bytes_max(body.len()));
+    /// Room for the whole frame is made at its first record, so that a long one is never moved half-way.
+    fn open_record(&mut self, Record { header, body }: Record, frame_bytes_missing: usize) -> Result<(), ReceiveError> {
+        let room = self.reassembly.room(frame_bytes_missing.max(opened_bytes_max(body.len())));
         let (content, bytes) = self.key.open(header, &self.incoming.buffer[body], room).map_err(corrupt)?;
         if content == Content::Application && bytes > 0 {
             self.idle_records = 0;
@@ -368,13 +381,13 @@ impl TlsReceiver {
 
 /// Whether the peer, renewing its key, wants this side to renew too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Asks {
+pub(super) enum Asks {
     ForNothing,
     ForRenewal,
 }
 
 /// Reads a handshake record that comes after the handshake: session tickets, which nobody here uses, or one renewal.
-fn renewals(mut message: &[u8]) -> Result<Option<Asks>, BadRecord> {
+pub(super) fn renewals(mut message: &[u8]) -> Result<Option<Asks>, BadRecord> {
     loop {
         match message {
             [] => return Ok(None),

@@ -16,27 +16,33 @@ use rustls::unbuffered::{
 };
 use rustls::{CommonState, ExtractedSecrets};
 
-use super::halves::{self, KeySchedule, Keys};
+use super::halves::{KeySchedule, Keys};
 use super::record::RecordKey;
 use crate::bytestream::{ByteStream, DEADLINE_DEFAULT};
 use crate::identity::{PeerIdentity, describe};
-use crate::transport::{Connection, HandshakeError};
+use crate::transport::HandshakeError;
+
+/// A stream on which both sides are proven.
+pub(super) struct Proven {
+    pub(super) stream: ByteStream,
+    pub(super) peer: PeerIdentity,
+    pub(super) keys: Keys,
+}
 
 /// Proves this side to the listener at the other end of `stream`, and the listener to this side.
 pub(super) fn connect(
     stream: ByteStream,
     config: &Arc<ClientConfig>,
     deadline: Duration,
-) -> Result<Connection, HandshakeError> {
+) -> Result<Proven, HandshakeError> {
     // Peers are named by their certificates, not by where they are, so rustls gets an address that means nothing.
     let nobody = ServerName::from(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
     let mut rustls = UnbufferedClientConnection::new(Arc::clone(config), nobody).map_err(broken)?;
-    let (mut stream, left_over) = drive(stream, &mut rustls, deadline)?;
+    let (stream, left_over) = drive(stream, &mut rustls, deadline)?;
     let peer = proven_peer(&rustls)?;
     let (secrets, schedule) = rustls.dangerous_into_kernel_connection().map_err(broken)?;
     let keys = keys(&secrets, KeySchedule::Client(schedule), left_over)?;
-    reset_deadlines(&mut stream)?;
-    Ok(halves::connection(stream, peer, keys))
+    Ok(Proven { stream, peer, keys })
 }
 
 /// Proves this side to whoever connected through `stream`, and them to this side.
@@ -44,14 +50,13 @@ pub(super) fn accept(
     stream: ByteStream,
     config: &Arc<ServerConfig>,
     deadline: Duration,
-) -> Result<Connection, HandshakeError> {
+) -> Result<Proven, HandshakeError> {
     let mut rustls = UnbufferedServerConnection::new(Arc::clone(config)).map_err(broken)?;
-    let (mut stream, left_over) = drive(stream, &mut rustls, deadline)?;
+    let (stream, left_over) = drive(stream, &mut rustls, deadline)?;
     let peer = proven_peer(&rustls)?;
     let (secrets, schedule) = rustls.dangerous_into_kernel_connection().map_err(broken)?;
     let keys = keys(&secrets, KeySchedule::Server(schedule), left_over)?;
-    reset_deadlines(&mut stream)?;
-    Ok(halves::connection(stream, peer, keys))
+    Ok(Proven { stream, peer, keys })
 }
 
 /// What came after the handshake in the same reads.
@@ -72,11 +77,6 @@ fn keys(secrets: &ExtractedSecrets, schedule: KeySchedule, left_over: LeftOver) 
         encrypted: left_over.encrypted,
         plaintext: left_over.plaintext,
     })
-}
-
-fn reset_deadlines(stream: &mut ByteStream) -> Result<(), HandshakeError> {
-    stream.reader.set_deadline(DEADLINE_DEFAULT).map_err(HandshakeError::Lost)?;
-    stream.writer.set_deadline(DEADLINE_DEFAULT).map_err(HandshakeError::Lost)
 }
 
 fn proven_peer(rustls: &CommonState) -> Result<PeerIdentity, HandshakeError> {
@@ -129,10 +129,7 @@ fn drive<S: Side>(
     let mut exchange =
         Exchange { stream, incoming, outgoing, left_over: LeftOver::default(), started: Instant::now(), deadline };
     match exchange.run(side) {
-        Ok(()) => {
-            exchange.left_over.encrypted = exchange.incoming;
-            Ok((exchange.stream, exchange.left_over))
-        }
+        Ok(()) => exchange.finish(),
         Err(error) => {
             exchange.say_goodbye(side);
             Err(error)
@@ -177,6 +174,13 @@ impl Exchange {
         }
     }
 
+    /// Hands the stream on, with the deadlines that it has outside a handshake.
+    fn finish(mut self) -> Result<(ByteStream, LeftOver), HandshakeError> {
+        self.stream.reader.set_deadline(DEADLINE_DEFAULT).map_err(HandshakeError::Lost)?;
+        self.stream.writer.set_deadline(DEADLINE_DEFAULT).map_err(HandshakeError::Lost)?;
+        Ok((self.stream, LeftOver { encrypted: self.incoming, ..self.left_over }))
+    }
+
     fn time_left(&self) -> Result<Duration, HandshakeError> {
         let left = self.deadline.saturating_sub(self.started.elapsed());
         if left.is_zero() { Err(HandshakeError::TimedOut { after: self.deadline }) } else { Ok(left) }
@@ -209,7 +213,7 @@ impl Exchange {
 
     fn lost(&self, error: io::Error) -> HandshakeError {
         match error.kind() {
-            io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => HandshakeError::TimedOut { after: self.deadline },
+            io::ErrorKind::WouldBlock => HandshakeError::TimedOut { after: self.deadline },
             _ => HandshakeError::Lost(error),
         }
     }

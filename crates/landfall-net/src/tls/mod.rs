@@ -5,6 +5,8 @@
 mod halves;
 mod handshake;
 mod record;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -36,6 +38,7 @@ impl Transport for TlsTransport {
         let stream = tcp::connect(address, deadline, |_| Ok(()))?;
         let left = deadline.saturating_sub(started.elapsed());
         handshake::connect(stream, &self.client, left)
+            .map(halves::connection)
             .map_err(|source| ConnectError::Handshake { address: address.to_owned(), source })
     }
 
@@ -55,7 +58,7 @@ impl Listener for TlsListener {
         let (stream, address) = self.acceptor.accept()?;
         let server = Arc::clone(&self.server);
         let closer = stream.closer.clone();
-        let complete = move |deadline| handshake::accept(stream, &server, deadline);
+        let complete = move |deadline| handshake::accept(stream, &server, deadline).map(halves::connection);
         Ok(Accepted::new(address.to_string(), closer, complete))
     }
 

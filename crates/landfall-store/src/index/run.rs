@@ -103,9 +103,9 @@ impl Run {
             if self.fences[page] > prefix {
                 break;
             }
-            let entries = self.page(page as u32)?;
-            if let Ok(found) = entries.binary_search_by(|(entry, _)| entry.cmp(&id)) {
-                return Ok(Some(entries[found].1));
+            let bytes = self.page_bytes(page as u32)?;
+            if let Some(found) = find_in_page(&bytes, id) {
+                return Ok(Some(found));
             }
         }
         Ok(None)
@@ -117,9 +117,15 @@ impl Run {
 
     /// The entries of one page, sorted by id.
     pub(crate) fn page(&self, page: u32) -> Result<Vec<(ChunkId, Location)>, RunError> {
+        let bytes = self.page_bytes(page)?;
+        entries_of(&bytes).iter().map(|entry| read_entry(entry)).collect::<Option<_>>().ok_or(RunError::Damaged)
+    }
+
+    /// Reads a page and checks it.
+    fn page_bytes(&self, page: u32) -> Result<[u8; PAGE_BYTES], RunError> {
         let mut bytes = [0; PAGE_BYTES];
         self.file.read_at(u64::from(page) * PAGE_BYTES as u64, &mut bytes)?;
-        read_page(&bytes, page).ok_or(RunError::Damaged)
+        if is_page(&bytes, page) { Ok(bytes) } else { Err(RunError::Damaged) }
     }
 
     pub(crate) fn memory_bytes(&self) -> u64 {
@@ -279,15 +285,26 @@ impl Tail {
     }
 }
 
-fn read_page(bytes: &[u8; PAGE_BYTES], number: u32) -> Option<Vec<(ChunkId, Location)>> {
-    let entries = u32_at(bytes, PAGE_BYTES - 16)? as usize;
-    let is_page = u32_at(bytes, PAGE_BYTES - 4)? == crc32c::crc32c(&bytes[..PAGE_BYTES - 4])
-        && u32_at(bytes, PAGE_BYTES - 12)? == number
-        && entries <= ENTRIES_PER_PAGE;
-    if !is_page {
-        return None;
-    }
-    bytes[..entries * ENTRY_BYTES].chunks_exact(ENTRY_BYTES).map(read_entry).collect()
+fn is_page(bytes: &[u8; PAGE_BYTES], number: u32) -> bool {
+    u32_at(bytes, PAGE_BYTES - 4) == Some(crc32c::crc32c(&bytes[..PAGE_BYTES - 4]))
+        && u32_at(bytes, PAGE_BYTES - 12) == Some(number)
+        && entry_count(bytes) <= ENTRIES_PER_PAGE
+}
+
+fn entry_count(bytes: &[u8; PAGE_BYTES]) -> usize {
+    u32_at(bytes, PAGE_BYTES - 16).map_or(0, |count| count as usize)
+}
+
+/// The entries of a page that was checked.
+fn entries_of(bytes: &[u8; PAGE_BYTES]) -> &[[u8; ENTRY_BYTES]] {
+    let (entries, _) = bytes.as_chunks();
+    &entries[..entry_count(bytes)]
+}
+
+fn find_in_page(bytes: &[u8; PAGE_BYTES], id: ChunkId) -> Option<Location> {
+    let entries = entries_of(bytes);
+    let found = entries.binary_search_by(|entry| entry[..ChunkId::BYTES].cmp(id.as_bytes())).ok()?;
+    read_entry(&entries[found]).map(|(_, location)| location)
 }
 
 fn read_entry(bytes: &[u8]) -> Option<(ChunkId, Location)> {

@@ -3,3 +3,4 @@
 mod block;
 pub mod index;
 pub mod place;
+pub mod scan;

@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use landfall_core::codec::Decoder;
 use landfall_core::files::{Content as FileContent, FileKey, FileKind, FilePath, Meta, decode_meta};
-use landfall_core::snapshot::{Manifest, Position, StateName, StateRoot};
-use landfall_core::tree::{Change, ChunkRef, Children, Cursor, Diff, Root, Value, children};
+use landfall_core::snapshot::{Manifest, StateName};
+use landfall_core::tree::{Change, Child, Children, ChunkRef, Cursor, Diff, Root, Value, children};
 use landfall_core::{ChunkId, Domain};
-use landfall_store::{Reach, Reached, StoredFrame};
+use landfall_store::{Below, CollectBudget, Reach, Reference, StoredFrame, Undecodable, UnixMillis};
 
 use super::Member;
 use super::error::InspectError;
@@ -215,12 +215,13 @@ impl Member {
     pub fn collect(&self, state: &StateName) -> Result<CollectReport, InspectError> {
         let store = &self.publisher(state)?.state.store;
         let before = store.stats().pack_bytes;
-        let collected = store.collect(&SnapshotReach)?;
+        let now = UnixMillis(wall_seconds() * 1000);
+        let collected = store.collect(&[], &SnapshotReach, now, CollectBudget::default())?;
         Ok(CollectReport {
             bytes_before: before,
             bytes_after: store.stats().pack_bytes,
             packs_removed: collected.packs_removed,
-            missing: collected.missing,
+            missing: collected.references_missing,
         })
     }
 }
@@ -353,24 +354,30 @@ fn check_on_disk(directory: &std::path::Path, path: &FilePath, value: &Value, re
 struct SnapshotReach;
 
 impl Reach for SnapshotReach {
-    fn reach(&self, _: ChunkId, frame: &StoredFrame) -> Reached {
+    fn references(&self, _: ChunkId, frame: &StoredFrame, found: &mut Vec<Reference>) -> Result<(), Undecodable> {
         match frame.domain {
-            Domain::Data => Reached::default(),
-            Domain::Node => reached_from_node(&frame.bytes),
-            Domain::Manifest => match Manifest::decode(&frame.bytes) {
-                Ok(manifest) => Reached { nodes: manifest.sections.iter().map(|section| section.root.id).collect(), data: Vec::new() },
-                Err(_) => Reached::default(),
+            Domain::Data => {}
+            Domain::Node => match children(&frame.bytes).map_err(|_| Undecodable)? {
+                Children::Nodes(nodes) => {
+                    found.extend(nodes.iter().map(|node| Reference { id: node.id, below: below(node) }));
+                }
+                Children::Chunks(chunks) => {
+                    found.extend(chunks.iter().map(|chunk| Reference { id: chunk.id, below: Below::Nothing }));
+                }
             },
+            Domain::Manifest => {
+                let manifest = Manifest::decode(&frame.bytes).map_err(|_| Undecodable)?;
+                let roots = manifest.sections.iter().map(|section| section.root.id);
+                found.extend(roots.map(|id| Reference { id, below: Below::References }));
+            }
         }
+        Ok(())
     }
 }
 
-fn reached_from_node(bytes: &Bytes) -> Reached {
-    match children(bytes) {
-        Ok(Children::Nodes(nodes)) => Reached { nodes: nodes.iter().map(|node| node.id).collect(), data: Vec::new() },
-        Ok(Children::Chunks(chunks)) => Reached { nodes: Vec::new(), data: chunks.iter().map(|chunk| chunk.id).collect() },
-        Err(_) => Reached::default(),
-    }
+/// A leaf without chunk references need not be read.
+fn below(node: &Child) -> Below {
+    if node.level == 0 && node.chunk_refs == 0 { Below::Nothing } else { Below::References }
 }
 
 fn find(state: &ServedState, snapshot: Option<ChunkId>) -> Result<std::sync::Arc<Held>, InspectError> {
@@ -389,9 +396,4 @@ fn root(manifest: &Manifest) -> Result<Root, InspectError> {
 
 fn decode_key(key: &Bytes) -> Result<FileKey, InspectError> {
     FileKey::decode(key).map_err(|error| InspectError::NotFiles(error.to_string()))
-}
-
-/// So that callers need not name the core's types.
-pub(super) fn summary_of(position: Position, root: StateRoot) -> (String, String) {
-    (position.to_string(), root.to_string())
 }

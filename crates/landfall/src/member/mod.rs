@@ -3,6 +3,7 @@
 mod error;
 mod inspect;
 mod publisher;
+mod sinks;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -133,7 +134,10 @@ impl Member {
     }
 
     fn publisher(&self, state: &StateName) -> Result<&Publisher, InspectError> {
-        self.publishers.get(state).map(|publisher| &**publisher).ok_or_else(|| InspectError::UnknownState(state.clone()))
+        self.publishers
+            .get(state)
+            .map(|publisher| &**publisher)
+            .ok_or_else(|| InspectError::UnknownState(state.clone()))
     }
 }
 

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use landfall_core::files::{BadPath, Content, FileKey, FileKind, FilePath, Meta, MetaError, decode_meta};
 use landfall_core::transfer::Want;
 use landfall_core::tree::{ChunkRef, Cursor, Leaf, Nodes, Root, TreeError, Value, get};
-use landfall_core::{Chunk, ChunkId, Domain};
+use landfall_core::{ChunkId, Domain, Proven};
 use landfall_store::{Store, StoreError};
 
 use super::status::Status;
@@ -41,6 +41,9 @@ pub enum AssemblyError {
     /// The snapshot names a place outside the destination, or no place at all: its publisher is broken or hostile.
     #[error("the snapshot is refused: {0}")]
     Path(#[from] BadPath),
+    /// The snapshot's metadata is broken at its publisher.
+    #[error("the snapshot is refused: {0}")]
+    Xattrs(#[from] landfall_core::files::XattrsError),
     /// The snapshot's metadata is broken at its publisher.
     #[error("the snapshot is refused: {0}")]
     Meta(#[from] MetaError),
@@ -145,12 +148,7 @@ impl Assembly {
         Ok(inspection)
     }
 
-    fn inspect_entry(
-        &self,
-        entry: Entry,
-        shift: &mut Shift,
-        inspection: &mut Inspection,
-    ) -> Result<(), AssemblyError> {
+    fn inspect_entry(&self, entry: Entry, shift: &mut Shift, inspection: &mut Inspection) -> Result<(), AssemblyError> {
         match &entry.key {
             FileKey::Meta(path) => self.inspect_meta(path, &entry, inspection),
             FileKey::Content { path, offset } => {
@@ -255,11 +253,11 @@ impl Assembly {
     }
 
     /// Puts a verified chunk where it belongs.
-    pub(super) fn put(&self, place: &Place, chunk: &Chunk) -> Result<(), AssemblyError> {
+    pub(super) fn put(&self, place: &Place, chunk: Proven<'_>) -> Result<(), AssemblyError> {
         match place {
             Place::Whole { path, meta } => Ok(self.placement.place_small(path, meta, chunk.bytes())?),
             Place::Range { path, offset } => Ok(self.building(path)?.staged.write_chunk(*offset, chunk)?),
-            Place::Xattrs { .. } => Ok(self.store.put(chunk)?),
+            Place::Xattrs { .. } => Ok(self.store.put(&chunk.to_chunk())?),
         }
     }
 
@@ -276,10 +274,12 @@ impl Assembly {
                 let building = self.building(path)?;
                 let old = match &building.old_chunks {
                     Some(old_chunks) => old_chunks.find(base),
-                    None => self.old_value(&FileKey::Content { path: path.clone(), offset: *offset })?.and_then(|old| {
-                        let chunk = old.chunk.filter(|chunk| chunk.id == base)?;
-                        Some((*offset, chunk.bytes))
-                    }),
+                    None => {
+                        self.old_value(&FileKey::Content { path: path.clone(), offset: *offset })?.and_then(|old| {
+                            let chunk = old.chunk.filter(|chunk| chunk.id == base)?;
+                            Some((*offset, chunk.bytes))
+                        })
+                    }
                 };
                 let Some((offset, bytes)) = old else { return Ok(false) };
                 out.resize(bytes as usize, 0);
@@ -306,6 +306,11 @@ impl Assembly {
         }
         open.push_back((path.clone(), building.clone()));
         Ok(building)
+    }
+
+    /// Gives the destination back, for its last step.
+    pub(super) fn into_placement(self) -> Placement {
+        self.placement
     }
 
     /// Closes every large file.

@@ -7,24 +7,25 @@ use landfall_core::files::{FileKey, FileKind, FilePath, Meta, Mtime, encode_meta
 use landfall_core::tree::{Cursor, Root, Salt, TreeError, Value, edit};
 
 use super::error::PullError;
-use crate::files::place::{Difference, LocalChanges};
+use crate::files::place::{Difference, Placement};
 use crate::nodes::{NodeCache, StoringSink};
 
-/// The tree `root` as if the changed paths had never been pulled.
+/// The tree `root` as if the paths that changed in the destination had never been pulled.
 ///
 /// A path that was added gets an entry, so that its removal shows; one that was changed or removed loses its own, so that it is fetched
 /// anew.
-pub(super) fn without(nodes: &NodeCache, root: Root, changes: &LocalChanges) -> Result<Root, PullError> {
-    if changes.count() == 0 {
-        return Ok(root);
-    }
+pub(super) fn without_changes(nodes: &NodeCache, root: Root, placement: &Placement) -> Result<Root, PullError> {
+    let mut changes = Vec::new();
+    placement.for_each_local_change(|change| {
+        changes.push(change);
+        Ok(())
+    })?;
     let mut edits: BTreeMap<Vec<u8>, Option<Value>> = BTreeMap::new();
-    for change in changes.listed() {
-        match change.difference {
-            Difference::Added { .. } => {
-                edits.insert(FileKey::Meta(change.path.clone()).encode(), Some(placeholder()));
-            }
-            _ => drop_entries(nodes, root, &change.path, &mut edits)?,
+    for change in changes {
+        if change.difference == Difference::Added {
+            edits.insert(FileKey::Meta(change.path).encode(), Some(placeholder()));
+        } else {
+            drop_entries(nodes, root, &change.path, &mut edits)?;
         }
     }
     let mut sink = StoringSink::new(nodes);
@@ -55,6 +56,12 @@ fn drop_entries(
 
 /// Stands for a path that no snapshot has.
 fn placeholder() -> Value {
-    let meta = Meta { kind: FileKind::Symlink(Bytes::from_static(b"local")), mode: 0, uid: 0, gid: 0, mtime: Mtime::default() };
+    let meta = Meta {
+        kind: FileKind::Symlink(Bytes::from_static(b"local")),
+        mode: 0,
+        uid: 0,
+        gid: 0,
+        mtime: Mtime::default(),
+    };
     Value { inline: encode_meta(&meta).into(), chunk: None }
 }

@@ -12,7 +12,7 @@ use super::greet::SourceError;
 use crate::files::place::{ChangesError, Holders, LocalChanges, PlaceError};
 use crate::history::HistoryError;
 
-/// Local changes and open files that an error names; more are counted.
+/// Local changes that an error names; more are counted.
 const LISTED_MAX: usize = 20;
 
 /// Why a pull did not put the new state in place. What it fetched is kept for the next one.
@@ -58,7 +58,10 @@ pub enum PullError {
         failures: Vec<(String, SourceError)>,
     },
     /// The sources that are left cannot complete the transfer.
-    #[error("the transfer cannot go on: {stuck}\n{}what was fetched is kept: pull again when more sources are reachable", Lines(notes))]
+    #[error(
+        "the transfer cannot go on: {stuck}\n{}what was fetched is kept: pull again when more sources are reachable",
+        Lines(notes)
+    )]
     Stuck {
         /// What is missing.
         stuck: Stuck,

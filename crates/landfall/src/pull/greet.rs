@@ -1,7 +1,7 @@
 //! Owns the first words of a joiner to a source: hello, ask, offer. It decides nothing; it says what came of them.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use landfall_core::ChunkId;
@@ -74,6 +74,16 @@ impl Trust for TrustAll {
     }
 }
 
+/// Believes heads that a certified writer of the state signed.
+impl Trust for landfall_net::Trust {
+    fn verify_head(&self, state: &StateName, head: Option<&SignedHead>) -> Result<(), String> {
+        let head = head.ok_or("it sent no head")?;
+        let chain: Vec<Vec<u8>> = head.certificates.iter().map(|certificate| certificate.to_vec()).collect();
+        let verified = Self::verify_head(self, &chain, state.as_str(), &head.head, &head.signature);
+        verified.map(drop).map_err(|error| error.to_string())
+    }
+}
+
 /// What a joiner says of itself.
 #[derive(Debug, Clone)]
 pub(super) struct Question {
@@ -90,9 +100,7 @@ pub(super) struct Greeted {
     pub(super) manifest_chunk: Chunk,
     pub(super) head: Option<SignedHead>,
     pub(super) strategy: Strategy,
-    pub(super) expected_bytes: u64,
     pub(super) lease: Lease,
-    pub(super) round_trip: Duration,
 }
 
 /// Connects to a source and asks.
@@ -105,15 +113,13 @@ pub(super) fn greet(
     let mut connection = transport.connect(address, CONNECT_MAX)?;
     connection.receiver.set_idle_deadline(ANSWER_MAX);
     connection.sender.set_stall_deadline(ANSWER_MAX);
-    let asked = Instant::now();
     // Both messages in one flight: asking costs one round trip.
     connection.sender.send(&Message::Hello(own_hello()).encode(), &[])?;
     connection.sender.send(&Message::Ask(ask(question)).encode(), &[])?;
     connection.sender.flush()?;
     hear_hello(&mut connection)?;
-    let round_trip = asked.elapsed();
     let offer = hear_offer(&mut connection, question)?;
-    accept(connection, *offer, question, trust, round_trip)
+    accept(connection, *offer, question, trust)
 }
 
 fn ask(question: &Question) -> Ask {
@@ -158,7 +164,6 @@ fn accept(
     offer: Offer,
     question: &Question,
     trust: &dyn Trust,
-    round_trip: Duration,
 ) -> Result<Greeted, SourceError> {
     if offer.manifest.len() > landfall_core::limits::CHUNK_BYTES_MAX as usize {
         return Err(SourceError::Protocol("its manifest is longer than any"));
@@ -175,17 +180,7 @@ fn accept(
     check_head(offer.head.as_ref(), snapshot, &manifest, trust)?;
     let strategy = Strategy::from_number(offer.strategy).ok_or(SourceError::Protocol("its offer has no strategy"))?;
     let lease = offer.lease.ok_or(SourceError::Protocol("its offer has no lease"))?;
-    Ok(Greeted {
-        connection,
-        snapshot,
-        manifest,
-        manifest_chunk,
-        head: offer.head,
-        strategy,
-        expected_bytes: offer.expected_bytes,
-        lease,
-        round_trip,
-    })
+    Ok(Greeted { connection, snapshot, manifest, manifest_chunk, head: offer.head, strategy, lease })
 }
 
 /// The head must name this snapshot, and the writer must have signed it.

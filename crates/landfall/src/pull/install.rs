@@ -59,9 +59,7 @@ impl Changes {
 
     fn next(&mut self, nodes: &dyn Nodes) -> Result<Option<Change>, TreeError> {
         match self {
-            Self::All(cursor) => {
-                Ok(cursor.next(nodes)?.map(|(key, new)| Change { key, old: None, new: Some(new) }))
-            }
+            Self::All(cursor) => Ok(cursor.next(nodes)?.map(|(key, new)| Change { key, old: None, new: Some(new) })),
             Self::Some(diff) => diff.next(nodes),
         }
     }
@@ -130,7 +128,10 @@ impl Recorder<'_> {
     fn record_xattrs(&self, path: &FilePath, changed: bool) -> Result<(), AssemblyError> {
         let value = get(self.nodes, &self.assembly.target, &FileKey::Xattrs(path.clone()).encode())?;
         let xattrs = match value {
-            Some(value) => decode_xattrs(&self.xattr_bytes(&value)?)?,
+            Some(value) => {
+                let decoded = decode_xattrs(&self.xattr_bytes(&value)?)?;
+                decoded.into_iter().map(|xattr| (xattr.name, xattr.value)).collect()
+            }
             None if changed => Vec::new(),
             None => return Ok(()),
         };
@@ -173,7 +174,8 @@ impl Recorder<'_> {
             end = offset + u64::from(chunk.bytes);
             let staged = extents.partition_point(|extent| extent.end <= offset);
             let has_data = extents.get(staged).is_some_and(|extent| extent.start <= offset);
-            let is_here = has_data && (building.staged.origin() == Origin::New || holds(&building.staged, offset, chunk)?);
+            let is_here =
+                has_data && (building.staged.origin() == Origin::New || holds(&building.staged, offset, chunk)?);
             if is_here || old != Some(chunk) {
                 continue;
             }

@@ -158,7 +158,7 @@ impl Destination {
         let placement = Placement::open(&options.destination)?;
         let recovered = placement.recovered().is_some();
         let directory = placement.control_directory().join("store");
-        let store = Arc::new(Store::open(Arc::new(RealVfs::new()), &directory, StoreOptions::default())?);
+        let store = Arc::new(Store::open(Arc::new(RealVfs), &directory, StoreOptions::default())?);
         let nodes = Arc::new(NodeCache::new(store.clone()));
         let base = held_base(&placement, &store)?;
         let changes = match &base {
@@ -170,7 +170,8 @@ impl Destination {
         }
         let discards = changes.count() > 0;
         let base_root = match &base {
-            Some(base) => Some(discard::without(&nodes, files_root(&base.manifest)?, &changes)?),
+            Some(base) if discards => Some(discard::without_changes(&nodes, files_root(&base.manifest)?, &placement)?),
+            Some(base) => Some(files_root(&base.manifest)?),
             None => None,
         };
         Ok(Self { placement, store, nodes, base, base_root, discards, recovered })
@@ -213,12 +214,12 @@ impl Destination {
         drop(nodes);
         let assembly = Arc::into_inner(assembly).expect("every thread of the transfer has ended");
         let placement = assembly.into_placement();
-        Arc::into_inner(store).expect("nobody else holds the store").close()?;
+        drop(Arc::into_inner(store).expect("nobody else holds the store"));
         check_open_files(options, &placement)?;
         let finished = placement.finish(plan.snapshot, options.previous)?;
         status.enter(Stage::Done);
-        for left in &finished.left {
-            status.note(left.to_string());
+        for shortfall in &finished.left {
+            status.note(shortfall.to_string());
         }
         Ok(report(plan, began, finished.sync, changed, recovered, status))
     }
@@ -251,8 +252,9 @@ fn report(
 fn ask_all(options: &PullOptions, status: &Status, held: Option<ChunkId>) -> Result<(Planned, Vec<Asked>), PullError> {
     let question = Question { state: options.state.clone(), held: held.into_iter().collect(), wanted: None };
     let answers: Vec<Result<Greeted, SourceError>> = std::thread::scope(|scope| {
-        let ask = |address| scope.spawn(|| greet(&options.transport, &*options.trust, address, &question));
-        let threads: Vec<_> = options.sources.iter().map(ask).collect();
+        let (transport, trust, question) = (&options.transport, &*options.trust, &question);
+        let ask = |address| scope.spawn(move || greet(transport, trust, address, question));
+        let threads: Vec<_> = options.sources.iter().map(|address| ask(address)).collect();
         threads.into_iter().map(|thread| thread.join().expect("asking does not panic")).collect()
     });
     let newest = answers.iter().flatten().max_by_key(|greeted| greeted.manifest.position).map(Planned::from);
@@ -292,8 +294,7 @@ fn fetch(
 ) -> Result<(), PullError> {
     let trees = vec![TreePair { base: assembly.base, target: assembly.target }];
     let session = Session::new(trees, nodes.clone(), assembly.clone(), status.clone());
-    let question =
-        Question { state: options.state.clone(), held: Vec::new(), wanted: Some(plan.snapshot) };
+    let question = Question { state: options.state.clone(), held: Vec::new(), wanted: Some(plan.snapshot) };
     let end = std::thread::scope(|scope| {
         for _ in 0..lanes() {
             scope.spawn(|| session.inspect_until_end());

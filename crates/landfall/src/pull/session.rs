@@ -7,13 +7,13 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
-use landfall_core::codec::Decoder;
+use landfall_core::codec::{Codec, Decoder};
 use landfall_core::transfer::{
     Arrival, Command, DropReason, Lane, Outcome, PeerCost, PeerId, RequestId, Stuck, Transfer, TreePair, Want,
 };
 use landfall_core::tree::{Leaf, NodeWant};
 use landfall_core::wire::{Fetch, FetchWhat, Item, ItemBody, Message, NodeRequest, UnitRequest};
-use landfall_core::{Chunk, ChunkId, Domain, Time};
+use landfall_core::{Chunk, ChunkId, Domain, Proven, Time};
 use landfall_net::{Closer, FrameSender};
 
 use super::assembly::{Assembly, AssemblyError, Place};
@@ -181,6 +181,11 @@ impl Session {
             }
         };
         match arrival {
+            // Nothing new can be asked for because of one chunk: the end of its request is soon enough to look.
+            Ok(Arrival::Stored) if matches!(open.asked, Asked::Chunks(_)) => {
+                let now = self.clock.now();
+                self.driver().transfer.handle_arrival(request, item.want, Arrival::Stored, now);
+            }
             Ok(arrival) => self.tell(|transfer, now| transfer.handle_arrival(request, item.want, arrival, now)),
             Err(failure) => self.fail(failure),
         }
@@ -323,12 +328,7 @@ impl Session {
         }
     }
 
-    fn take_node(
-        &self,
-        want: &NodeWant,
-        body: &ItemBody<'_>,
-        bench: &mut Workbench,
-    ) -> Result<Arrival, AssemblyError> {
+    fn take_node(&self, want: &NodeWant, body: &ItemBody<'_>, bench: &mut Workbench) -> Result<Arrival, AssemblyError> {
         let ItemBody::Chunk(form) = body else { return Ok(Arrival::Missing) };
         let base = match want.base {
             Some(base) => self.nodes.get(base)?,
@@ -363,7 +363,7 @@ impl Session {
             }
         };
         let base = match (form.codec, asked.base) {
-            (landfall_core::codec::Codec::ZstdPatch, Some(base)) => {
+            (Codec::ZstdPatch, Some(base)) => {
                 if !self.assembly.read_base(&asked.place, base, &mut bench.base)? {
                     return Err(AssemblyError::BaseChanged(asked.place.to_string()));
                 }
@@ -372,14 +372,16 @@ impl Session {
             _ => None,
         };
         let base_bytes = base.map(|(_, bytes)| bytes);
-        let decoded = bench.decoder.decode(form.codec, form.payload, form.plain_bytes, base_bytes, &mut bench.plain);
-        let chunk = match decoded {
-            Ok(()) if form.plain_bytes == asked.bytes => {
-                Chunk::verify(asked.id, Domain::Data, Bytes::copy_from_slice(&bench.plain)).ok()
+        let plain = match form.codec {
+            // What came as it is goes on as it is, from the connection's own buffer.
+            Codec::Raw => Some(form.payload),
+            codec => {
+                let decoded = bench.decoder.decode(codec, form.payload, form.plain_bytes, base_bytes, &mut bench.plain);
+                decoded.is_ok().then_some(&bench.plain[..])
             }
-            _ => None,
         };
-        let Some(chunk) = chunk else {
+        let plain = plain.filter(|plain| plain.len() == asked.bytes as usize);
+        let Some(chunk) = plain.and_then(|plain| Proven::verify(asked.id, Domain::Data, plain).ok()) else {
             // A base that is not what it was makes wrong bytes of a right patch: then the peer is not to blame.
             if base.is_some_and(|(id, bytes)| ChunkId::of(Domain::Data, bytes) != id) {
                 return Err(AssemblyError::BaseChanged(asked.place.to_string()));
@@ -387,7 +389,7 @@ impl Session {
             self.status.note_corrupt(peer, &asked.place);
             return Ok(Arrival::Corrupt);
         };
-        self.assembly.put(&asked.place, &chunk)?;
+        self.assembly.put(&asked.place, chunk)?;
         self.status.note_chunk(peer, form.codec, chunk.bytes().len(), form.payload.len());
         Ok(Arrival::Stored)
     }

@@ -162,13 +162,12 @@ impl Answers {
         if frame.domain != Domain::Data {
             return Err(ContentError::Missing);
         }
-        // A patch that was stored against the very chunk that the joiner holds: nothing is left to do.
-        if let (Some(codec), true) = (Codec::from_byte(frame.codec), frame.base == base)
-            && (frame.base.is_some() || matches!(codec, Codec::Lz4 | Codec::Zstd))
+        let coder = &mut self.coder;
+        if let Some(codec) = Codec::from_byte(frame.codec)
+            && coder.goes_out_as_stored(codec, frame.base, base)
         {
             return Ok(Found::Stored { codec, plain_bytes: frame.plain_bytes, bytes: frame.bytes });
         }
-        let coder = &mut self.coder;
         packs.plain(&frame, &mut coder.decoder, &mut coder.plain)?;
         let base_frame = base.map(|base| self.state.store.get_encoded(base)).transpose()?.flatten();
         let base = match base_frame {
@@ -202,6 +201,17 @@ impl Answers {
 }
 
 impl Coder {
+    /// Is the stored form what the joiner should get, so that nothing is left to do?
+    fn goes_out_as_stored(&self, codec: Codec, stored_base: Option<ChunkId>, base: Option<ChunkId>) -> bool {
+        let facts = ChunkFacts { base: Base::Absent, compressible: Compressible::Likely };
+        match codec {
+            // It was made against the very chunk that the joiner holds.
+            Codec::ZstdPatch => stored_base == base,
+            Codec::Lz4 | Codec::Zstd => base.is_none(),
+            Codec::Raw => base.is_none() && self.policy.choose(facts) == Codec::Raw,
+        }
+    }
+
     /// Gives the plaintext in the buffer the form that the link deserves.
     fn form(&mut self, base: Base) -> ItemForm<'_> {
         let plain_bytes = self.plain.len() as u32;

@@ -60,11 +60,6 @@ impl Leases {
         self.lock().live.values().any(|lease| lease.snapshot == snapshot && lease.expires > now)
     }
 
-    /// Leases that are alive.
-    pub(crate) fn count(&self, now: Time) -> usize {
-        self.lock().live.values().filter(|lease| lease.expires > now).count()
-    }
-
     fn lock(&self) -> std::sync::MutexGuard<'_, Granted> {
         self.granted.lock().expect("no panic under the lock")
     }
@@ -113,6 +108,5 @@ mod tests {
         let lease = leases.grant(snapshot, Time::ZERO).unwrap();
         leases.end(lease.id);
         assert!(!leases.hold(snapshot, Time::ZERO));
-        assert_eq!(leases.count(Time::ZERO), 0);
     }
 }

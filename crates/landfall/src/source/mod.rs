@@ -6,5 +6,5 @@ mod lease;
 mod offering;
 mod state;
 
-pub(crate) use conversation::converse;
-pub(crate) use state::{Content, ServedState, ServedStates};
+pub(crate) use conversation::{ServingMember, converse, own_hello};
+pub(crate) use state::{Content, ServedState};

@@ -10,6 +10,9 @@ use super::*;
 
 mod build;
 mod edit;
+mod golden;
+mod malformed;
+mod shape;
 
 /// What a tree should be.
 type Model = BTreeMap<Bytes, Value>;
@@ -46,13 +49,30 @@ impl Numbers {
         Value { inline: self.bytes(inline_bytes), chunk }
     }
 
-    fn key(&mut self) -> Bytes {
-        let length = if self.below(60) == 0 { self.below(4097) } else { self.below(30) };
+    fn key(&mut self, keys: Keys) -> Bytes {
+        let length = match keys {
+            Keys::Short if self.below(60) > 0 => self.below(30),
+            Keys::Short => self.below(4097),
+            Keys::Long => 3_000 + self.below(1_097),
+        };
         self.bytes(length)
     }
 
-    fn model(&mut self, entries: usize) -> Model {
-        (0..entries).map(|_| (self.key(), self.value())).collect()
+    fn model(&mut self, keys: Keys, entries: usize) -> Model {
+        (0..entries).map(|_| (self.key(keys), self.value())).collect()
+    }
+}
+
+/// What the keys of a model look like. Long keys make high trees of few entries.
+#[derive(Debug, Clone, Copy)]
+enum Keys {
+    Short,
+    Long,
+}
+
+impl Keys {
+    fn of_seed(seed: u64) -> Self {
+        if seed.is_multiple_of(3) { Self::Long } else { Self::Short }
     }
 }
 
@@ -78,10 +98,6 @@ fn walk(nodes: &dyn Nodes, id: ChunkId) -> Vec<(ChunkId, Bytes)> {
         found.extend(children.iter().flat_map(|child| walk(nodes, child.id)));
     }
     found
-}
-
-fn leaf_ids(nodes: &dyn Nodes, root: &Root) -> Vec<ChunkId> {
-    walk(nodes, root.id).into_iter().filter(|(_, bytes)| bytes[1] == 0).map(|(id, _)| id).collect()
 }
 
 /// A store to which nodes come only after they were wanted.

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use landfall_core::files::{FilePath, Meta};
 use landfall_core::limits::CHUNK_BYTES_MAX;
 use landfall_core::tree::ChunkRef;
-use landfall_core::{Chunk, ChunkId, Domain};
+use landfall_core::{ChunkId, Domain, Proven};
 use rustix::fs::{Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 
@@ -62,7 +62,7 @@ impl StagedFile {
     }
 
     /// Writes a verified chunk at `offset`. A chunk of zeros takes no space.
-    pub fn write_chunk(&self, offset: u64, chunk: &Chunk) -> Result<(), PlaceError> {
+    pub fn write_chunk(&self, offset: u64, chunk: Proven<'_>) -> Result<(), PlaceError> {
         if chunk.domain() != Domain::Data {
             return Err(self.refuse("a tree node is no content"));
         }

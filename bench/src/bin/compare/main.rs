@@ -1,0 +1,213 @@
+//! Compares Landfall with the tools people use now: both ends on this machine, in network namespaces of their own,
+//! all tools in one run, every result compared with its source. What is measured and why: `bench/README.md`.
+
+mod cases;
+mod datasets;
+mod disk;
+mod equality;
+mod machine;
+mod measure;
+mod netns;
+mod peers;
+mod report;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context, ensure};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::cases::{Arena, Case};
+use crate::datasets::{DataSet, Library, Scale};
+use crate::machine::Machine;
+use crate::netns::Network;
+use crate::peers::{Landfall, Mode};
+use crate::report::Report;
+
+#[derive(Parser)]
+#[command(about = "Landfall beside the tools people use now")]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Build data sets; those that exist are kept.
+    Datasets {
+        #[command(flatten)]
+        place: Place,
+        /// Only these.
+        #[arg(long, value_enum)]
+        only: Vec<DataSet>,
+    },
+    /// Run cases and print the tables as Markdown.
+    Run {
+        #[command(flatten)]
+        place: Place,
+        #[command(flatten)]
+        options: RunOptions,
+    },
+    /// Print the tables of an earlier run again.
+    Show {
+        /// What `run --json FILE` wrote.
+        report: PathBuf,
+    },
+    /// Touch memory once, so that no measured run is the first to.
+    #[command(hide = true)]
+    WarmMemory { bytes: u64 },
+}
+
+#[derive(Args)]
+struct Place {
+    /// Where data sets and copies lie: about 15 GB, 60 GB with `memory-large`.
+    #[arg(long, default_value = "bench/work")]
+    work: PathBuf,
+    #[arg(long, value_enum, default_value = "full")]
+    scale: Scale,
+}
+
+#[derive(Args)]
+struct RunOptions {
+    /// Only the case of this name; may be repeated.
+    #[arg(long = "case")]
+    cases: Vec<String>,
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// Write all samples as JSON, to a file or, without one, to the standard output instead of the tables.
+    #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "-")]
+    json: Option<PathBuf>,
+    /// The binary that is compared; beside this program by default.
+    #[arg(long)]
+    landfall: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    let done = match Arguments::parse().verb {
+        Verb::Datasets { place, only } => build_data_sets(&place, only),
+        Verb::Run { place, options } => run(&place, &options),
+        Verb::Show { report } => show(&report),
+        Verb::WarmMemory { bytes } => touch(bytes),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("compare: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn build_data_sets(place: &Place, only: Vec<DataSet>) -> anyhow::Result<()> {
+    let library = Library::open(&place.work, place.scale)?;
+    let all = || DataSet::value_variants().iter().copied().filter(|set| *set != DataSet::Large).collect();
+    for set in if only.is_empty() { all() } else { only } {
+        let extent = library.build(set)?;
+        eprintln!("{}: {} bytes in {} files", set.name(), extent.bytes, extent.files);
+    }
+    Ok(())
+}
+
+fn run(place: &Place, options: &RunOptions) -> anyhow::Result<()> {
+    ensure!(rustix::process::geteuid().is_root(), "network namespaces and loop devices need root");
+    ensure!(options.rounds > 0, "a median needs at least one round");
+    std::fs::create_dir_all(&place.work)?;
+    let base = std::fs::canonicalize(&place.work)?;
+    let (library, work) = (Library::open(&base, place.scale)?, base.join(place.scale.name()));
+    let landfall = options.landfall.clone().map_or_else(beside_this_program, Ok)?;
+    let cases = cases::select(&options.cases, &landfall, &work)?;
+    prepare(&cases, place, &library)?;
+    sweep(&work);
+    let stopping = stop_on_signals()?;
+    Landfall::new(&landfall, &work, Mode::Frozen).create_identities()?;
+    let network = Network::create(SOURCES_MAX)?;
+    let arena =
+        Arena { work: &work, library: &library, network: &network, rounds: options.rounds, stopping: &stopping };
+    let mut report =
+        Report { machine: Machine::read(&work, &landfall), scale: place.scale, rounds: options.rounds, cases: vec![] };
+    for case in &cases {
+        report.cases.push(arena.run(case)?);
+        write_report(&report, options.json.as_deref())?;
+    }
+    print_report(&report, options.json.as_deref())
+}
+
+/// Data sets are built and memory is touched by processes of their own: a child's peak memory, as the kernel counts
+/// it, is never below what its parent once used, so this one has to stay small.
+fn prepare(cases: &[Case], place: &Place, library: &Library) -> anyhow::Result<()> {
+    for set in cases.iter().flat_map(Case::data_sets).filter(|set| library.extent(*set).is_none()) {
+        let name = set.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
+        let mut build = Command::new(std::env::current_exe()?);
+        build.args(["datasets", "--only", &name, "--scale", place.scale.name(), "--work"]).arg(&place.work);
+        ensure!(build.status()?.success(), "the data set {name} could not be built");
+    }
+    if place.scale == Scale::Full {
+        disk::run(Command::new(std::env::current_exe()?).args(["warm-memory", &WARM_BYTES.to_string()]))?;
+    }
+    Ok(())
+}
+
+/// What a killed run left behind goes before this one begins.
+fn sweep(work: &Path) {
+    netns::sweep_dead();
+    disk::unmount(&disk::mount_point(work));
+}
+
+/// On a signal the tool that runs now is ended, so its turn fails; the flag then ends the run, and everything that was
+/// made is dropped in order.
+fn stop_on_signals() -> anyhow::Result<Arc<AtomicBool>> {
+    let stopping = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&stopping);
+    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    std::thread::spawn(move || {
+        for _ in signals.forever() {
+            flag.store(true, Ordering::Relaxed);
+            netns::end_processes(std::process::id());
+        }
+    });
+    Ok(stopping)
+}
+
+fn beside_this_program() -> anyhow::Result<PathBuf> {
+    let program = std::env::current_exe()?;
+    Ok(program.parent().context("a program without a directory")?.join("landfall"))
+}
+
+/// After every case, so that a long run that is cut has not been for nothing.
+fn write_report(report: &Report, json: Option<&Path>) -> anyhow::Result<()> {
+    match json {
+        Some(path) if path != Path::new("-") => {
+            std::fs::write(path, serde_json::to_vec_pretty(report)?).with_context(|| path.display().to_string())
+        }
+        _ => Ok(()),
+    }
+}
+
+fn print_report(report: &Report, json: Option<&Path>) -> anyhow::Result<()> {
+    if json == Some(Path::new("-")) {
+        println!("{}", serde_json::to_string_pretty(report)?);
+    } else {
+        println!("{}", report.to_markdown()?);
+    }
+    Ok(())
+}
+
+fn show(path: &Path) -> anyhow::Result<()> {
+    let report: Report = serde_json::from_slice(&std::fs::read(path)?)?;
+    print_report(&report, None)
+}
+
+/// A virtual machine backs its memory on first touch, about ten times slower than later ones.
+fn touch(bytes: u64) -> anyhow::Result<()> {
+    let mut memory = vec![0_u8; usize::try_from(bytes)?];
+    memory.iter_mut().step_by(4096).for_each(|byte| *byte = 1);
+    ensure!(std::hint::black_box(&memory)[0] == 1);
+    Ok(())
+}
+
+const SOURCES_MAX: usize = 2;
+const WARM_BYTES: u64 = 8 << 30;

@@ -1,0 +1,341 @@
+//! Owns one state that is served: its directory, its data directory, and the taking of snapshots.
+
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use landfall_core::files::FilePath;
+use landfall_core::snapshot::{
+    Head, KeyRange, LogHash, Manifest, Position, Section, SectionKind, SectionPriority, StateName,
+};
+use landfall_core::tree::{Root, Salt};
+use landfall_core::wire::SignedHead;
+use landfall_core::{ChunkId, Domain};
+use landfall_net::Identity;
+use landfall_store::vfs::RealVfs;
+use landfall_store::{Store, StoreOptions};
+
+use super::error::{ServeError, TakeError};
+use super::sinks::{Kept, NewChunks, NewEntries};
+use crate::clock::{Clock, wall_seconds};
+use crate::content::FilesInPlace;
+use crate::files::index::{IndexHeader, IndexReader, IndexWriter, wall_clock};
+use crate::files::place::CONTROL;
+use crate::files::scan::{self, ChangingFiles, Previous, Scan, Stopped};
+use crate::history::{self, Held};
+use crate::source::{Content, ServedState};
+
+/// A state to serve.
+#[derive(Debug, Clone)]
+pub struct StateConfig {
+    /// Its name.
+    pub name: StateName,
+    /// The directory that is its content.
+    pub directory: PathBuf,
+    /// Where Landfall keeps what it needs; not inside `directory`. A pulled directory brings its own.
+    pub data: PathBuf,
+    /// How a snapshot stays what it is while files go on changing.
+    pub keep: Keep,
+    /// What happens if a file changes while it is read.
+    pub changing: ChangingFiles,
+    /// Run by the shell before a snapshot: to quiesce what writes.
+    pub before_snapshot: Option<String>,
+    /// Run by the shell after the files were read, also if that failed.
+    pub after_snapshot: Option<String>,
+}
+
+/// How a snapshot stays what it is while files go on changing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// Content is copied into packs, only what is new.
+    Store,
+    /// The user promises that files do not change; they are served in place and hashed again on every read.
+    Frozen,
+}
+
+/// What taking a snapshot did.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub struct SnapshotReport {
+    /// The snapshot that is served now, in hexadecimal.
+    pub snapshot: String,
+    /// Its position.
+    pub position: String,
+    /// The hash of its content, in hexadecimal.
+    pub state_root: String,
+    /// Whether anything differs from the snapshot before.
+    pub changed: bool,
+    /// Bytes of the whole state.
+    pub state_bytes: u64,
+    /// Entries of its tree.
+    pub entries: u64,
+    /// Bytes that were read from files.
+    pub bytes_read: u64,
+    /// Files that were not read again because nothing about them changed.
+    pub files_unchanged: u64,
+    /// Paths that a snapshot cannot keep, with the reason.
+    pub skipped: Vec<String>,
+    /// Files that changed while they were read: their content is from no single moment.
+    pub torn: Vec<String>,
+    /// Paths with extended attributes of namespaces that are not kept.
+    pub unkept_xattrs: Vec<String>,
+    /// Seconds that it took.
+    pub seconds: f64,
+}
+
+/// A state and how its snapshots are made.
+pub(super) struct Publisher {
+    config: StateConfig,
+    pub(super) state: Arc<ServedState>,
+    pub(super) clock: Clock,
+    role: Role,
+    signer: Option<Arc<Identity>>,
+    taking: Mutex<()>,
+}
+
+/// Does this member make the state's snapshots?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Publisher,
+    /// The directory was pulled: its snapshot is served on from its own files.
+    Relay,
+}
+
+impl Publisher {
+    pub(super) fn open(config: StateConfig, signer: Option<Arc<Identity>>, clock: Clock) -> Result<Self, ServeError> {
+        let pulled = config.directory.join(CONTROL);
+        if pulled.join(INDEX).exists() {
+            return Self::open_relay(config, clock, &pulled);
+        }
+        let failed = |source| ServeError::Directory { directory: config.directory.clone(), source };
+        let directory = config.directory.canonicalize().map_err(failed)?;
+        std::fs::create_dir_all(&config.data).map_err(failed)?;
+        let data = config.data.canonicalize().map_err(failed)?;
+        if data.starts_with(&directory) {
+            return Err(ServeError::DataInside { data, directory });
+        }
+        let store = Arc::new(open_store(&data)?);
+        let content = match config.keep {
+            Keep::Store => Content::Packs,
+            Keep::Frozen => Content::Files(FilesInPlace::open(&directory).map_err(failed)?),
+        };
+        let held = history::load(&store)?;
+        let state = Arc::new(ServedState::new(config.name.clone(), store, content, held));
+        let config = StateConfig { directory, data, ..config };
+        Ok(Self { config, state, clock, role: Role::Publisher, signer, taking: Mutex::new(()) })
+    }
+
+    fn open_relay(config: StateConfig, clock: Clock, pulled: &Path) -> Result<Self, ServeError> {
+        let incomplete = || ServeError::Incomplete { directory: config.directory.clone() };
+        let failed = |source| ServeError::Directory { directory: config.directory.clone(), source };
+        let control = std::fs::File::open(pulled).map_err(failed)?;
+        let index = IndexReader::open(&control, Path::new(INDEX)).map_err(|_| incomplete())?;
+        let store = Arc::new(open_store(pulled)?);
+        let held = history::load(&store)?.into_iter().find(|held| held.id == index.header().manifest);
+        let held = held.ok_or_else(incomplete)?;
+        if held.manifest.state != config.name {
+            let (pulled, named) = (held.manifest.state, config.name);
+            return Err(ServeError::OtherState { directory: config.directory, pulled, named });
+        }
+        let content = Content::Files(FilesInPlace::open(&config.directory).map_err(failed)?);
+        let state = Arc::new(ServedState::new(config.name.clone(), store, content, vec![held]));
+        let config = StateConfig { data: pulled.to_owned(), ..config };
+        Ok(Self { config, state, clock, role: Role::Relay, signer: None, taking: Mutex::new(()) })
+    }
+
+    /// The directory that the data of the state is in.
+    pub(super) fn data_directory(&self) -> &Path {
+        &self.config.data
+    }
+
+    /// The directory, if it is a copy that must be what its snapshot says.
+    pub(super) fn copy_directory(&self) -> Option<PathBuf> {
+        let frozen = self.role == Role::Relay || self.config.keep == Keep::Frozen;
+        frozen.then(|| self.config.directory.clone())
+    }
+
+    /// Publishes what the directory holds now, if this member makes its snapshots.
+    pub(super) fn publish_first(&self) -> Result<(), TakeError> {
+        match self.role {
+            Role::Relay => Ok(()),
+            Role::Publisher => self.take().map(drop),
+        }
+    }
+
+    /// Takes a snapshot and serves it.
+    pub(super) fn take(&self) -> Result<SnapshotReport, TakeError> {
+        if self.role == Role::Relay {
+            return Err(TakeError::Relay(self.config.name.clone()));
+        }
+        let _one_at_a_time = self.taking.lock().expect("no panic under the lock");
+        let began = Instant::now();
+        let store = &self.state.store;
+        let writing = store.begin_session();
+        let previous = self.state.newest();
+        let Scanned { root, report: scanned, index, index_token } = self.scan_quiesced(previous.as_deref())?;
+        let unchanged = previous.as_ref().filter(|previous| previous.manifest.sections[0].root == root);
+        let held = match unchanged {
+            Some(previous) => (**previous).clone(),
+            None => self.next_snapshot(previous.as_deref(), root)?,
+        };
+        if unchanged.is_none() {
+            self.state.publish(held.clone(), &self.clock)?;
+        }
+        drop(writing);
+        // If the process dies between these two, neither fits the other, and everything is read again.
+        store.set_record(INDEX_RECORD, &index_record(index_token, held.id))?;
+        index.commit().map_err(TakeError::Index)?;
+        Ok(report(&held, unchanged.is_none(), &scanned, began.elapsed()))
+    }
+
+    fn scan_quiesced(&self, previous: Option<&Held>) -> Result<Scanned, TakeError> {
+        if let Some(command) = &self.config.before_snapshot {
+            run(command)?;
+        }
+        let scanned = self.scan(previous);
+        let resumed = self.config.after_snapshot.as_deref().map_or(Ok(()), run);
+        let scanned = scanned?;
+        resumed?;
+        Ok(scanned)
+    }
+
+    fn scan(&self, previous: Option<&Held>) -> Result<Scanned, TakeError> {
+        let data = std::fs::File::open(&self.config.data).map_err(TakeError::Index)?;
+        let taken = wall_clock();
+        // The snapshot has no id yet; the record in the store says which one the token stands for.
+        let index_token = ChunkId::of(Domain::Data, format!("{taken:?}").as_bytes());
+        let header = IndexHeader { manifest: index_token, taken };
+        let index = IndexWriter::create(&data, Path::new(INDEX), &header).map_err(TakeError::Index)?;
+        let known = match previous {
+            Some(held) => Some(self.known_files(&data, held)?),
+            None => None,
+        };
+        let directory = std::fs::File::open(&self.config.directory).map_err(|source| self.unreadable(source))?;
+        let what = Scan {
+            directory: directory.as_fd(),
+            changing: self.config.changing,
+            threads: Scan::default_threads(),
+            previous: known,
+        };
+        let kept = match self.config.keep {
+            Keep::Store => Kept::Everything,
+            Keep::Frozen => Kept::WhatNoFileHolds,
+        };
+        let chunks = NewChunks::new(&self.state.store, kept);
+        let mut entries = NewEntries::new(&self.state.nodes, index);
+        let report = scan::scan(what, &chunks, &mut entries).map_err(|stopped| match stopped {
+            Stopped::Scan(error) => TakeError::Scan(error),
+            Stopped::Sink(error) => error,
+        })?;
+        let (root, index) = entries.finish()?;
+        Ok(Scanned { root, report, index, index_token })
+    }
+
+    /// The files as the snapshot before saw them. Without the index that was written with it, every file is read.
+    fn known_files(&self, data: &std::fs::File, held: &Held) -> Result<Previous<'_>, TakeError> {
+        let record = self.state.store.record(INDEX_RECORD)?;
+        let fits = |index: &IndexReader| {
+            record.as_ref().is_some_and(|record| *record == index_record(index.header().manifest, held.id))
+        };
+        let index = IndexReader::open(data, Path::new(INDEX)).ok().filter(fits);
+        Ok(Previous { root: held.manifest.sections[0].root, nodes: &self.state.nodes, index })
+    }
+
+    fn unreadable(&self, source: std::io::Error) -> TakeError {
+        TakeError::Scan(scan::ScanError::Unreadable { path: FilePath::root(), source })
+    }
+
+    fn next_snapshot(&self, previous: Option<&Held>, root: Root) -> Result<Held, TakeError> {
+        let before = previous.map(|held| (held.manifest.position, held.manifest.log_hash));
+        let (position, log_hash) = before.unwrap_or((Position { epoch: 1, index: 0 }, LogHash::default()));
+        let position = Position { epoch: position.epoch, index: position.index + 1 };
+        let mut manifest = Manifest {
+            state: self.config.name.clone(),
+            position,
+            log_hash,
+            sections: vec![Section {
+                name: StateName::new("data").expect("a legal name"),
+                kind: SectionKind::Files,
+                priority: SectionPriority::Bulk,
+                range: KeyRange::default(),
+                salt: Salt::PUBLIC,
+                root,
+            }],
+        };
+        // A directory has no log of its own: each snapshot is one record, chained to the one before.
+        manifest.log_hash = log_hash.after(position, manifest.state_root().as_bytes());
+        let chunk = manifest.to_chunk();
+        self.state.store.put(&chunk)?;
+        self.state.store.sync()?;
+        let head = self.sign(&Head {
+            state: self.config.name.clone(),
+            snapshot: chunk.id(),
+            position,
+            previous: previous.map(|held| held.id),
+        });
+        Ok(Held { id: chunk.id(), manifest, manifest_bytes: chunk.into_bytes(), head, since: wall_seconds() })
+    }
+
+    fn sign(&self, head: &Head) -> Option<SignedHead> {
+        let signer = self.signer.as_ref()?;
+        let head = Bytes::from(head.encode());
+        let signature = signer.sign_head(&head).into();
+        let certificates = signer.own().certificate_chain.iter().map(|der| Bytes::copy_from_slice(der)).collect();
+        Some(SignedHead { head, certificates, signature })
+    }
+}
+
+/// What a scan gave, before it is published.
+struct Scanned {
+    root: Root,
+    report: scan::Report,
+    index: IndexWriter,
+    index_token: ChunkId,
+}
+
+/// Says that an index goes with a snapshot.
+fn index_record(token: ChunkId, snapshot: ChunkId) -> Vec<u8> {
+    [&token.as_bytes()[..], snapshot.as_bytes()].concat()
+}
+
+fn open_store(data: &Path) -> Result<Store, ServeError> {
+    Ok(Store::open(Arc::new(RealVfs), &data.join("store"), StoreOptions::default())?)
+}
+
+fn run(command: &str) -> Result<(), TakeError> {
+    let failed = |failure: String| TakeError::Command { command: command.to_owned(), failure };
+    let status = Command::new("/bin/sh").arg("-c").arg(command).status();
+    let status = status.map_err(|error| failed(format!("cannot be run: {error}")))?;
+    if status.success() { Ok(()) } else { Err(failed(format!("failed with {status}"))) }
+}
+
+fn report(held: &Held, changed: bool, scanned: &scan::Report, took: Duration) -> SnapshotReport {
+    SnapshotReport {
+        snapshot: held.id.to_string(),
+        position: held.manifest.position.to_string(),
+        state_root: held.manifest.state_root().to_string(),
+        changed,
+        state_bytes: held.manifest.payload_bytes(),
+        entries: held.manifest.sections.iter().map(|section| section.root.entries).sum(),
+        bytes_read: scanned.bytes_read,
+        files_unchanged: scanned.files.saturating_sub(scanned.files_read),
+        skipped: listed(&scanned.skipped, |skipped| format!("{}: {}", skipped.path.escape_ascii(), skipped.reason)),
+        torn: listed(&scanned.changing, ToString::to_string),
+        unkept_xattrs: listed(&scanned.unkept_xattrs, ToString::to_string),
+        seconds: took.as_secs_f64(),
+    }
+}
+
+/// What a report lists, and how many more there are.
+fn listed<T>(counted: &scan::Counted<T>, describe: impl Fn(&T) -> String) -> Vec<String> {
+    let more = counted.count - counted.first.len() as u64;
+    let more = (more > 0).then(|| format!("… and {more} more"));
+    counted.first.iter().map(describe).chain(more).collect()
+}
+
+/// The stat index in a data directory.
+const INDEX: &str = "index";
+/// The record that says which snapshot the index goes with.
+const INDEX_RECORD: &str = "index";

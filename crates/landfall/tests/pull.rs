@@ -1,0 +1,194 @@
+//! A directory is served by one member and pulled by another, in one process, over loopback.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use landfall::core::snapshot::StateName;
+use landfall::files::place::Previous;
+use landfall::member::{ChangingFiles, Keep, Member, ServeConfig, StateConfig};
+use landfall::net::PlainTransport;
+use landfall::pull::{OnLocalChanges, OnOpenFiles, PullError, PullOptions, PullReport, Status, TrustAll, pull};
+
+fn name() -> StateName {
+    StateName::new("orders").unwrap()
+}
+
+fn serve(directory: &Path, data: &Path, keep: Keep) -> Member {
+    Member::serve(ServeConfig {
+        listen: Some("127.0.0.1:0".into()),
+        transport: Arc::new(PlainTransport),
+        signer: None,
+        states: vec![StateConfig {
+            name: name(),
+            directory: directory.to_owned(),
+            data: data.to_owned(),
+            keep,
+            changing: ChangingFiles::Refuse,
+            before_snapshot: None,
+            after_snapshot: None,
+        }],
+    })
+    .unwrap()
+}
+
+fn options(destination: &Path, sources: &[&Member]) -> PullOptions {
+    PullOptions {
+        state: name(),
+        destination: destination.to_owned(),
+        sources: sources.iter().map(|source| source.address().unwrap()).collect(),
+        transport: Arc::new(PlainTransport),
+        trust: Arc::new(TrustAll),
+        local_changes: OnLocalChanges::Refuse,
+        open_files: OnOpenFiles::Allow,
+        previous: Previous::Drop,
+    }
+}
+
+fn pull_from(destination: &Path, sources: &[&Member]) -> Result<PullReport, PullError> {
+    pull(&options(destination, sources), &Arc::new(Status::default()))
+}
+
+/// Bytes that no codec makes smaller, the same for the same seed.
+fn noise(seed: u64, length: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    (0..length).map(|_| (next() >> 32) as u8).collect()
+}
+
+/// A directory with every kind of file.
+fn build(directory: &Path) {
+    fs::create_dir_all(directory.join("deep/er")).unwrap();
+    fs::create_dir(directory.join("empty")).unwrap();
+    fs::write(directory.join("inline"), b"short").unwrap();
+    fs::write(directory.join("nothing"), b"").unwrap();
+    fs::write(directory.join("deep/whole"), noise(1, 50_000)).unwrap();
+    fs::write(directory.join("deep/er/pages"), noise(2, 64 * 4096 * 10)).unwrap();
+    fs::write(directory.join("content-defined"), noise(3, 3_000_001)).unwrap();
+    std::os::unix::fs::symlink("deep/whole", directory.join("link")).unwrap();
+}
+
+/// Everything below a directory, by path: content, mode and time.
+fn listing(directory: &Path) -> Vec<String> {
+    fn walk(root: &Path, at: &Path, out: &mut Vec<String>) {
+        use std::os::unix::fs::MetadataExt;
+        for entry in fs::read_dir(at).unwrap() {
+            let path = entry.unwrap().path();
+            let relative = path.strip_prefix(root).unwrap().display().to_string();
+            if relative == ".landfall" {
+                continue;
+            }
+            let meta = fs::symlink_metadata(&path).unwrap();
+            let content = if meta.is_symlink() {
+                fs::read_link(&path).unwrap().display().to_string()
+            } else if meta.is_dir() {
+                walk(root, &path, out);
+                "directory".to_owned()
+            } else {
+                landfall::core::ChunkId::of(landfall::core::Domain::Data, &fs::read(&path).unwrap()).to_string()
+            };
+            out.push(format!("{relative} {:o} {}.{} {content}", meta.mode(), meta.mtime(), meta.mtime_nsec()));
+        }
+    }
+    let mut out = Vec::new();
+    walk(directory, directory, &mut out);
+    out.sort();
+    out
+}
+
+struct Ground {
+    _temporary: tempfile::TempDir,
+    source: std::path::PathBuf,
+    data: std::path::PathBuf,
+    copy: std::path::PathBuf,
+}
+
+fn ground() -> Ground {
+    let temporary = tempfile::tempdir().unwrap();
+    let at = |name: &str| temporary.path().join(name);
+    let (source, data, copy) = (at("source"), at("data"), at("copy"));
+    fs::create_dir(&source).unwrap();
+    build(&source);
+    Ground { _temporary: temporary, source, data, copy }
+}
+
+#[test]
+fn a_first_pull_gives_an_equal_directory() {
+    for keep in [Keep::Store, Keep::Frozen] {
+        let ground = ground();
+        let member = serve(&ground.source, &ground.data, keep);
+        let report = pull_from(&ground.copy, &[&member]).unwrap();
+        assert_eq!(listing(&ground.copy), listing(&ground.source));
+        assert_eq!(report.state_root.to_string(), member.log(&name()).unwrap()[0].state_root);
+    }
+}
+
+#[test]
+fn a_second_pull_brings_only_what_changed() {
+    let ground = ground();
+    let member = serve(&ground.source, &ground.data, Keep::Store);
+    pull_from(&ground.copy, &[&member]).unwrap();
+
+    let mut pages = fs::read(ground.source.join("deep/er/pages")).unwrap();
+    pages[1_000_000..1_004_096].copy_from_slice(&noise(9, 4096));
+    fs::write(ground.source.join("deep/er/pages"), &pages).unwrap();
+    let mut shifted = b"in front of everything".to_vec();
+    shifted.extend(fs::read(ground.source.join("content-defined")).unwrap());
+    fs::write(ground.source.join("content-defined"), &shifted).unwrap();
+    fs::remove_file(ground.source.join("inline")).unwrap();
+    fs::write(ground.source.join("deep/new"), b"new").unwrap();
+    member.snapshot(&name()).unwrap();
+
+    let report = pull_from(&ground.copy, &[&member]).unwrap();
+    assert_eq!(listing(&ground.copy), listing(&ground.source));
+    let fetched = report.figures.bytes_done;
+    assert!(fetched < 300_000, "{fetched} bytes of chunks for a few changed pages");
+    assert!(report.figures.wire_received < 60_000, "{:?}", report.figures);
+}
+
+#[test]
+fn nothing_changed_is_one_answer() {
+    let ground = ground();
+    let member = serve(&ground.source, &ground.data, Keep::Frozen);
+    pull_from(&ground.copy, &[&member]).unwrap();
+    let report = pull_from(&ground.copy, &[&member]).unwrap();
+    assert_eq!(report.figures.bytes_done, 0);
+    assert_eq!(report.strategy, landfall::core::offer::Strategy::UpToDate);
+}
+
+#[test]
+fn a_copy_serves_on_what_it_pulled() {
+    let ground = ground();
+    let member = serve(&ground.source, &ground.data, Keep::Frozen);
+    pull_from(&ground.copy, &[&member]).unwrap();
+    let relay = serve(&ground.copy, &ground.data, Keep::Frozen);
+    drop(member);
+    let second = ground.copy.with_file_name("second");
+    pull_from(&second, &[&relay]).unwrap();
+    assert_eq!(listing(&second), listing(&ground.source));
+}
+
+#[test]
+fn local_changes_stop_a_pull_unless_they_are_discarded() {
+    let ground = ground();
+    let member = serve(&ground.source, &ground.data, Keep::Store);
+    pull_from(&ground.copy, &[&member]).unwrap();
+    fs::write(ground.copy.join("deep/whole"), b"mine").unwrap();
+    fs::write(ground.copy.join("mine"), b"mine").unwrap();
+    fs::remove_file(ground.copy.join("content-defined")).unwrap();
+
+    let refused = pull_from(&ground.copy, &[&member]).unwrap_err();
+    let PullError::LocalChanges { changes, .. } = &refused else { panic!("{refused}") };
+    assert!(changes.count() >= 3, "{refused}");
+    assert_eq!(fs::read(ground.copy.join("mine")).unwrap(), b"mine");
+
+    let mut discard = options(&ground.copy, &[&member]);
+    discard.local_changes = OnLocalChanges::Discard;
+    pull(&discard, &Arc::new(Status::default())).unwrap();
+    assert_eq!(listing(&ground.copy), listing(&ground.source));
+}

@@ -1,0 +1,80 @@
+//! Owns what the sources themselves may not say: a core that reads a clock compiles, so cargo cannot see it.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+/// What the core may not name. It waits for nothing: time and seeds are arguments.
+const CORE_FORBIDDEN: &[&str] = &[
+    "std::fs",
+    "std::net",
+    "std::thread",
+    "std::process",
+    "std::env",
+    "std::os",
+    "Instant",
+    "SystemTime",
+    "Mutex<",
+    "Condvar",
+    "mpsc",
+    "RandomState",
+    "HashMap<",
+    "HashSet<",
+];
+
+/// Names every forbidden word in the core, and every crate that ARCHITECTURE.md does not mention.
+pub(crate) fn check() -> Result<Vec<String>> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask stands in the workspace")?;
+    let mut broken = Vec::new();
+    for file in rust_files(&root.join("crates/landfall-core/src"))? {
+        let text = std::fs::read_to_string(&file).with_context(|| file.display().to_string())?;
+        let place = file.strip_prefix(root).unwrap_or(&file).display().to_string();
+        broken.extend(forbidden_in(&text).map(|(line, word)| format!("{place}:{line}: the core names {word}")));
+    }
+    let architecture = std::fs::read_to_string(root.join("ARCHITECTURE.md")).context("ARCHITECTURE.md")?;
+    for entry in std::fs::read_dir(root.join("crates"))? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if !architecture.contains(&name) {
+            broken.push(format!("ARCHITECTURE.md does not mention crates/{name}"));
+        }
+    }
+    Ok(broken)
+}
+
+/// Forbidden words with their lines. Comments and the tests at the end of a file may say what they like.
+fn forbidden_in(text: &str) -> impl Iterator<Item = (usize, &'static str)> {
+    let code = text.lines().enumerate().take_while(|(_, line)| !line.starts_with("#[cfg(test)]"));
+    code.filter(|(_, line)| !line.trim_start().starts_with("//")).flat_map(|(at, line)| {
+        CORE_FORBIDDEN.iter().filter(|word| line.contains(**word)).map(move |word| (at + 1, *word)).collect::<Vec<_>>()
+    })
+}
+
+fn rust_files(directory: &Path) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(directory).with_context(|| directory.display().to_string())? {
+        let path = entry?.path();
+        if path.is_dir() {
+            files.extend(rust_files(&path)?);
+        } else if path.extension().is_some_and(|end| end == "rs") && !is_test(&path) {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn is_test(path: &Path) -> bool {
+    path.file_stem().is_some_and(|stem| stem.to_string_lossy().contains("test"))
+        || path.iter().any(|part| part == "tests")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_a_clock_and_spares_comments_and_tests() {
+        let text = "use std::time::Instant;\n// Instant\nlet a = 1;\n#[cfg(test)]\nuse std::fs;\n";
+        assert_eq!(forbidden_in(text).collect::<Vec<_>>(), [(1, "Instant")]);
+    }
+}
