@@ -126,6 +126,7 @@ impl Placement {
         let (file, origin) =
             self.at_staged(path, |at, name| staged::open_or_create(&self.ground, at, name)).map_err(refused())?;
         self.ground.edge.set_length(&file, size).map_err(refused())?;
+        let origin = staged::trusted_origin(&file, origin);
         let old = match self.kind {
             Kind::Update => self.open_old(path).map_err(refused())?,
             Kind::First | Kind::ResumedFirst => None,
