@@ -13,6 +13,7 @@
 
 mod beneath;
 mod changes;
+mod discard;
 mod edge;
 mod error;
 mod execute;
@@ -226,6 +227,7 @@ const JOURNAL: &str = "journal";
 const LOCK: &str = "lock";
 const STAGING: &str = "staging";
 const PREVIOUS: &str = "previous";
+const DISPLACED: &str = "displaced";
 const PREVIOUS_NEW: &str = "previous.new";
 /// Names inside `.landfall/staging`.
 const STAGED_FILES: &str = "files";
