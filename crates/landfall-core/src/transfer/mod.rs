@@ -196,7 +196,14 @@ impl Transfer {
         }
     }
 
-    /// A leaf was compared with what is here: these chunks are not.
+    /// Chunks of a leaf that is being inspected are known to be wanted; more may follow.
+    pub fn handle_wanted(&mut self, leaf: ChunkId, wants: Vec<Want>) {
+        if self.frontier.is_inspecting(leaf) {
+            self.ledger.add_leaf(leaf, wants);
+        }
+    }
+
+    /// A leaf was compared with what is here: these chunks, too, are not.
     pub fn handle_inspected(&mut self, leaf: ChunkId, wants: Vec<Want>) {
         if self.frontier.inspected(leaf) {
             self.ledger.add_leaf(leaf, wants);

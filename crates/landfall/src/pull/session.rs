@@ -139,7 +139,12 @@ impl Session {
     /// A source can be asked from now on, on these lanes.
     pub(super) fn join_peer(&self, peer: PeerId, lanes: Vec<Arc<LaneHandle>>, cost: PeerCost) {
         let count = lanes.len() as u32;
-        self.peers.lock().expect("no panic under the lock").insert(peer, lanes);
+        self.peers.lock().expect("no panic under the lock").insert(peer, lanes.clone());
+        if self.is_over() {
+            // It ended while the source was being connected: nobody else closes these lanes, and their threads would listen for ever.
+            lanes.iter().for_each(|lane| lane.closer.close());
+            return;
+        }
         self.tell(|transfer, now| transfer.handle_peer_joined(peer, count, cost, now));
     }
 

@@ -247,9 +247,10 @@ fn hard_cases(frozen: &dyn Fn() -> Landfall, store: &dyn Fn() -> Landfall) -> Ve
     vec![
         Case { course: Course::KilledHalfWay, ..killed }
             .with(Http)
-            .with(Rsync::PLAIN)
+            .with(Rsync::DELETE)
             .with(Rsync::IN_PLACE)
             .with(frozen())
+            .refer_to("rsync --inplace")
             .goal(Yardstick::RepeatedOfState, 0.01, None)
             .goal(Yardstick::RepeatedBytes, f64::INFINITY, Some(8.0 * MEBIBYTE)),
         memory.with(Http).with(Rsync::PLAIN).with(frozen()).with(store()).goal(peak, peak_max, peak_aim),

@@ -2,6 +2,7 @@
 //! drift of the machine falls on all alike. It never chooses what is compared.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use anyhow::{Context, ensure};
@@ -22,6 +23,8 @@ pub(crate) struct Arena<'a> {
     pub(crate) library: &'a Library,
     pub(crate) network: &'a Network,
     pub(crate) rounds: usize,
+    /// Set when this run was told to end.
+    pub(crate) stopping: &'a AtomicBool,
 }
 
 impl Arena<'_> {
@@ -30,6 +33,7 @@ impl Arena<'_> {
         let mut rows: Vec<Row> = case.contestants.iter().map(Row::new).collect();
         for round in 1..=self.rounds.min(case.rounds_max) {
             for (contestant, row) in case.contestants.iter().zip(&mut rows) {
+                ensure!(!self.stopping.load(Ordering::Relaxed), "stopped by a signal");
                 if row.not_run.is_none() {
                     eprintln!("{}, round {round}: {}", case.name, contestant.label);
                     row.record(self.take_turn(case, contestant));

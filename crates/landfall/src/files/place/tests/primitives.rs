@@ -35,8 +35,8 @@ fn holes_take_no_space_and_zeros_become_holes() {
     let meta = large(64 * MIB);
     let staged = placement.begin_file(&path("sparse"), &meta).unwrap();
     assert_eq!(staged.origin(), Origin::New);
-    staged.write_chunk(5 * MIB as u64, &chunk(1, MIB)).unwrap();
-    staged.write_chunk(9 * MIB as u64, &chunk(0, MIB)).unwrap();
+    staged.write_chunk(5 * MIB as u64, chunk(1, MIB).as_proven()).unwrap();
+    staged.write_chunk(9 * MIB as u64, chunk(0, MIB).as_proven()).unwrap();
     let expected = 5 * MIB as u64..6 * MIB as u64;
     assert_eq!(staged.data_extents().unwrap(), [expected]);
     staged.complete().unwrap();
@@ -52,10 +52,10 @@ fn bytes_beyond_the_end_and_tree_nodes_are_refused() {
     let scratch = scratch();
     let placement = open(&scratch.path().join("dest"));
     let staged = placement.begin_file(&path("f"), &large(100)).unwrap();
-    assert!(staged.write_chunk(1, &chunk(1, 100)).is_err());
-    assert!(staged.write_chunk(u64::MAX, &chunk(1, 1)).is_err());
+    assert!(staged.write_chunk(1, chunk(1, 100).as_proven()).is_err());
+    assert!(staged.write_chunk(u64::MAX, chunk(1, 1).as_proven()).is_err());
     assert!(staged.write_hole(99, 2).is_err());
-    assert!(staged.write_chunk(0, &Chunk::new(Domain::Node, Bytes::from_static(b"node"))).is_err());
+    assert!(staged.write_chunk(0, Chunk::new(Domain::Node, Bytes::from_static(b"node")).as_proven()).is_err());
     assert!(placement.begin_file(&path("d"), &node(What::Directory, 1).meta()).is_err());
     assert_eq!(staged.data_extents().unwrap(), []);
 }
@@ -65,7 +65,7 @@ fn a_file_that_was_begun_is_gone_on_with() {
     let scratch = scratch();
     let destination = scratch.path().join("dest");
     let staged = open(&destination).begin_file(&path("d/big"), &large(4 * MIB)).unwrap();
-    staged.write_chunk(MIB as u64, &chunk(1, MIB)).unwrap();
+    staged.write_chunk(MIB as u64, chunk(1, MIB).as_proven()).unwrap();
     staged.complete().unwrap();
     drop(staged);
 
@@ -77,7 +77,7 @@ fn a_file_that_was_begun_is_gone_on_with() {
     staged.read_range(MIB as u64, &mut buffer).unwrap();
     assert_eq!(buffer, vec![1; MIB]);
     staged.write_hole(MIB as u64, MIB as u64 / 2).unwrap();
-    staged.write_chunk(MIB as u64 * 3 / 2, &chunk(0, MIB / 2)).unwrap();
+    staged.write_chunk(MIB as u64 * 3 / 2, chunk(0, MIB / 2).as_proven()).unwrap();
     assert_eq!(staged.data_extents().unwrap(), []);
     assert_eq!(staged.size(), 3 * MIB as u64);
 }
