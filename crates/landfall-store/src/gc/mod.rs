@@ -59,7 +59,8 @@ pub enum Below {
 /// How much one collection may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CollectBudget {
-    /// Live bytes that may be copied out of emptied packs. Packs without any live byte go in any case.
+    /// Live bytes that may be copied out of emptied packs. Packs without any live byte go in any case. What only sessions
+    /// asked for is counted by the mean length of its pack's frames.
     pub copy_bytes_max: u64,
 }
 

@@ -171,12 +171,16 @@ fn live_frames(number: PackNumber, marks: &Marks, sessions: &Sessions) -> Bitmap
     live
 }
 
-/// Live bytes of a pack: exact for what was reached from roots, by the mean for the rest.
+/// Live bytes of a pack: exact for what roots need, by the mean for what only sessions asked for.
 fn live_bytes(number: PackNumber, pack: &PackState, marks: &Marks, sessions: &Sessions) -> u64 {
-    let (reached, reached_bytes) =
-        marks.reached.of(number).map_or((0, 0), |frames| (frames.ordinals.count(), frames.bytes));
-    let others = live_frames(number, marks, sessions).count() - reached;
-    reached_bytes + others * u64::from(pack.file_bytes) / u64::from(pack.frames.max(1))
+    let mut needed = Bitmap::default();
+    let mut needed_bytes = 0;
+    for frames in marks.of(number) {
+        needed.add_all(&frames.ordinals);
+        needed_bytes += frames.bytes;
+    }
+    let only_asked = live_frames(number, marks, sessions).count() - needed.count();
+    needed_bytes + only_asked * u64::from(pack.file_bytes) / u64::from(pack.frames.max(1))
 }
 
 /// Packs below this share of the target are merged, once there are this many.
