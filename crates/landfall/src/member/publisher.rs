@@ -16,7 +16,7 @@ use landfall_core::wire::SignedHead;
 use landfall_core::{ChunkId, Domain};
 use landfall_net::Identity;
 use landfall_store::vfs::RealVfs;
-use landfall_store::{Store, StoreOptions};
+use landfall_store::{CollectBudget, Store, StoreOptions};
 
 use super::error::{ServeError, TakeError};
 use super::sinks::{Kept, NewChunks, NewEntries};
@@ -26,7 +26,8 @@ use crate::files::index::{IndexHeader, IndexReader, IndexWriter, wall_clock};
 use crate::files::place::CONTROL;
 use crate::files::scan::{self, ChangingFiles, Previous, Scan, Stopped};
 use crate::history::{self, Held};
-use crate::source::{Content, ServedState};
+use super::inspect::collect;
+use crate::source::{Content, LetGo, ServedState};
 
 /// A state to serve.
 #[derive(Debug, Clone)]
@@ -184,14 +185,18 @@ impl Publisher {
             Some(previous) => (**previous).clone(),
             None => self.next_snapshot(previous.as_deref(), root)?,
         };
-        if unchanged.is_none() {
-            self.state.publish(held.clone(), &self.clock)?;
-        }
+        let let_go = match unchanged {
+            Some(_) => LetGo::Nothing,
+            None => self.state.publish(held.clone(), &self.clock)?,
+        };
         drop(writing);
         // If the process dies between these two, neither fits the other, and everything is read again.
         store.set_record(KEEP_RECORD, &[self.config.keep as u8])?;
         store.set_record(INDEX_RECORD, &index_record(index_token, held.id))?;
         index.commit().map_err(TakeError::Index)?;
+        if let_go == LetGo::Some {
+            collect(store, CollectBudget { copy_bytes_max: COLLECT_COPY_BYTES_MAX })?;
+        }
         Ok(report(&held, unchanged.is_none(), &scanned, began.elapsed()))
     }
 
@@ -344,6 +349,8 @@ fn listed<T>(counted: &scan::Counted<T>, describe: impl Fn(&T) -> String) -> Vec
     counted.first.iter().map(describe).chain(more).collect()
 }
 
+/// What a snapshot that lets an older one go may spend on making room: a part of the next ones' turn, never a long pause.
+const COLLECT_COPY_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// The stat index in a data directory.
 const INDEX: &str = "index";
 /// The record that says which snapshot the index goes with.

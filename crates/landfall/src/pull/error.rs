@@ -41,6 +41,20 @@ pub enum PullError {
         /// What was changed.
         changes: LocalChanges,
     },
+    /// Nobody remembers what the destination holds, and it is not what was pulled last.
+    #[error("the index of {} is lost, and what it holds is not what was pulled last: it may have local changes. Nothing was touched; pull again with --discard-local-changes to overwrite them, or pull into a new directory", destination.display())]
+    IndexLost {
+        /// The destination.
+        destination: PathBuf,
+    },
+    /// The destination cannot be read.
+    #[error("cannot read {} again: {source}", destination.display())]
+    Rescan {
+        /// The destination.
+        destination: PathBuf,
+        /// What is in the way.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// Other processes have files open that are to be replaced.
     #[error("files in {} that are to be replaced are open:\n{holders}nothing was replaced; stop these processes, or pull again with --while-running", destination.display())]
     OpenFiles {

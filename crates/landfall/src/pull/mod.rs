@@ -9,6 +9,7 @@ mod error;
 mod greet;
 mod install;
 mod link;
+mod rescan;
 mod session;
 mod status;
 
@@ -26,7 +27,7 @@ use landfall_store::vfs::RealVfs;
 use landfall_store::{Store, StoreOptions};
 
 use crate::clock::wall_seconds;
-use crate::files::place::{Kind, LocalChanges, Placement, Previous};
+use crate::files::place::{Kind, Placement, Previous};
 use crate::history::{self, Held};
 use crate::nodes::NodeCache;
 
@@ -161,19 +162,27 @@ impl Destination {
         let directory = placement.control_directory().join("store");
         let store = Arc::new(Store::open(Arc::new(RealVfs), &directory, StoreOptions::default())?);
         let nodes = Arc::new(NodeCache::new(store.clone()));
-        let base = held_base(&placement, &store)?;
-        let changes = match &base {
-            Some(_) => placement.local_changes()?,
-            None => LocalChanges::default(),
-        };
-        if changes.count() > 0 && options.local_changes == OnLocalChanges::Refuse {
-            return Err(PullError::LocalChanges { destination: options.destination.clone(), changes });
-        }
-        let discards = changes.count() > 0;
-        let base_root = match &base {
-            Some(base) if discards => Some(discard::without_changes(&nodes, files_root(&base.manifest)?, &placement)?),
-            Some(base) => Some(files_root(&base.manifest)?),
-            None => None,
+        let (base, base_root, discards) = match what_is_held(&placement, &store)? {
+            Holding::Nothing => (None, None, false),
+            Holding::Snapshot(base) => {
+                let changes = placement.local_changes()?;
+                let discards = changes.count() > 0;
+                if discards && options.local_changes == OnLocalChanges::Refuse {
+                    return Err(PullError::LocalChanges { destination: options.destination.clone(), changes });
+                }
+                let root = files_root(&base.manifest)?;
+                let root = if discards { discard::without_changes(&nodes, root, &placement)? } else { root };
+                (Some(base), Some(root), discards)
+            }
+            Holding::Unknown(newest) => {
+                let found = rescan::tree_of(&options.destination, &nodes)?;
+                let expected = newest.as_ref().map(|newest| files_root(&newest.manifest)).transpose()?;
+                let discards = expected != Some(found);
+                if discards && options.local_changes == OnLocalChanges::Refuse {
+                    return Err(PullError::IndexLost { destination: options.destination.clone() });
+                }
+                (newest, Some(found), discards)
+            }
         };
         Ok(Self { placement, store, nodes, base, base_root, discards, recovered })
     }
@@ -334,11 +343,26 @@ fn fetch(
     }
 }
 
-/// The snapshot that the destination holds, as its index says.
-fn held_base(placement: &Placement, store: &Store) -> Result<Option<Held>, PullError> {
-    let Ok(index) = placement.index() else { return Ok(None) };
-    let id = index.header().manifest;
-    Ok(history::load(store)?.into_iter().find(|held| held.id == id))
+/// What a destination holds, as far as anybody remembers.
+enum Holding {
+    /// It is new.
+    Nothing,
+    /// Its index names a snapshot whose tree is here.
+    Snapshot(Held),
+    /// Its index is lost or names a snapshot that is not here; the newest that is, if any, may be the one.
+    Unknown(Option<Held>),
+}
+
+fn what_is_held(placement: &Placement, store: &Store) -> Result<Holding, PullError> {
+    if placement.kind() != Kind::Update {
+        return Ok(Holding::Nothing);
+    }
+    let mut held = history::load(store)?;
+    let indexed = placement.index().ok().map(|index| index.header().manifest);
+    match held.iter().position(|held| Some(held.id) == indexed) {
+        Some(at) => Ok(Holding::Snapshot(held.swap_remove(at))),
+        None => Ok(Holding::Unknown(held.pop())),
+    }
 }
 
 /// Both snapshots stay until the next pull: which of them the destination holds is decided by its index.

@@ -165,7 +165,7 @@ where
         {
             return self.take_over(found.path, old, stat);
         }
-        let names = found.stat.st_nlink as u64;
+        let names = count_names(&found.stat);
         let (old_content, old_chunk) = old.map_or((None, None), |old| (Some(old.content), old.value.chunk));
         let target = Target { path: found.path, directory: found.directory, stat, names, old_content, old_chunk };
         if stat.size > u64::from(WHOLE_FILE_BYTES_MAX) {
@@ -177,13 +177,13 @@ where
 
     /// The first name of a file, if this is not it.
     fn first_name(&mut self, found: &Found) -> Option<FilePath> {
-        let Stat { st_nlink: names, st_dev: device, st_ino: inode, .. } = found.stat;
+        let names = count_names(&found.stat);
         if names < 2 {
             return None;
         }
-        let key = (device, inode);
+        let key = (found.stat.st_dev, found.stat.st_ino);
         let Some(first) = self.links.get_mut(&key) else {
-            let first = FirstName { path: found.path.clone(), names_unseen: names as u64 - 1 };
+            let first = FirstName { path: found.path.clone(), names_unseen: names - 1 };
             self.links.insert(key, first);
             return None;
         };
@@ -398,6 +398,11 @@ where
     fn skip(&mut self, path: Vec<u8>, reason: SkipReason) {
         self.report.skipped.push(Skipped { path, reason });
     }
+}
+
+#[allow(clippy::unnecessary_cast, reason = "it is narrower on other machines")]
+fn count_names(stat: &Stat) -> u64 {
+    stat.st_nlink as u64
 }
 
 /// Files with so many chunks are given out as they are read, to keep memory flat: they cannot be read again.
