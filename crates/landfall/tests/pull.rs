@@ -284,7 +284,9 @@ fn a_damaged_source_is_named_and_the_other_heals() {
     assert!(matches!(alone, PullError::Stuck { .. }), "{alone}");
     let report = pull_from(&ground.copy, &[&relay, &member]).unwrap();
     assert_eq!(listing(&ground.copy), listing(&ground.source));
-    assert!(report.figures.sources.iter().all(|source| source.damaged == 0 || source.address == relay.address().unwrap()));
+    assert!(
+        report.figures.sources.iter().all(|source| source.damaged == 0 || source.address == relay.address().unwrap())
+    );
     assert!(!relay.verify(&name()).unwrap().is_clean());
     assert!(member.verify(&name()).unwrap().is_clean());
 }

@@ -19,6 +19,7 @@ use landfall_store::vfs::RealVfs;
 use landfall_store::{CollectBudget, Store, StoreOptions};
 
 use super::error::{ServeError, TakeError};
+use super::inspect::collect;
 use super::sinks::{Kept, NewChunks, NewEntries};
 use crate::clock::{Clock, wall_seconds};
 use crate::content::FilesInPlace;
@@ -26,7 +27,6 @@ use crate::files::index::{IndexHeader, IndexReader, IndexWriter, wall_clock};
 use crate::files::place::CONTROL;
 use crate::files::scan::{self, ChangingFiles, Previous, Scan, Stopped};
 use crate::history::{self, Held};
-use super::inspect::collect;
 use crate::source::{Content, LetGo, ServedState};
 
 /// A state to serve.

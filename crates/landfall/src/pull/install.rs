@@ -235,5 +235,9 @@ fn next_content(
 /// Must what stands at a path be made anew, or does it only look different?
 fn is_other_content(old: &Value, new: &Value, new_meta: &Meta) -> bool {
     let Ok(old_meta) = decode_meta(&old.inline) else { return true };
+    // What another name shows belongs to its file, which may have been replaced: the name is linked anew.
+    if matches!(new_meta.kind, FileKind::HardLink(_)) {
+        return true;
+    }
     old_meta.kind != new_meta.kind || old.chunk != new.chunk
 }

@@ -1,5 +1,6 @@
 //! Owns the way back when nobody remembers what a destination holds: everything in it is read, and becomes the tree to build on.
 
+use std::error::Error;
 use std::os::fd::AsFd;
 use std::path::Path;
 
@@ -15,7 +16,8 @@ use crate::nodes::{NodeCache, StoringSink};
 
 /// The tree of what stands in `directory` now. Its nodes are kept; its content stays where it is.
 pub(super) fn tree_of(directory: &Path, nodes: &NodeCache) -> Result<Root, PullError> {
-    let unreadable = |source| PullError::Rescan { destination: directory.to_owned(), source: Box::new(source) };
+    let unreadable =
+        |source: Box<dyn Error + Send + Sync>| PullError::Rescan { destination: directory.to_owned(), source };
     let opened = std::fs::File::open(directory).map_err(|error| unreadable(error.into()))?;
     let what = Scan {
         directory: opened.as_fd(),

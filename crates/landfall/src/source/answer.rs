@@ -16,6 +16,7 @@ use landfall_core::wire::{
 use landfall_core::{ChunkId, Domain};
 use landfall_net::{FrameSender, SendError};
 
+use super::core_wait::CoreWait;
 use super::offering::as_id;
 use super::state::{Content, ServedState};
 use crate::content::{ContentError, PackedContent};
@@ -24,6 +25,7 @@ use crate::content::{ContentError, PackedContent};
 pub(super) struct Answers {
     state: Arc<ServedState>,
     coder: Coder,
+    core_wait: CoreWait,
 }
 
 /// Buffers and contexts that are used again for every chunk.
@@ -54,7 +56,7 @@ impl Answers {
             base: Vec::new(),
             encoded: Vec::new(),
         };
-        Self { state, coder }
+        Self { state, coder, core_wait: CoreWait::of_this_thread() }
     }
 
     /// Sends one item for each want of `fetch`.
@@ -65,6 +67,7 @@ impl Answers {
     ) -> Result<Result<(), Refusal>, SendError> {
         let began = Instant::now();
         let before = sender.pressure();
+        let waited_before = self.core_wait.so_far();
         let answered = match &fetch.what {
             Some(FetchWhat::Nodes(nodes)) => self.answer_nodes(fetch.request, nodes, sender)?,
             Some(FetchWhat::Unit(unit)) => self.answer_unit(fetch.request, unit, sender)?,
@@ -74,9 +77,10 @@ impl Answers {
         self.coder.policy.handle_link(LinkFacts {
             sent_bytes: after.bytes_sent - before.bytes_sent,
             elapsed: began.elapsed(),
-            // A receiver that is slow to take bytes is no reason to give it more work.
+            // Neither a receiver that is slow to take bytes nor a want of cores is cured by more work for the cores.
             blocked: (after.blocked.saturating_sub(before.blocked))
-                .saturating_sub(after.receiver_limited.saturating_sub(before.receiver_limited)),
+                .saturating_sub(after.receiver_limited.saturating_sub(before.receiver_limited))
+                .saturating_sub(self.core_wait.so_far().saturating_sub(waited_before)),
         });
         Ok(answered)
     }

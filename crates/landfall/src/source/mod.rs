@@ -2,6 +2,7 @@
 
 mod answer;
 mod conversation;
+mod core_wait;
 mod lease;
 mod offering;
 mod state;
