@@ -9,7 +9,7 @@ use landfall_core::files::{Content as FileContent, FileKey, FileKind, FilePath, 
 use landfall_core::snapshot::{Manifest, StateName};
 use landfall_core::tree::{Change, Child, Children, ChunkRef, Cursor, Diff, Root, Value, children};
 use landfall_core::{ChunkId, Domain};
-use landfall_store::{Below, CollectBudget, Reach, Reference, StoredFrame, Undecodable, UnixMillis};
+use landfall_store::{Below, CollectBudget, Reach, Reference, Store, StoreError, StoredFrame, Undecodable, UnixMillis};
 
 use super::Member;
 use super::error::InspectError;
@@ -215,8 +215,7 @@ impl Member {
     pub fn collect(&self, state: &StateName) -> Result<CollectReport, InspectError> {
         let store = &self.publisher(state)?.state.store;
         let before = store.stats().pack_bytes;
-        let now = UnixMillis(wall_seconds() * 1000);
-        let collected = store.collect(&[], &SnapshotReach, now, CollectBudget::default())?;
+        let collected = collect(store, CollectBudget::default())?;
         Ok(CollectReport {
             bytes_before: before,
             bytes_after: store.stats().pack_bytes,
@@ -348,6 +347,11 @@ fn check_on_disk(directory: &std::path::Path, path: &FilePath, value: &Value, re
     if let Some(what) = wrong {
         report.damaged(path.to_string(), what);
     }
+}
+
+/// Removes what no pin needs.
+pub(super) fn collect(store: &Store, budget: CollectBudget) -> Result<landfall_store::CollectReport, StoreError> {
+    store.collect(&[], &SnapshotReach, UnixMillis(wall_seconds() * 1000), budget)
 }
 
 /// Tells the store what a snapshot refers to.

@@ -16,7 +16,7 @@ use landfall_core::wire::SignedHead;
 use landfall_core::{ChunkId, Domain};
 use landfall_net::Identity;
 use landfall_store::vfs::RealVfs;
-use landfall_store::{Store, StoreOptions};
+use landfall_store::{CollectBudget, Store, StoreOptions};
 
 use super::error::{ServeError, TakeError};
 use super::sinks::{Kept, NewChunks, NewEntries};
@@ -26,7 +26,8 @@ use crate::files::index::{IndexHeader, IndexReader, IndexWriter, wall_clock};
 use crate::files::place::CONTROL;
 use crate::files::scan::{self, ChangingFiles, Previous, Scan, Stopped};
 use crate::history::{self, Held};
-use crate::source::{Content, ServedState};
+use super::inspect::collect;
+use crate::source::{Content, LetGo, ServedState};
 
 /// A state to serve.
 #[derive(Debug, Clone)]
@@ -122,6 +123,10 @@ impl Publisher {
             Keep::Frozen => Content::Files(FilesInPlace::open(&directory).map_err(failed)?),
         };
         let held = history::load(&store)?;
+        if let Some(other) = held.iter().find(|held| held.manifest.state != config.name) {
+            let (pulled, named) = (other.manifest.state.clone(), config.name);
+            return Err(ServeError::OtherState { directory: data, pulled, named });
+        }
         let state = Arc::new(ServedState::new(config.name.clone(), store, content, held));
         let config = StateConfig { directory, data, ..config };
         Ok(Self { config, state, clock, role: Role::Publisher, signer, taking: Mutex::new(()) })
@@ -180,13 +185,18 @@ impl Publisher {
             Some(previous) => (**previous).clone(),
             None => self.next_snapshot(previous.as_deref(), root)?,
         };
-        if unchanged.is_none() {
-            self.state.publish(held.clone(), &self.clock)?;
-        }
+        let let_go = match unchanged {
+            Some(_) => LetGo::Nothing,
+            None => self.state.publish(held.clone(), &self.clock)?,
+        };
         drop(writing);
         // If the process dies between these two, neither fits the other, and everything is read again.
+        store.set_record(KEEP_RECORD, &[self.config.keep as u8])?;
         store.set_record(INDEX_RECORD, &index_record(index_token, held.id))?;
         index.commit().map_err(TakeError::Index)?;
+        if let_go == LetGo::Some {
+            collect(store, CollectBudget { copy_bytes_max: COLLECT_COPY_BYTES_MAX })?;
+        }
         Ok(report(&held, unchanged.is_none(), &scanned, began.elapsed()))
     }
 
@@ -209,7 +219,7 @@ impl Publisher {
         let header = IndexHeader { manifest: index_token, taken };
         let index = IndexWriter::create(&data, Path::new(INDEX), &header).map_err(TakeError::Index)?;
         let known = match previous {
-            Some(held) => Some(self.known_files(&data, held)?),
+            Some(held) => self.known_files(&data, held)?,
             None => None,
         };
         let directory = std::fs::File::open(&self.config.directory).map_err(|source| self.unreadable(source))?;
@@ -233,14 +243,18 @@ impl Publisher {
         Ok(Scanned { root, report, index, index_token })
     }
 
-    /// The files as the snapshot before saw them. Without the index that was written with it, every file is read.
-    fn known_files(&self, data: &std::fs::File, held: &Held) -> Result<Previous<'_>, TakeError> {
+    /// The files as the snapshot before saw them. Without the index that was written with it every file is read; and if its content
+    /// was kept in another way, nothing of it counts as kept.
+    fn known_files(&self, data: &std::fs::File, held: &Held) -> Result<Option<Previous<'_>>, TakeError> {
+        if self.state.store.record(KEEP_RECORD)?.as_deref() != Some(&[self.config.keep as u8][..]) {
+            return Ok(None);
+        }
         let record = self.state.store.record(INDEX_RECORD)?;
         let fits = |index: &IndexReader| {
             record.as_ref().is_some_and(|record| *record == index_record(index.header().manifest, held.id))
         };
         let index = IndexReader::open(data, Path::new(INDEX)).ok().filter(fits);
-        Ok(Previous { root: held.manifest.sections[0].root, nodes: &self.state.nodes, index })
+        Ok(Some(Previous { root: held.manifest.sections[0].root, nodes: &self.state.nodes, index }))
     }
 
     fn unreadable(&self, source: std::io::Error) -> TakeError {
@@ -335,7 +349,11 @@ fn listed<T>(counted: &scan::Counted<T>, describe: impl Fn(&T) -> String) -> Vec
     counted.first.iter().map(describe).chain(more).collect()
 }
 
+/// What a snapshot that lets an older one go may spend on making room: a part of the next ones' turn, never a long pause.
+const COLLECT_COPY_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// The stat index in a data directory.
 const INDEX: &str = "index";
 /// The record that says which snapshot the index goes with.
 const INDEX_RECORD: &str = "index";
+/// The record that says how content was kept when the index was written.
+const KEEP_RECORD: &str = "keep";

@@ -7,4 +7,4 @@ mod offering;
 mod state;
 
 pub(crate) use conversation::{ServingMember, converse, own_hello};
-pub(crate) use state::{Content, ServedState};
+pub(crate) use state::{Content, LetGo, ServedState};

@@ -239,7 +239,8 @@ fn capped_cases(frozen: &dyn Fn() -> Landfall, store: &dyn Fn() -> Landfall) -> 
 }
 
 fn hard_cases(frozen: &dyn Fn() -> Landfall, store: &dyn Fn() -> Landfall) -> Vec<Case> {
-    let killed = Case::cold("killed", "Killed half way (kill -9), pulled again", DataSet::Sqlite);
+    // Incompressible, so that bytes on the wire are bytes of the state however hard a tool compresses.
+    let killed = Case::cold("killed", "Killed half way (kill -9), pulled again", DataSet::Pages);
     let memory = Case::cold("memory", "Peak memory, the SQLite file", DataSet::Sqlite);
     let large = Case::cold("memory-large", "Peak memory, a file of 16 GB", DataSet::Large);
     let peak = Yardstick::PeakBytes;

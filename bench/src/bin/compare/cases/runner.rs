@@ -49,7 +49,8 @@ impl Arena<'_> {
             Course::Undisturbed => turn.transfer()?,
             Course::KilledHalfWay => turn.transfer_killed_half_way()?,
         };
-        equality::check(&self.library.path(case.want), &turn.target, contestant.tool.fidelity())?;
+        let tool = &contestant.tool;
+        equality::check(&self.library.path(case.want), &turn.target, tool.fidelity(), tool.own_directory())?;
         Ok(sample)
     }
 
@@ -139,8 +140,13 @@ impl<'a> Turn<'a> {
     }
 
     fn serve(&mut self) -> anyhow::Result<()> {
-        for seat in &self.seats {
-            self.servers.extend(self.contestant.tool.serve(seat, &self.state)?);
+        let tool = &self.contestant.tool;
+        for (number, seat) in self.seats.iter().enumerate() {
+            let server = match number {
+                0 => tool.serve(seat, &self.state)?,
+                _ => tool.serve_again(&self.seats[0], seat, &self.state)?,
+            };
+            self.servers.extend(server);
         }
         Ok(())
     }

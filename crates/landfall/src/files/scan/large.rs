@@ -64,10 +64,10 @@ impl LargeFile {
     }
 
     /// Is the file still what it was before it was read? Its attributes are read before that is asked.
-    pub(super) fn finish(&self) -> Result<(Attributes, Attempt<()>), ScanError> {
+    pub(super) fn finish(&self) -> Result<(Attributes, Motion), ScanError> {
         let attributes = attributes::of_file(&self.file, &self.target.path)?;
         let unchanged = self.target.is_unchanged(&self.file)?;
-        Ok((attributes, if unchanged { Attempt::Done(()) } else { Attempt::Changed }))
+        Ok((attributes, if unchanged { Motion::Still } else { Motion::Moving }))
     }
 
     /// The offset of the next block from `offset` on that holds any data.
@@ -125,12 +125,24 @@ impl BlockWork {
     }
 }
 
-/// Reads a file of any length once more, alone and from its beginning. The row is what was read even if the file changed
-/// meanwhile.
+/// Whether a file changed while it was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Motion {
+    Still,
+    Moving,
+}
+
+/// What was read of a file, whether or not it changed meanwhile.
+pub(super) struct Reading {
+    pub(super) row: Row,
+    pub(super) motion: Motion,
+}
+
+/// Reads a file of any length once more, alone and from its beginning.
 pub(super) fn read_again<C: ChunkSink>(
     context: &Context<'_, C>,
     target: &Target,
-) -> Result<Attempt<(Row, Attempt<()>)>, Stopped<C::Error>> {
+) -> Result<Attempt<Reading>, Stopped<C::Error>> {
     let file = match target.open()? {
         Attempt::Done(file) => file,
         Attempt::Changed => return Ok(Attempt::Changed),
@@ -146,7 +158,8 @@ pub(super) fn read_again<C: ChunkSink>(
     let attributes = attributes::of_file(&file, &target.path)?;
     context.add_attributes(&mut row, attributes)?;
     let unchanged = target.look_again(&file)? == Some(stat) && row.stat == Some(stat);
-    Ok(Attempt::Done((row, if unchanged { Attempt::Done(()) } else { Attempt::Changed })))
+    let motion = if unchanged { Motion::Still } else { Motion::Moving };
+    Ok(Attempt::Done(Reading { row, motion }))
 }
 
 fn read_small_again<C: ChunkSink>(

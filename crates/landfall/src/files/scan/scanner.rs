@@ -14,7 +14,7 @@ use super::attributes;
 use super::batch::{Batch, Item};
 use super::block::{BLOCK_BYTES, BlockPool};
 use super::known::{Known, OldFile};
-use super::large::{BlockWork, LargeFile, Refs, read_again};
+use super::large::{BlockWork, LargeFile, Motion, Reading, Refs, read_again};
 use super::row::{Row, XattrsKept, content_entry};
 use super::target::{Attempt, Target};
 use super::walk::{Found, Step, Walk, unreadable};
@@ -86,7 +86,7 @@ enum Slot<E> {
 struct LargeResult {
     file: Arc<LargeFile>,
     refs: Refs,
-    intact: Attempt<()>,
+    blocks: Motion,
 }
 
 /// A file with several names.
@@ -123,9 +123,9 @@ where
             FileType::Directory => self.visit_directory(&found),
             FileType::Symlink => self.visit_symlink(&found),
             FileType::RegularFile => self.visit_file(found),
-            FileType::Socket => Ok(self.skip_found(&found, SkipReason::Socket)),
-            FileType::Fifo => Ok(self.skip_found(&found, SkipReason::Pipe)),
-            _ => Ok(self.skip_found(&found, SkipReason::Device)),
+            FileType::Socket => self.skip_found(&found, SkipReason::Socket),
+            FileType::Fifo => self.skip_found(&found, SkipReason::Pipe),
+            _ => self.skip_found(&found, SkipReason::Device),
         }
     }
 
@@ -139,11 +139,11 @@ where
 
     fn visit_symlink(&mut self, found: &Found) -> Result<(), Stopped<E>> {
         let target = match rustix::fs::readlinkat(&found.directory, found.path.name(), Vec::new()) {
-            Err(Errno::NOENT | Errno::INVAL) => return Ok(self.skip_found(found, SkipReason::Vanished)),
+            Err(Errno::NOENT | Errno::INVAL) => return self.skip_found(found, SkipReason::Vanished),
             result => result.map_err(unreadable(&found.path))?,
         };
         if target.as_bytes().len() > POINTER_BYTES_MAX {
-            return Ok(self.skip_found(found, SkipReason::TargetTooLong));
+            return self.skip_found(found, SkipReason::TargetTooLong);
         }
         self.report.symlinks += 1;
         let kind = FileKind::Symlink(target.into_bytes().into());
@@ -165,7 +165,7 @@ where
         {
             return self.take_over(found.path, old, stat);
         }
-        let names = found.stat.st_nlink as u64;
+        let names = count_names(&found.stat);
         let (old_content, old_chunk) = old.map_or((None, None), |old| (Some(old.content), old.value.chunk));
         let target = Target { path: found.path, directory: found.directory, stat, names, old_content, old_chunk };
         if stat.size > u64::from(WHOLE_FILE_BYTES_MAX) {
@@ -177,13 +177,13 @@ where
 
     /// The first name of a file, if this is not it.
     fn first_name(&mut self, found: &Found) -> Option<FilePath> {
-        let Stat { st_nlink: names, st_dev: device, st_ino: inode, .. } = found.stat;
+        let names = count_names(&found.stat);
         if names < 2 {
             return None;
         }
-        let key = (device, inode);
+        let key = (found.stat.st_dev, found.stat.st_ino);
         let Some(first) = self.links.get_mut(&key) else {
-            let first = FirstName { path: found.path.clone(), names_unseen: names as u64 - 1 };
+            let first = FirstName { path: found.path.clone(), names_unseen: names - 1 };
             self.links.insert(key, first);
             return None;
         };
@@ -193,7 +193,7 @@ where
             self.links.remove(&key);
         }
         if path.as_bytes().len() > POINTER_BYTES_MAX {
-            self.skip_found(found, SkipReason::LinkTooLong);
+            self.skip(found.path.as_bytes().to_vec(), SkipReason::LinkTooLong);
             return None;
         }
         Some(path)
@@ -315,7 +315,7 @@ where
             let row = Row { stat: None, ..file.row() };
             self.give_out_row(row)?;
         }
-        self.large = Some(LargeResult { file, refs: Vec::new(), intact: Attempt::Done(()) });
+        self.large = Some(LargeResult { file, refs: Vec::new(), blocks: Motion::Still });
         Ok(())
     }
 
@@ -329,17 +329,17 @@ where
                 }
             }
             Attempt::Done(refs) => large.refs.extend(refs),
-            Attempt::Changed | Attempt::Gone => large.intact = Attempt::Changed,
+            Attempt::Changed | Attempt::Gone => large.blocks = Motion::Moving,
         }
         Ok(())
     }
 
     fn end_large(&mut self) -> Result<(), Stopped<E>> {
-        let Some(LargeResult { file, refs, intact }) = self.large.take() else {
+        let Some(LargeResult { file, refs, blocks }) = self.large.take() else {
             unreachable!("a file ends after it began")
         };
-        let (attributes, unchanged) = file.finish()?;
-        let is_intact = matches!((intact, unchanged), (Attempt::Done(()), Attempt::Done(())));
+        let (attributes, motion) = file.finish()?;
+        let is_intact = blocks == Motion::Still && motion == Motion::Still;
         if !is_intact && !is_streamed(&file) {
             return self.insist(&file.target);
         }
@@ -357,8 +357,8 @@ where
         let mut last = None;
         for _ in 0..ATTEMPTS_AGAIN {
             match read_again(self.context, target)? {
-                Attempt::Done((row, Attempt::Done(()))) => return self.give_out_row(row),
-                Attempt::Done((row, _)) => last = Some(row),
+                Attempt::Done(Reading { row, motion: Motion::Still }) => return self.give_out_row(row),
+                Attempt::Done(Reading { row, motion: Motion::Moving }) => last = Some(row),
                 Attempt::Changed => {}
                 Attempt::Gone => return self.report_gone(target),
             }
@@ -390,13 +390,19 @@ where
         Ok(())
     }
 
-    fn skip_found(&mut self, found: &Found, reason: SkipReason) {
+    fn skip_found(&mut self, found: &Found, reason: SkipReason) -> Result<(), Stopped<E>> {
         self.skip(found.path.as_bytes().to_vec(), reason);
+        Ok(())
     }
 
     fn skip(&mut self, path: Vec<u8>, reason: SkipReason) {
         self.report.skipped.push(Skipped { path, reason });
     }
+}
+
+#[allow(clippy::unnecessary_cast, reason = "it is narrower on other machines")]
+fn count_names(stat: &Stat) -> u64 {
+    stat.st_nlink as u64
 }
 
 /// Files with so many chunks are given out as they are read, to keep memory flat: they cannot be read again.

@@ -519,7 +519,7 @@ fn a_file_that_cannot_be_read_is_named() {
     }
     let mut scanned = Scanned::new();
     let file = scanned.write("dir/secret", "secret");
-    fs::set_permissions(&file, fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o000)).unwrap();
     let refused = scanned.try_scan(wall_clock(), |_| {}).unwrap_err();
     let Stopped::Scan(ScanError::Unreadable { path, .. }) = refused else { panic!("{refused}") };
     assert_eq!(path, FilePath::new("dir/secret").unwrap());
