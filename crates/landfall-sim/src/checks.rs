@@ -12,7 +12,7 @@ pub struct Violation(pub String);
 
 /// Watches one transfer.
 #[derive(Debug, Default)]
-pub struct Watch {
+pub(crate) struct Watch {
     peers: BTreeSet<PeerId>,
     requests: BTreeMap<RequestId, Watched>,
     inspecting: usize,
@@ -37,12 +37,12 @@ struct Watched {
 
 impl Watch {
     /// A peer can be asked.
-    pub fn peer_joined(&mut self, peer: PeerId) {
+    pub(crate) fn peer_joined(&mut self, peer: PeerId) {
         self.peers.insert(peer);
     }
 
     /// A peer is gone, or was dropped.
-    pub fn peer_gone(&mut self, peer: PeerId) {
+    pub(crate) fn peer_gone(&mut self, peer: PeerId) {
         self.peers.remove(&peer);
         let lost: Vec<RequestId> =
             self.requests.iter().filter(|(_, open)| open.lane.peer == peer).map(|(&id, _)| id).collect();
@@ -52,7 +52,7 @@ impl Watch {
     }
 
     /// The transfer commands something.
-    pub fn command(&mut self, command: &Command) -> Result<(), Violation> {
+    pub(crate) fn command(&mut self, command: &Command) -> Result<(), Violation> {
         if let Some(peer) = command.peer().filter(|peer| !self.peers.contains(peer)) {
             return broken(format!("{command:?} goes to {peer}, which is not here"));
         }
@@ -76,12 +76,12 @@ impl Watch {
     }
 
     /// A leaf was inspected.
-    pub fn inspected(&mut self) {
+    pub(crate) fn inspected(&mut self) {
         self.inspecting -= 1;
     }
 
     /// A want was answered; `is_new` says whether a chunk came that was not here.
-    pub fn arrived(&mut self, request: RequestId, want: u32, arrival: WatchedArrival) -> Result<(), Violation> {
+    pub(crate) fn arrived(&mut self, request: RequestId, want: u32, arrival: WatchedArrival) -> Result<(), Violation> {
         let Some(open) = self.requests.get_mut(&request) else { return Ok(()) };
         let Some((Some(place), bytes)) = open.open.remove(&want) else { return Ok(()) };
         self.unask(place);
@@ -97,7 +97,7 @@ impl Watch {
     }
 
     /// A request ended.
-    pub fn request_ended(&mut self, request: RequestId) {
+    pub(crate) fn request_ended(&mut self, request: RequestId) {
         let Some(open) = self.requests.remove(&request) else { return };
         for (place, _) in open.open.into_values() {
             if let Some(place) = place {
@@ -148,7 +148,7 @@ impl Watch {
 
 /// What came of a want, as a watcher sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum WatchedArrival {
+pub(crate) enum WatchedArrival {
     /// A chunk that was not here.
     New,
     /// A chunk that was here already.
@@ -158,12 +158,12 @@ pub enum WatchedArrival {
 }
 
 /// A violation unless `holds`.
-pub fn check(holds: bool, what: impl FnOnce() -> String) -> Result<(), Violation> {
+pub(crate) fn check(holds: bool, what: impl FnOnce() -> String) -> Result<(), Violation> {
     if holds { Ok(()) } else { broken(what()) }
 }
 
 /// A violation.
-pub fn broken<T>(what: String) -> Result<T, Violation> {
+pub(crate) fn broken<T>(what: String) -> Result<T, Violation> {
     Err(Violation(what))
 }
 

@@ -19,7 +19,7 @@ type Sections = [BTreeMap<Bytes, Content>; 2];
 
 /// One value.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Content {
+pub(crate) enum Content {
     /// It lives in the tree.
     Inline(Bytes),
     /// It lives in a chunk.
@@ -37,7 +37,7 @@ impl Content {
 
 /// A state that changes.
 #[derive(Debug)]
-pub struct Model {
+pub(crate) struct Model {
     sections: Sections,
     shape: ContentShape,
     random: Random,
@@ -46,22 +46,22 @@ pub struct Model {
 
 /// One snapshot, and everything that belongs to it.
 #[derive(Debug)]
-pub struct Published {
+pub(crate) struct Published {
     /// Its id.
-    pub id: ChunkId,
+    pub(crate) id: ChunkId,
     /// The manifest.
-    pub manifest: Manifest,
+    pub(crate) manifest: Manifest,
     /// Manifest, nodes and chunks.
-    pub chunks: Vec<Chunk>,
+    pub(crate) chunks: Vec<Chunk>,
     /// What it says, by section.
-    pub sections: Sections,
+    pub(crate) sections: Sections,
     /// Chunks that the trees refer to more than once.
-    pub repeated: BTreeSet<ChunkId>,
+    pub(crate) repeated: BTreeSet<ChunkId>,
 }
 
 impl Model {
     /// The state as it is first.
-    pub fn new(shape: ContentShape, random: Random) -> Self {
+    pub(crate) fn new(shape: ContentShape, random: Random) -> Self {
         let mut model = Self { sections: Sections::default(), shape, random, versions: 0 };
         for _ in 0..shape.entries {
             model.put();
@@ -70,7 +70,7 @@ impl Model {
     }
 
     /// Changes some of it.
-    pub fn edit(&mut self) {
+    pub(crate) fn edit(&mut self) {
         for _ in 0..self.shape.edits {
             match self.random.below(4) {
                 0 => self.put(),
@@ -81,7 +81,7 @@ impl Model {
     }
 
     /// The snapshot of what it is now.
-    pub fn publish(&mut self) -> Published {
+    pub(crate) fn publish(&mut self) -> Published {
         self.versions += 1;
         let mut made = Made(Vec::new());
         let roots = [0, 1].map(|section| made.tree(&self.sections[section]));
@@ -135,7 +135,7 @@ impl Model {
         let mut bytes = bytes.to_vec();
         let place = self.random.below(bytes.len() as u64) as usize;
         for byte in bytes.iter_mut().skip(place).take(20) {
-            *byte ^= self.random.next() as u8;
+            *byte ^= self.random.number() as u8;
         }
         self.sections[1].insert(key, Content::Chunk(bytes.into()));
     }
@@ -167,7 +167,7 @@ impl Made {
 }
 
 /// The root of a section's content, built anew.
-pub fn rebuild(entries: impl Iterator<Item = (Bytes, Value)>) -> Root {
+pub(crate) fn rebuild(entries: impl Iterator<Item = (Bytes, Value)>) -> Root {
     let mut made = Made(Vec::new());
     let mut builder = Builder::new(Salt::PUBLIC);
     for (key, value) in entries {
@@ -201,4 +201,4 @@ fn name_of(name: &str) -> StateName {
 }
 
 /// The state that is shipped.
-pub const STATE: &str = "orders";
+pub(crate) const STATE: &str = "orders";

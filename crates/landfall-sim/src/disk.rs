@@ -17,17 +17,17 @@ use landfall_store::{
 };
 
 /// A disk, and the store on it while the member runs.
-pub struct Disk {
+pub(crate) struct Disk {
     vfs: FaultyVfs,
     store: Option<Store>,
     decoder: RefCell<Decoder>,
     /// A bit was flipped: what was stored may be gone.
-    pub may_be_damaged: bool,
+    pub(crate) may_be_damaged: bool,
 }
 
 /// Why a read gave nothing.
 #[derive(Debug)]
-pub enum ReadError {
+pub(crate) enum ReadError {
     /// The disk is in trouble: open the store again.
     Disk(StoreError),
     /// The bytes passed the store's checksum and do not match their id. This must never happen.
@@ -42,29 +42,29 @@ impl From<StoreError> for ReadError {
 
 impl Disk {
     /// An empty disk.
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self { vfs: FaultyVfs::new(seed), store: None, decoder: RefCell::default(), may_be_damaged: false }
     }
 
     /// The file system, to make it fail.
-    pub fn vfs(&self) -> &FaultyVfs {
+    pub(crate) fn vfs(&self) -> &FaultyVfs {
         &self.vfs
     }
 
     /// Opens the store.
-    pub fn open(&mut self) -> Result<(), OpenError> {
+    pub(crate) fn open(&mut self) -> Result<(), OpenError> {
         let options = StoreOptions { pack_bytes_target: 256 * 1024, young_entries_max: 256, sealing: Sealing::Inline };
         self.store = Some(Store::open(Arc::new(self.vfs.clone()), Path::new(DIRECTORY), options)?);
         Ok(())
     }
 
     /// Closes the store as a program does that ends in order.
-    pub fn close(&mut self) {
+    pub(crate) fn close(&mut self) {
         self.store = None;
     }
 
     /// Loses power, and has it back. What was not synced is kept, lost or torn.
-    pub fn crash(&mut self) {
+    pub(crate) fn crash(&mut self) {
         self.vfs.cut_power();
         self.store = None;
         self.vfs.clear_fault();
@@ -72,25 +72,25 @@ impl Disk {
     }
 
     /// The store, while the member runs.
-    pub fn store(&self) -> Option<&Store> {
+    pub(crate) fn store(&self) -> Option<&Store> {
         self.store.as_ref()
     }
 
     /// Flips a bit in what the next read brings.
-    pub fn flip_next_read(&mut self) {
+    pub(crate) fn flip_next_read(&mut self) {
         self.may_be_damaged = true;
         self.vfs.flip_bit_at_read(1);
     }
 
     /// Takes back every fault that has not happened yet.
-    pub fn heal(&self) {
+    pub(crate) fn heal(&self) {
         self.vfs.limit_bytes(None);
         self.vfs.clear_fault();
         self.vfs.flip_bit_at_read(NEVER);
     }
 
     /// Flips a bit of a pack, chosen by `place`.
-    pub fn decay(&mut self, place: u64) {
+    pub(crate) fn decay(&mut self, place: u64) {
         let packs = Path::new(DIRECTORY).join("packs");
         let Ok(names) = self.vfs.list(&packs) else { return };
         let files = names.iter().map(|name| packs.join(name));
@@ -107,7 +107,7 @@ impl Disk {
     }
 
     /// Reads a chunk and proves it; nothing if it is not here or its bytes are damaged.
-    pub fn read(&self, id: ChunkId) -> Result<Option<Chunk>, ReadError> {
+    pub(crate) fn read(&self, id: ChunkId) -> Result<Option<Chunk>, ReadError> {
         let Some(store) = &self.store else { return Ok(None) };
         match store.get_encoded(id) {
             Ok(Some(frame)) => self.decode(id, &frame),
@@ -117,7 +117,7 @@ impl Disk {
     }
 
     /// Stores a chunk, in the form in which it came if that can be.
-    pub fn put(&self, chunk: &Chunk, form: Option<Encoded<'_>>) -> Result<(), StoreError> {
+    pub(crate) fn put(&self, chunk: &Chunk, form: Option<Encoded<'_>>) -> Result<(), StoreError> {
         let Some(store) = &self.store else { return Ok(()) };
         match form.map(|form| store.put_encoded(chunk, form)) {
             Some(Err(StoreError::BaseUnusable { .. } | StoreError::FormTooLong { .. })) | None => store.put(chunk),
@@ -129,7 +129,7 @@ impl Disk {
     ///
     /// # Errors
     /// [`ReadError::Unproven`] if bytes that nobody damaged are not what their id promises.
-    pub fn prove_all(&self) -> Result<(), ReadError> {
+    pub(crate) fn prove_all(&self) -> Result<(), ReadError> {
         let Some(store) = &self.store else { return Ok(()) };
         let unproven = Cell::new(None);
         let check = |id, frame: &StoredFrame| match self.decode(id, frame) {
@@ -168,7 +168,7 @@ impl Disk {
 }
 
 /// Tells the store's garbage collection what chunks refer to.
-pub struct References<'a>(pub &'a Disk);
+pub(crate) struct References<'a>(pub(crate) &'a Disk);
 
 impl Reach for References<'_> {
     fn references(&self, id: ChunkId, frame: &StoredFrame, found: &mut Vec<Reference>) -> Result<(), Undecodable> {
@@ -189,7 +189,7 @@ impl Reach for References<'_> {
                     }));
                 }
                 Children::Chunks(chunks) => {
-                    found.extend(chunks.iter().map(|chunk| reference(chunk.id, Below::Nothing)))
+                    found.extend(chunks.iter().map(|chunk| reference(chunk.id, Below::Nothing)));
                 }
             },
         }

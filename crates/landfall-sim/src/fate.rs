@@ -17,6 +17,7 @@ impl World {
             return Ok(());
         }
         self.schedule(Duration::from_millis(100), Event::Fate);
+        self.notice_power_cuts();
         self.harm_network();
         self.harm_disks();
         if self.random.chance(self.faults.crash) {
@@ -40,10 +41,20 @@ impl World {
         Ok(())
     }
 
+    /// A machine without power is down, also when its store did not need to tell anybody that a call failed.
+    pub(crate) fn notice_power_cuts(&mut self) {
+        for member in 0..self.members.len() {
+            let at = &self.members[member];
+            if at.is_up() && at.disk.vfs().is_off() {
+                self.crash(member);
+            }
+        }
+    }
+
     fn harm_network(&mut self) {
         let connections = self.network.ids();
         let one = |number: u64| connections.get(number as usize % connections.len().max(1)).copied();
-        let (dropped, delayed) = (self.random.next(), self.random.next());
+        let (dropped, delayed) = (self.random.number(), self.random.number());
         if self.random.chance(self.faults.drop_connection)
             && let Some(broken) = one(dropped).and_then(|id| self.network.get(id))
         {
@@ -91,14 +102,15 @@ impl World {
             let after = self.random.millis(200, 3000);
             self.schedule(after, Event::FreeDisk { member });
         }
-        if self.random.chance(self.faults.flip_read) {
+        // Somebody must be left who has everything: the store counts what it once read damaged as absent, and garbage
+        // collection then takes it, however sound it is on the disk.
+        if self.random.chance(self.faults.flip_read) && member != 0 {
             self.note(format_args!("{member} reads a wrong bit"));
             self.members[member].disk.flip_next_read();
         }
-        // Somebody must be left who has everything.
         if self.random.chance(self.faults.flip_rest) && member != 0 {
             self.note(format_args!("the disk of {member} decays"));
-            let place = self.random.next();
+            let place = self.random.number();
             self.members[member].disk.decay(place);
         }
     }

@@ -7,7 +7,7 @@ use landfall_core::Time;
 
 /// Every event of a run, as a hash. Two runs of one seed have the same.
 #[derive(Debug)]
-pub struct EventLog {
+pub(crate) struct EventLog {
     hasher: blake3::Hasher,
     line: String,
     events: u64,
@@ -26,12 +26,12 @@ pub enum Trace {
 
 impl EventLog {
     /// An empty log.
-    pub fn new(trace: Trace) -> Self {
+    pub(crate) fn new(trace: Trace) -> Self {
         Self { hasher: blake3::Hasher::new(), line: String::new(), events: 0, tail: VecDeque::new(), trace }
     }
 
     /// Writes down one event.
-    pub fn note(&mut self, now: Time, event: fmt::Arguments<'_>) {
+    pub(crate) fn note(&mut self, now: Time, event: fmt::Arguments<'_>) {
         self.line.clear();
         fmt::write(&mut self.line, format_args!("{now} {event}\n")).expect("a string grows");
         self.hasher.update(self.line.as_bytes());
@@ -48,17 +48,17 @@ impl EventLog {
     }
 
     /// How many events there were.
-    pub fn events(&self) -> u64 {
+    pub(crate) fn events(&self) -> u64 {
         self.events
     }
 
     /// The hash over all events.
-    pub fn hash(&self) -> blake3::Hash {
+    pub(crate) fn hash(&self) -> blake3::Hash {
         self.hasher.finalize()
     }
 
     /// The last events.
-    pub fn tail(&self) -> String {
+    pub(crate) fn tail(&self) -> String {
         self.tail.iter().map(String::as_str).collect()
     }
 }

@@ -16,30 +16,30 @@ use crate::pull::{Pull, Trouble};
 use crate::source::Serving;
 
 /// A member of the simulation.
-pub struct Member {
+pub(crate) struct Member {
     /// Its disk, and the store while it runs.
-    pub disk: Disk,
+    pub(crate) disk: Disk,
     /// What it owes to joiners.
-    pub serving: Serving,
+    pub(crate) serving: Serving,
     /// What it is fetching.
-    pub pull: Option<Pull>,
+    pub(crate) pull: Option<Pull>,
     /// The newest snapshot that it heard of.
-    pub heard: Option<usize>,
+    pub(crate) heard: Option<usize>,
     /// The newest snapshot that it holds whole, durably.
-    pub held: Option<usize>,
+    pub(crate) held: Option<usize>,
     /// Grows with every start, so that what was meant for an earlier life is not taken.
-    pub life: u64,
+    pub(crate) life: u64,
     /// How far its clock is ahead.
-    pub clock_ahead: Duration,
+    pub(crate) clock_ahead: Duration,
     /// It sends lies now and then.
-    pub is_liar: bool,
+    pub(crate) is_liar: bool,
     /// When it next tells its transfer the time, in everybody's time.
-    pub wakes_at: Option<Time>,
+    pub(crate) wakes_at: Option<Time>,
 }
 
 impl Member {
     /// A member with an empty disk.
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self {
             disk: Disk::new(seed),
             serving: Serving::new(),
@@ -54,17 +54,17 @@ impl Member {
     }
 
     /// Does it run?
-    pub fn is_up(&self) -> bool {
+    pub(crate) fn is_up(&self) -> bool {
         self.disk.store().is_some()
     }
 
     /// What its clock says.
-    pub fn clock(&self, now: Time) -> Time {
+    pub(crate) fn clock(&self, now: Time) -> Time {
         now + self.clock_ahead
     }
 
     /// Stores a snapshot whole, and holds it: what the publisher does, and what a seeded member has done.
-    pub fn take_whole(&self, published: &Published, lacking: &BTreeSet<ChunkId>) -> Result<(), Trouble> {
+    pub(crate) fn take_whole(&self, published: &Published, lacking: &BTreeSet<ChunkId>) -> Result<(), Trouble> {
         for chunk in published.chunks.iter().filter(|chunk| !lacking.contains(&chunk.id())) {
             self.disk.put(chunk, None)?;
         }
@@ -72,7 +72,7 @@ impl Member {
     }
 
     /// Promises to keep a snapshot that is here.
-    pub fn hold(&self, snapshot: ChunkId) -> Result<(), Trouble> {
+    pub(crate) fn hold(&self, snapshot: ChunkId) -> Result<(), Trouble> {
         let Some(store) = self.disk.store() else { return Ok(()) };
         store.sync()?;
         store.pin(&format!("held/{}", snapshot.short()), snapshot)?;
@@ -82,7 +82,7 @@ impl Member {
     }
 
     /// The snapshot that it has promised to keep last, as its disk says.
-    pub fn held_record(&self) -> Result<Option<ChunkId>, Trouble> {
+    pub(crate) fn held_record(&self) -> Result<Option<ChunkId>, Trouble> {
         let Some(store) = self.disk.store() else { return Ok(None) };
         let record = store.record(HELD)?;
         Ok(record.and_then(|record| record.try_into().ok()).map(ChunkId::from_bytes))
@@ -92,7 +92,7 @@ impl Member {
     ///
     /// # Errors
     /// What is here and is not what was published.
-    pub fn prove(&self, published: &Published) -> Result<bool, Trouble> {
+    pub(crate) fn prove(&self, published: &Published) -> Result<bool, Trouble> {
         let Some(manifest) = self.disk.read(published.id)? else { return Ok(false) };
         let manifest = Manifest::decode(manifest.bytes()).map_err(|error| Violation(error.to_string()))?;
         for (section, model) in manifest.sections.iter().zip(&published.sections) {

@@ -1,20 +1,20 @@
 //! Owns the virtual network: connections whose frames arrive in order, late, slowly, or not at all. It never looks into a frame.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use landfall_core::Time;
 
 /// A member, by its number. The publisher is 0.
-pub type MemberId = usize;
+pub(crate) type MemberId = usize;
 
 /// Names a connection; never used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ConnectionId(pub u64);
+pub(crate) struct ConnectionId(pub u64);
 
 /// The end of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
+pub(crate) enum End {
     /// Who asked for it.
     Joiner,
     /// Who answers.
@@ -23,13 +23,13 @@ pub enum End {
 
 /// One connection from a joiner to a source.
 #[derive(Debug)]
-pub struct Connection {
+pub(crate) struct Connection {
     /// Who asked for it.
-    pub joiner: MemberId,
+    pub(crate) joiner: MemberId,
     /// Who answers.
-    pub source: MemberId,
+    pub(crate) source: MemberId,
     /// Which of the joiner's connections to the source it is.
-    pub lane: u32,
+    pub(crate) lane: u32,
     to_source: Pipe,
     to_joiner: Pipe,
 }
@@ -47,7 +47,7 @@ struct Pipe {
 
 /// What a look at a direction of a connection gave.
 #[derive(Debug)]
-pub enum Delivery {
+pub(crate) enum Delivery {
     /// A frame arrived.
     Frame(Vec<u8>),
     /// Look again then.
@@ -58,7 +58,7 @@ pub enum Delivery {
 
 /// All connections.
 #[derive(Debug)]
-pub struct Network {
+pub(crate) struct Network {
     connections: BTreeMap<ConnectionId, Connection>,
     next: u64,
     latency: Duration,
@@ -71,7 +71,7 @@ pub struct Network {
 
 impl Network {
     /// A network without connections.
-    pub fn new(members: usize, latency: Duration, bytes_per_second: u64) -> Self {
+    pub(crate) fn new(members: usize, latency: Duration, bytes_per_second: u64) -> Self {
         Self {
             connections: BTreeMap::new(),
             next: 0,
@@ -82,18 +82,13 @@ impl Network {
         }
     }
 
-    /// One way.
-    pub fn latency(&self) -> Duration {
-        self.latency
-    }
-
     /// What a member sends from now on.
-    pub fn set_rate(&mut self, member: MemberId, bytes_per_second: u64) {
+    pub(crate) fn set_rate(&mut self, member: MemberId, bytes_per_second: u64) {
         self.bytes_per_second[member] = bytes_per_second.max(1);
     }
 
     /// Opens a connection.
-    pub fn connect(&mut self, joiner: MemberId, source: MemberId, lane: u32) -> ConnectionId {
+    pub(crate) fn connect(&mut self, joiner: MemberId, source: MemberId, lane: u32) -> ConnectionId {
         let id = ConnectionId(self.next);
         self.next += 1;
         let connection = Connection { joiner, source, lane, to_source: Pipe::default(), to_joiner: Pipe::default() };
@@ -102,44 +97,44 @@ impl Network {
     }
 
     /// A connection, while it is open.
-    pub fn get(&self, id: ConnectionId) -> Option<&Connection> {
+    pub(crate) fn get(&self, id: ConnectionId) -> Option<&Connection> {
         self.connections.get(&id)
     }
 
     /// All open connections.
-    pub fn ids(&self) -> Vec<ConnectionId> {
+    pub(crate) fn ids(&self) -> Vec<ConnectionId> {
         self.connections.keys().copied().collect()
     }
 
     /// Open connections at whose ends `member` is.
-    pub fn of(&self, member: MemberId) -> Vec<ConnectionId> {
+    pub(crate) fn of(&self, member: MemberId) -> Vec<ConnectionId> {
         let at =
             self.connections.iter().filter(|(_, connection)| [connection.joiner, connection.source].contains(&member));
         at.map(|(&id, _)| id).collect()
     }
 
     /// Breaks a connection. What is on its way is lost.
-    pub fn close(&mut self, id: ConnectionId) -> Option<Connection> {
+    pub(crate) fn close(&mut self, id: ConnectionId) -> Option<Connection> {
         self.connections.remove(&id)
     }
 
     /// Two members do not hear each other until then.
-    pub fn partition(&mut self, a: MemberId, b: MemberId, until: Time) {
+    pub(crate) fn partition(&mut self, a: MemberId, b: MemberId, until: Time) {
         self.partitions.insert((a.min(b), a.max(b)), until);
     }
 
     /// Until when two members do not hear each other, if they do not.
-    pub fn parted_until(&self, a: MemberId, b: MemberId, now: Time) -> Option<Time> {
+    pub(crate) fn parted_until(&self, a: MemberId, b: MemberId, now: Time) -> Option<Time> {
         self.partitions.get(&(a.min(b), a.max(b))).copied().filter(|&until| until > now)
     }
 
     /// Everybody hears everybody.
-    pub fn end_partitions(&mut self) {
+    pub(crate) fn end_partitions(&mut self) {
         self.partitions.clear();
     }
 
     /// Whatever is on its way comes at least this much later.
-    pub fn delay(&mut self, id: ConnectionId, until: Time) {
+    pub(crate) fn delay(&mut self, id: ConnectionId, until: Time) {
         if let Some(connection) = self.connections.get_mut(&id) {
             connection.to_joiner.not_before = until;
             connection.to_source.not_before = until;
@@ -147,12 +142,12 @@ impl Network {
     }
 
     /// Bytes on their way to `end`.
-    pub fn bytes_to(&self, id: ConnectionId, end: End) -> usize {
+    pub(crate) fn bytes_to(&self, id: ConnectionId, end: End) -> usize {
         self.connections.get(&id).map_or(0, |connection| connection.pipe(end).bytes)
     }
 
     /// Sends a frame to `end`. Says when to look for it, if nobody looks yet.
-    pub fn send(&mut self, id: ConnectionId, end: End, frame: Vec<u8>, now: Time) -> Option<Time> {
+    pub(crate) fn send(&mut self, id: ConnectionId, end: End, frame: Vec<u8>, now: Time) -> Option<Time> {
         let connection = self.connections.get_mut(&id)?;
         let sender = match end {
             End::Joiner => connection.source,
@@ -172,7 +167,7 @@ impl Network {
     }
 
     /// Looks for the next frame to `end`. After [`Delivery::Frame`], ask [`Self::look_next`] when to look again.
-    pub fn receive(&mut self, id: ConnectionId, end: End, now: Time) -> Delivery {
+    pub(crate) fn receive(&mut self, id: ConnectionId, end: End, now: Time) -> Delivery {
         let Some(connection) = self.connections.get(&id) else { return Delivery::Nothing };
         if let Some(until) = self.parted_until(connection.joiner, connection.source, now) {
             return Delivery::NotBefore(until);
@@ -194,19 +189,13 @@ impl Network {
     }
 
     /// When to look for the next frame to `end`, if there is one.
-    pub fn look_next(&mut self, id: ConnectionId, end: End, now: Time) -> Option<Time> {
+    pub(crate) fn look_next(&mut self, id: ConnectionId, end: End, now: Time) -> Option<Time> {
         let pipe = self.connections.get_mut(&id)?.pipe_mut(end);
         if pipe.frames.is_empty() || pipe.is_awaited {
             return None;
         }
         pipe.is_awaited = true;
         Some(pipe.next_at(now))
-    }
-
-    /// Members that `member` has a connection to or from.
-    pub fn neighbours(&self, member: MemberId) -> BTreeSet<MemberId> {
-        let of = self.connections.values();
-        of.filter(|at| at.joiner == member || at.source == member).flat_map(|at| [at.joiner, at.source]).collect()
     }
 }
 

@@ -22,18 +22,17 @@ use crate::network::{ConnectionId, MemberId};
 use crate::scenario::Storing;
 
 /// One attempt to get one snapshot.
-pub struct Pull {
+pub(crate) struct Pull {
     /// Told apart from attempts before.
-    pub number: u64,
+    pub(crate) number: u64,
     /// Which of the published snapshots it is for.
-    pub version: usize,
+    pub(crate) version: usize,
     /// The snapshot.
-    pub snapshot: ChunkId,
+    pub(crate) snapshot: ChunkId,
     base: Option<Manifest>,
     storing: Storing,
     /// Chunks that the trees refer to more than once: they may well come more than once.
     repeated: BTreeSet<ChunkId>,
-    manifest: Option<Manifest>,
     transfer: Option<Transfer>,
     peers: BTreeMap<MemberId, Lanes>,
     requests: BTreeMap<RequestId, Vec<Asked>>,
@@ -41,9 +40,9 @@ pub struct Pull {
     nodes: NodeCache,
     decoder: Decoder,
     /// What the world is to do.
-    pub outbox: Vec<Effect>,
+    pub(crate) outbox: Vec<Effect>,
     /// Chunks stored since the last sync.
-    pub puts_unsynced: u64,
+    pub(crate) puts_unsynced: u64,
     _session: Session,
 }
 
@@ -65,7 +64,7 @@ struct Asked {
 
 /// What a pull wants done.
 #[derive(Debug)]
-pub enum Effect {
+pub(crate) enum Effect {
     /// Send a frame.
     Send(ConnectionId, Vec<u8>),
     /// Break every connection to a source.
@@ -76,7 +75,7 @@ pub enum Effect {
 
 /// Why a pull cannot go on as it is.
 #[derive(Debug)]
-pub enum Trouble {
+pub(crate) enum Trouble {
     /// The disk failed: open the store again and start over.
     Disk(StoreError),
     /// A promise was broken.
@@ -109,22 +108,22 @@ impl From<Violation> for Trouble {
 }
 
 /// What a pull is for.
-pub struct Goal {
+pub(crate) struct Goal {
     /// Which of the published snapshots.
-    pub version: usize,
+    pub(crate) version: usize,
     /// The snapshot.
-    pub snapshot: ChunkId,
+    pub(crate) snapshot: ChunkId,
     /// The snapshot that is held whole, if any.
-    pub base: Option<Manifest>,
+    pub(crate) base: Option<Manifest>,
     /// Chunks that the trees refer to more than once.
-    pub repeated: BTreeSet<ChunkId>,
+    pub(crate) repeated: BTreeSet<ChunkId>,
     /// In which form to store what comes.
-    pub storing: Storing,
+    pub(crate) storing: Storing,
 }
 
 impl Pull {
     /// Begins, with what an earlier attempt left.
-    pub fn begin(number: u64, goal: Goal, disk: &Disk, now: Time) -> Result<Option<Self>, Trouble> {
+    pub(crate) fn begin(number: u64, goal: Goal, disk: &Disk, now: Time) -> Result<Option<Self>, Trouble> {
         let Some(store) = disk.store() else { return Ok(None) };
         let mut pull = Self {
             number,
@@ -133,7 +132,6 @@ impl Pull {
             base: goal.base,
             storing: goal.storing,
             repeated: goal.repeated,
-            manifest: None,
             transfer: None,
             peers: BTreeMap::new(),
             requests: BTreeMap::new(),
@@ -164,22 +162,21 @@ impl Pull {
             .iter()
             .map(|section| TreePair { base: base(section.name.clone()).map(|base| base.root), target: section.root });
         self.transfer = Some(Transfer::new(trees.collect(), now));
-        self.manifest = Some(manifest);
         Ok(())
     }
 
     /// A connection was opened.
-    pub fn connected(&mut self, source: MemberId, lane: u32, connection: ConnectionId) {
+    pub(crate) fn connected(&mut self, source: MemberId, lane: u32, connection: ConnectionId) {
         self.peers.entry(source).or_default().connections.insert(lane, connection);
     }
 
     /// Is there a connection to the source?
-    pub fn is_connected(&self, source: MemberId) -> bool {
+    pub(crate) fn is_connected(&self, source: MemberId) -> bool {
         self.peers.contains_key(&source)
     }
 
     /// A source is gone. Names the connections to it that are left.
-    pub fn lose(&mut self, source: MemberId, now: Time) -> Vec<ConnectionId> {
+    pub(crate) fn lose(&mut self, source: MemberId, now: Time) -> Vec<ConnectionId> {
         let Some(lanes) = self.peers.remove(&source) else { return Vec::new() };
         let peer = PeerId(source as u32);
         self.watch.peer_gone(peer);
@@ -190,7 +187,7 @@ impl Pull {
     }
 
     /// A source offered the snapshot on one of `lanes` connections.
-    pub fn take_offer(
+    pub(crate) fn take_offer(
         &mut self,
         source: MemberId,
         manifest: &Bytes,
@@ -216,7 +213,7 @@ impl Pull {
     }
 
     /// An item came from a source.
-    pub fn take_item(&mut self, item: &Item<'_>, disk: &Disk, now: Time) -> Result<&'static str, Trouble> {
+    pub(crate) fn take_item(&mut self, item: &Item<'_>, disk: &Disk, now: Time) -> Result<&'static str, Trouble> {
         let request = RequestId(item.request);
         let Some(asked) = self.requests.get(&request) else { return Ok("late") };
         let asked = *asked.get(item.want as usize).ok_or(Trouble::Peer("an item that nobody asked for"))?;
@@ -264,7 +261,7 @@ impl Pull {
     }
 
     /// A source says that a request has been answered.
-    pub fn take_done(&mut self, request: RequestId, now: Time) {
+    pub(crate) fn take_done(&mut self, request: RequestId, now: Time) {
         self.requests.remove(&request);
         self.watch.request_ended(request);
         if let Some(transfer) = &mut self.transfer {
@@ -273,7 +270,7 @@ impl Pull {
     }
 
     /// Looks at a leaf and tells the transfer what is not here.
-    pub fn inspect(&mut self, leaf: ChunkId, disk: &Disk) -> Result<(), Trouble> {
+    pub(crate) fn inspect(&mut self, leaf: ChunkId, disk: &Disk) -> Result<(), Trouble> {
         let wants = self.wants(leaf, disk)?;
         self.watch.inspected();
         if let Some(transfer) = &mut self.transfer {
@@ -319,7 +316,7 @@ impl Pull {
     }
 
     /// Carries out everything that the transfer commands.
-    pub fn pump(&mut self, disk: &Disk, now: Time) -> Result<Outcome, Trouble> {
+    pub(crate) fn pump(&mut self, disk: &Disk, now: Time) -> Result<Outcome, Trouble> {
         while let Some(transfer) = &mut self.transfer {
             let nodes = CachedNodes { cache: &self.nodes, disk };
             let Some(command) = transfer.poll_command(&nodes, now) else { return Ok(transfer.outcome()) };
@@ -330,14 +327,14 @@ impl Pull {
     }
 
     /// Tells the transfer the time.
-    pub fn wake(&mut self, now: Time) {
+    pub(crate) fn wake(&mut self, now: Time) {
         if let Some(transfer) = &mut self.transfer {
             transfer.handle_timeout(now);
         }
     }
 
     /// When the transfer must be told the time.
-    pub fn wakes_at(&self, now: Time) -> Option<Time> {
+    pub(crate) fn wakes_at(&self, now: Time) -> Option<Time> {
         self.transfer.as_ref()?.poll_timeout(now)
     }
 
@@ -400,13 +397,8 @@ impl Pull {
         }
     }
 
-    /// The manifest, once it is known.
-    pub fn manifest(&self) -> Option<&Manifest> {
-        self.manifest.as_ref()
-    }
-
     /// Figures for the log.
-    pub fn progress(&self) -> String {
+    pub(crate) fn progress(&self) -> String {
         self.transfer.as_ref().map_or_else(String::new, |transfer| format!("{:?}", transfer.progress()))
     }
 }

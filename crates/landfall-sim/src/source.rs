@@ -17,7 +17,7 @@ use crate::network::ConnectionId;
 use crate::random::Random;
 
 /// What a member owes to its joiners.
-pub struct Serving {
+pub(crate) struct Serving {
     queues: BTreeMap<ConnectionId, VecDeque<Request>>,
     encoder: Encoder,
     encoded: Vec<u8>,
@@ -31,17 +31,17 @@ struct Request {
 
 impl Serving {
     /// Nothing is owed.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { queues: BTreeMap::new(), encoder: Encoder::new(), encoded: Vec::new() }
     }
 
     /// A connection is gone.
-    pub fn forget(&mut self, connection: ConnectionId) {
+    pub(crate) fn forget(&mut self, connection: ConnectionId) {
         self.queues.remove(&connection);
     }
 
     /// Takes a request. Says what to answer if it is none that a joiner sends.
-    pub fn take_fetch(&mut self, connection: ConnectionId, fetch: Fetch) -> Result<(), Refusal> {
+    pub(crate) fn take_fetch(&mut self, connection: ConnectionId, fetch: Fetch) -> Result<(), Refusal> {
         let wants = match &fetch.what {
             Some(FetchWhat::Nodes(nodes)) => nodes.ids.len(),
             Some(FetchWhat::Unit(unit)) => unit.entries.len(),
@@ -55,7 +55,7 @@ impl Serving {
     }
 
     /// The rest of a request is no longer needed.
-    pub fn take_cancel(&mut self, connection: ConnectionId, request: u32) {
+    pub(crate) fn take_cancel(&mut self, connection: ConnectionId, request: u32) {
         let queue = self.queues.entry(connection).or_default();
         if let Some(open) = queue.iter_mut().find(|open| open.fetch.request == request) {
             open.next_want = open.wants();
@@ -63,7 +63,7 @@ impl Serving {
     }
 
     /// The next frame that is owed on a connection.
-    pub fn next_frame(
+    pub(crate) fn next_frame(
         &mut self,
         connection: ConnectionId,
         disk: &Disk,
@@ -78,9 +78,8 @@ impl Serving {
         }
         let want = open.next_want;
         open.next_want += 1;
-        let (id, base) = match named(&open.fetch, want, disk)? {
-            Some(named) => named,
-            None => return Ok(Some(item(request, want, ItemBody::Missing))),
+        let Some((id, base)) = named(&open.fetch, want, disk)? else {
+            return Ok(Some(item(request, want, ItemBody::Missing)));
         };
         let Some(chunk) = disk.read(id)? else { return Ok(Some(item(request, want, ItemBody::Missing))) };
         let base = base.map(|base| disk.read(base)).transpose()?.flatten();
@@ -148,7 +147,7 @@ fn named(fetch: &Fetch, want: u32, disk: &Disk) -> Result<Option<(ChunkId, Optio
 }
 
 /// The id in a message; nothing where the message leaves it empty.
-pub fn as_id(bytes: &Bytes) -> Option<ChunkId> {
+pub(crate) fn as_id(bytes: &Bytes) -> Option<ChunkId> {
     bytes.as_ref().try_into().ok().map(ChunkId::from_bytes)
 }
 
@@ -172,7 +171,7 @@ fn lie(mut frame: Vec<u8>, random: &mut Random) -> Vec<u8> {
 }
 
 /// Answers an ask: with an offer of the snapshot that is wanted, if it is here.
-pub fn answer_ask(ask: &Ask, disk: &Disk) -> Result<Message<'static>, ReadError> {
+pub(crate) fn answer_ask(ask: &Ask, disk: &Disk) -> Result<Message<'static>, ReadError> {
     let refusal = || Message::Refusal(Refusal::new(RefusalReason::NoSnapshot, "not here"));
     let Some(wanted) = ask.snapshot_wanted.as_ref().and_then(as_id) else { return Ok(refusal()) };
     let Some(chunk) = disk.read(wanted)?.filter(|chunk| chunk.domain() == Domain::Manifest) else {
@@ -206,7 +205,7 @@ fn base_facts(snapshot: ChunkId, wanted: ChunkId, disk: &Disk) -> Result<BaseFac
 }
 
 /// What every member says first.
-pub fn hello() -> Message<'static> {
+pub(crate) fn hello() -> Message<'static> {
     Message::Hello(Hello {
         version_min: VERSION_MIN,
         version_max: VERSION_MAX,

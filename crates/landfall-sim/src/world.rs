@@ -111,7 +111,7 @@ impl World {
     /// Sets the stage.
     pub fn new(scenario: Scenario, trace: Trace) -> Self {
         let mut random = Random::new(scenario.seed);
-        let members: Vec<Member> = (0..scenario.members).map(|_| Member::new(random.next())).collect();
+        let members: Vec<Member> = (0..scenario.members).map(|_| Member::new(random.number())).collect();
         Self {
             faults: scenario.faults,
             now: Time::ZERO,
@@ -529,8 +529,10 @@ impl World {
         match proven.and_then(|()| at.prove(published)) {
             Ok(true) => {}
             Ok(false) if at.disk.may_be_damaged => {
+                // What the base lacks is not looked for in a delta: it must look at everything again.
                 self.log.note(self.now, format_args!("{member} has v{version} with holes"));
-                self.give_up(member, Duration::ZERO);
+                self.members[member].held = None;
+                self.give_up(member, Duration::from_millis(100));
                 return Ok(());
             }
             Ok(false) => return Err(Violation(format!("member {member} is complete and lacks something"))),
@@ -704,6 +706,7 @@ impl World {
         self.phase = Phase::Healing;
         self.faults = Faults::default();
         self.network.end_partitions();
+        self.notice_power_cuts();
         for member in 0..self.members.len() {
             self.network.set_rate(member, self.scenario.bytes_per_second);
             let at = &mut self.members[member];
