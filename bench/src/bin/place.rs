@@ -49,6 +49,10 @@ struct Report {
     place_s: f64,
     /// Of each file, as one thread sees it.
     place_us_per_file_and_thread: f64,
+    /// Processor time of placing and finishing one file: what is left of it on a machine that others use, too.
+    cpu_us_per_file: f64,
+    /// Of `cp -a`, which reads the files as well.
+    cp_cpu_us_per_file: f64,
     /// Plan, index and rename.
     finish_s: f64,
     /// The final sync, which `cp` does without.
@@ -77,6 +81,8 @@ struct Run {
     sync: Duration,
     copy: Duration,
     changes: Duration,
+    cpu: Duration,
+    copy_cpu: Duration,
 }
 
 fn measure(args: &Args) -> Result<Report> {
@@ -93,6 +99,8 @@ fn measure(args: &Args) -> Result<Report> {
         threads: args.threads,
         place_s,
         place_us_per_file_and_thread: place_s * 1e6 * args.threads as f64 / args.files as f64,
+        cpu_us_per_file: median(|run| run.cpu) * 1e6 / args.files as f64,
+        cp_cpu_us_per_file: median(|run| run.copy_cpu) * 1e6 / args.files as f64,
         finish_s,
         sync_s: median(|run| run.sync),
         cp_s,
@@ -104,7 +112,7 @@ fn measure(args: &Args) -> Result<Report> {
 fn run(args: &Args) -> Result<Run> {
     let (placed, copied) = (args.directory.join("placed"), args.directory.join("copied"));
     rustix::fs::sync();
-    let start = Instant::now();
+    let (start, cpu) = (Instant::now(), cpu_time(Of::This)?);
     let placement = Placement::open(&placed)?;
     placement.record(Operation::Put { path: FilePath::root(), meta: meta(FileKind::Directory) })?;
     std::thread::scope(|scope| {
@@ -123,18 +131,19 @@ fn run(args: &Args) -> Result<Run> {
     }
     let report = placement.finish(ChunkId::from_bytes([1; 32]), Previous::Drop)?;
     let finish = start.elapsed().saturating_sub(report.sync);
+    let cpu = cpu_time(Of::This)? - cpu;
     let start = Instant::now();
     let changed = Placement::open(&placed)?.local_changes()?.count();
     let changes = start.elapsed();
     ensure!(changed == 0, "{changed} paths differ from the index");
     check(args, &placed)?;
-    let start = Instant::now();
+    let (start, copy_cpu) = (Instant::now(), cpu_time(Of::Children)?);
     let copy = Command::new("cp").arg("-a").arg(&placed).arg(&copied).status().context("cp")?;
     ensure!(copy.success(), "cp failed");
-    let copy = start.elapsed();
+    let (copy, copy_cpu) = (start.elapsed(), cpu_time(Of::Children)? - copy_cpu);
     std::fs::remove_dir_all(&placed)?;
     std::fs::remove_dir_all(&copied)?;
-    Ok(Run { place, finish, sync: report.sync, copy, changes })
+    Ok(Run { place, finish, sync: report.sync, copy, changes, cpu, copy_cpu })
 }
 
 /// Every thread fills whole directories, as units of a file tree are neighbours.
@@ -167,6 +176,24 @@ fn check(args: &Args, placed: &Path) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// Whose processor time.
+enum Of {
+    This,
+    Children,
+}
+
+/// User and system time so far, in ticks of 10 ms.
+fn cpu_time(of: Of) -> Result<Duration> {
+    let stat = std::fs::read_to_string("/proc/self/stat")?;
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let first = match of {
+        Of::This => 11,
+        Of::Children => 13,
+    };
+    let ticks: u64 = fields[first].parse::<u64>()? + fields[first + 1].parse::<u64>()?;
+    Ok(Duration::from_millis(ticks * 10))
 }
 
 fn stamp(content: &mut [u8], file: u64) {

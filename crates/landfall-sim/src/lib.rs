@@ -1,1 +1,27 @@
-//! (see Cargo.toml)
+//! Many members in one process under one seed: the real core and the real store on a virtual network, disk and clock.
+//!
+//! A scenario is drawn from a seed, faults and all. Joiners pull the snapshots of a publisher from it and from each other while
+//! connections break, powers go, disks fill and peers lie; checks run after every step. Then nothing goes wrong any more and
+//! everybody must have everything. The same seed gives the same run. See `docs/testing.md`.
+//!
+//! For tests only: nothing here ships.
+#![forbid(unsafe_code)]
+
+mod checks;
+mod content;
+mod disk;
+mod fate;
+mod log;
+mod member;
+mod network;
+mod pull;
+mod random;
+mod scenario;
+mod source;
+mod world;
+
+pub use checks::Violation;
+pub use log::Trace;
+pub use random::Random;
+pub use scenario::{ContentShape, Faults, Scenario, Storing};
+pub use world::{Failure, Figures, World};

@@ -1,6 +1,6 @@
 //! Owns the bytes of one frame: a header that names a chunk, and the chunk as it is stored.
 //!
-//! It never decodes a payload. Layout: `docs/format-store.md`.
+//! It never decodes a payload. Layout: `docs/format.md`.
 
 use bytes::Bytes;
 use landfall_core::limits::CHUNK_BYTES_MAX;

@@ -263,3 +263,24 @@ fn numbers_of_packs_are_never_used_again() {
     chunks().iter().for_each(|chunk| assert_eq!(get(&store, chunk.id()).unwrap(), None));
     (200..260).for_each(|number| assert_eq!(get(&store, chunk(number).id()).unwrap(), Some(chunk(number))));
 }
+
+#[test]
+fn a_disk_that_fills_up_while_collecting_loses_nothing() {
+    let vfs = filled();
+    let store = open(&vfs).unwrap();
+    let kept: Vec<_> = chunks().into_iter().step_by(4).collect();
+    let list = list_of(&kept);
+    store.put(&list).unwrap();
+    store.sync().unwrap();
+    store.pin("kept", list.id()).unwrap();
+    vfs.limit_bytes(Some(0));
+    let refused = store.collect(&[], &Lists, NOW, CollectBudget::default());
+    assert!(matches!(refused, Err(StoreError::Full { .. })), "{refused:?}");
+    assert_eq!(lost(&store), [], "a sweep that was given up took chunks");
+    vfs.limit_bytes(None);
+    let report = store.collect(&[], &Lists, NOW, CollectBudget::default()).unwrap();
+    assert!(report.packs_removed > 0, "{report:?}");
+    drop(store);
+    let store = open(&vfs).unwrap();
+    kept.iter().for_each(|chunk| assert_eq!(get(&store, chunk.id()).unwrap().as_ref(), Some(chunk)));
+}

@@ -1,4 +1,4 @@
-//! The bytes of a pack and of a run, frozen. A change here is a change of `docs/format-store.md` and of the magic.
+//! The bytes of a pack and of a run, frozen. A change here is a change of `docs/format.md` and of the magic.
 //!
 //! `UPDATE_GOLDEN=1` writes the files anew.
 

@@ -122,6 +122,10 @@ impl Publisher {
             Keep::Frozen => Content::Files(FilesInPlace::open(&directory).map_err(failed)?),
         };
         let held = history::load(&store)?;
+        if let Some(other) = held.iter().find(|held| held.manifest.state != config.name) {
+            let (pulled, named) = (other.manifest.state.clone(), config.name);
+            return Err(ServeError::OtherState { directory: data, pulled, named });
+        }
         let state = Arc::new(ServedState::new(config.name.clone(), store, content, held));
         let config = StateConfig { directory, data, ..config };
         Ok(Self { config, state, clock, role: Role::Publisher, signer, taking: Mutex::new(()) })
@@ -185,6 +189,7 @@ impl Publisher {
         }
         drop(writing);
         // If the process dies between these two, neither fits the other, and everything is read again.
+        store.set_record(KEEP_RECORD, &[self.config.keep as u8])?;
         store.set_record(INDEX_RECORD, &index_record(index_token, held.id))?;
         index.commit().map_err(TakeError::Index)?;
         Ok(report(&held, unchanged.is_none(), &scanned, began.elapsed()))
@@ -209,7 +214,7 @@ impl Publisher {
         let header = IndexHeader { manifest: index_token, taken };
         let index = IndexWriter::create(&data, Path::new(INDEX), &header).map_err(TakeError::Index)?;
         let known = match previous {
-            Some(held) => Some(self.known_files(&data, held)?),
+            Some(held) => self.known_files(&data, held)?,
             None => None,
         };
         let directory = std::fs::File::open(&self.config.directory).map_err(|source| self.unreadable(source))?;
@@ -233,14 +238,18 @@ impl Publisher {
         Ok(Scanned { root, report, index, index_token })
     }
 
-    /// The files as the snapshot before saw them. Without the index that was written with it, every file is read.
-    fn known_files(&self, data: &std::fs::File, held: &Held) -> Result<Previous<'_>, TakeError> {
+    /// The files as the snapshot before saw them. Without the index that was written with it every file is read; and if its content
+    /// was kept in another way, nothing of it counts as kept.
+    fn known_files(&self, data: &std::fs::File, held: &Held) -> Result<Option<Previous<'_>>, TakeError> {
+        if self.state.store.record(KEEP_RECORD)?.as_deref() != Some(&[self.config.keep as u8][..]) {
+            return Ok(None);
+        }
         let record = self.state.store.record(INDEX_RECORD)?;
         let fits = |index: &IndexReader| {
             record.as_ref().is_some_and(|record| *record == index_record(index.header().manifest, held.id))
         };
         let index = IndexReader::open(data, Path::new(INDEX)).ok().filter(fits);
-        Ok(Previous { root: held.manifest.sections[0].root, nodes: &self.state.nodes, index })
+        Ok(Some(Previous { root: held.manifest.sections[0].root, nodes: &self.state.nodes, index }))
     }
 
     fn unreadable(&self, source: std::io::Error) -> TakeError {
@@ -339,3 +348,5 @@ fn listed<T>(counted: &scan::Counted<T>, describe: impl Fn(&T) -> String) -> Vec
 const INDEX: &str = "index";
 /// The record that says which snapshot the index goes with.
 const INDEX_RECORD: &str = "index";
+/// The record that says how content was kept when the index was written.
+const KEEP_RECORD: &str = "keep";

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use landfall_core::snapshot::StateName;
+use landfall_core::snapshot::{Position, StateName};
 use landfall_core::transfer::Stuck;
 use landfall_store::{OpenError, StoreError};
 
@@ -48,6 +48,16 @@ pub enum PullError {
         destination: PathBuf,
         /// Who holds what.
         holders: Holders,
+    },
+    /// The sources have nothing newer than the destination, and not the same either.
+    #[error(
+        "the sources offer position {offered}, and the destination already holds {held}: a copy never goes back; name a newer source, or pull into a new directory"
+    )]
+    Older {
+        /// What the destination holds.
+        held: Position,
+        /// The newest that a source offers.
+        offered: Position,
     },
     /// No source can be used.
     #[error("no source can serve '{state}':\n{}", Failures(failures))]

@@ -26,7 +26,7 @@ use landfall_store::vfs::RealVfs;
 use landfall_store::{Store, StoreOptions};
 
 use crate::clock::wall_seconds;
-use crate::files::place::{LocalChanges, Placement, Previous};
+use crate::files::place::{Kind, LocalChanges, Placement, Previous};
 use crate::history::{self, Held};
 use crate::nodes::NodeCache;
 
@@ -118,6 +118,7 @@ pub fn pull(options: &PullOptions, status: &Arc<Status>) -> Result<PullReport, P
     let destination = Destination::open(options)?;
     status.enter(Stage::Asking);
     let (plan, asked) = ask_all(options, status, destination.base.as_ref().map(|base| base.id))?;
+    destination.refuse_older(&plan)?;
     if destination.holds(plan.snapshot) {
         return Ok(destination.unchanged(&plan, began, status));
     }
@@ -181,6 +182,15 @@ impl Destination {
         self.base.as_ref().is_some_and(|base| base.id == snapshot) && !self.discards
     }
 
+    /// Heads never go back, and one position has one snapshot.
+    fn refuse_older(&self, plan: &Planned) -> Result<(), PullError> {
+        let Some(base) = self.base.as_ref().filter(|base| base.id != plan.snapshot) else { return Ok(()) };
+        if plan.manifest.position > base.manifest.position {
+            return Ok(());
+        }
+        Err(PullError::Older { held: base.manifest.position, offered: plan.manifest.position })
+    }
+
     fn unchanged(self, plan: &Planned, began: Instant, status: &Status) -> PullReport {
         status.enter(Stage::Done);
         report(plan, began, Duration::ZERO, ChangedPaths::default(), self.recovered, status)
@@ -196,6 +206,9 @@ impl Destination {
     ) -> Result<PullReport, PullError> {
         let Self { placement, store, nodes, base, base_root, recovered, .. } = self;
         let target = files_root(&plan.manifest)?;
+        if placement.kind() == Kind::First {
+            placement.expect_bytes(target.payload_bytes)?;
+        }
         let writing = store.begin_session();
         let assembly =
             Arc::new(Assembly::new(placement, store.clone(), nodes.clone(), status.clone(), base_root, target));
@@ -299,6 +312,9 @@ fn fetch(
         for _ in 0..lanes() {
             scope.spawn(|| session.inspect_until_end());
         }
+        for source in &asked {
+            session.expect_peer(source.peer);
+        }
         for Asked { peer, address, greeted } in asked {
             let (session, question) = (&session, question.clone());
             scope.spawn(move || {
@@ -312,7 +328,7 @@ fn fetch(
         session.run()
     });
     match end {
-        SessionEnd::Complete => Ok(()),
+        SessionEnd::Complete => session.late_failure().map_or(Ok(()), |failure| Err(failure.into())),
         SessionEnd::Stuck(stuck) => Err(PullError::Stuck { stuck, notes: status.notes() }),
         SessionEnd::Failed(failure) => Err(failure.into()),
     }

@@ -11,7 +11,7 @@ use landfall_core::codec::{
 use landfall_core::files::FileKey;
 use landfall_core::tree::{ChunkRef, Leaf};
 use landfall_core::wire::{
-    Fetch, FetchWhat, Item, ItemBody, ItemForm, NodeRequest, Refusal, RefusalReason, UnitRequest, WANTS_PER_REQUEST_MAX,
+    Fetch, FetchWhat, Item, ItemBody, ItemForm, NodeRequest, Refusal, RefusalReason, UnitRequest,
 };
 use landfall_core::{ChunkId, Domain};
 use landfall_net::{FrameSender, SendError};
@@ -66,19 +66,17 @@ impl Answers {
         let began = Instant::now();
         let before = sender.pressure();
         let answered = match &fetch.what {
-            Some(FetchWhat::Nodes(nodes)) if nodes.ids.len() <= WANTS_PER_REQUEST_MAX => {
-                self.answer_nodes(fetch.request, nodes, sender)?
-            }
-            Some(FetchWhat::Unit(unit)) if unit.entries.len() <= WANTS_PER_REQUEST_MAX => {
-                self.answer_unit(fetch.request, unit, sender)?
-            }
-            _ => Err(Refusal::new(RefusalReason::Protocol, "a request for nothing, or for too much at once")),
+            Some(FetchWhat::Nodes(nodes)) => self.answer_nodes(fetch.request, nodes, sender)?,
+            Some(FetchWhat::Unit(unit)) => self.answer_unit(fetch.request, unit, sender)?,
+            None => Err(Refusal::new(RefusalReason::Protocol, "a request for nothing")),
         };
         let after = sender.pressure();
         self.coder.policy.handle_link(LinkFacts {
             sent_bytes: after.bytes_sent - before.bytes_sent,
             elapsed: began.elapsed(),
-            blocked: after.blocked.saturating_sub(before.blocked),
+            // A receiver that is slow to take bytes is no reason to give it more work.
+            blocked: (after.blocked.saturating_sub(before.blocked))
+                .saturating_sub(after.receiver_limited.saturating_sub(before.receiver_limited)),
         });
         Ok(answered)
     }

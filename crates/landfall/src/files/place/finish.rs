@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use std::{fmt, io};
 
@@ -52,6 +52,13 @@ pub enum Shortfall {
         /// The first of them.
         examples: Vec<FilePath>,
     },
+    /// Directories became files, and held something that the plan did not know.
+    Displaced {
+        /// How many.
+        directories: u64,
+        /// Where they are, with what was unknown in them.
+        kept_in: PathBuf,
+    },
     /// Paths belong to another user or group than in the snapshot, because this process may not give files away. Their
     /// set-id bits are cleared.
     Owners {
@@ -76,6 +83,11 @@ impl fmt::Display for Shortfall {
                 write!(f, "{paths} paths changed while the pull ended and are not as in the snapshot; pull again:")?;
                 examples.iter().try_for_each(|path| write!(f, " '{path}'"))
             }
+            Self::Displaced { directories, kept_in } => write!(
+                f,
+                "{directories} directories became files while something new was in them: it is kept in '{}'",
+                kept_in.display()
+            ),
             Self::Owners { paths, example } => write!(
                 f,
                 "{paths} paths, such as '{example}', keep this user or group instead of their own; only root may give files away"
@@ -164,6 +176,7 @@ impl Placement {
             self.keep_previous()?;
         }
         let carried = self.carry_out()?;
+        let displaced = self.settle_discarded()?;
         // The names must be durable before the journal that would repeat them goes.
         self.sync()?;
         self.settle_previous(journal)?;
@@ -177,7 +190,8 @@ impl Placement {
             .map_err(self.ground.refused_own("remove", JOURNAL.as_ref()))?;
         self.sync_control()?;
         self.empty_staging()?;
-        let left = self.shortfalls(carried.left);
+        let mut left = self.shortfalls(carried.left);
+        left.extend(displaced);
         Ok(FinishReport { manifest: journal.manifest, sync: Duration::ZERO, place, index, steps: carried.steps, left })
     }
 

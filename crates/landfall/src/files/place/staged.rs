@@ -185,6 +185,15 @@ pub(super) fn open_or_create(ground: &Ground, at: &OwnedFd, name: &[u8]) -> io::
     Ok((ground.edge.create(at, name, 0o600)?, Origin::New))
 }
 
+/// A new file counts as new only where the file system says that it is one hole: else what was written cannot be told from what
+/// was not, and every range must be hashed.
+pub(super) fn trusted_origin(file: &File, origin: Origin) -> Origin {
+    match (origin, rustix::fs::seek(file, SeekFrom::Data(0))) {
+        (Origin::New, Err(Errno::NXIO)) => Origin::New,
+        _ => Origin::Resumed,
+    }
+}
+
 /// An earlier pull may have completed the file, with a mode that lets nobody write.
 fn reopen(ground: &Ground, at: &OwnedFd, name: &[u8]) -> io::Result<File> {
     let open = || rustix::fs::openat(at, name, OFlags::RDWR | CAREFULLY, Mode::empty());

@@ -101,6 +101,27 @@ fn a_file_that_appears_in_a_directory_that_goes_is_kept_and_reported() {
 }
 
 #[test]
+fn a_file_that_appears_in_a_directory_that_becomes_a_file_is_kept_too() {
+    let scratch = scratch();
+    let destination = &scratch.path().join("dest");
+    pulled(destination);
+    let placement = open(destination);
+    let mut new = old();
+    new.retain(|at, _| !at.as_bytes().starts_with(b"d/") && at.as_bytes() != "i");
+    new.insert(path("d"), super::model::node(file("a file now"), 9));
+    new.insert(path("i"), super::model::node(symlink("a"), 9));
+    prepare(&placement, &old(), &new).unwrap();
+    fs::create_dir(destination.join("d/new")).unwrap();
+    fs::write(destination.join("d/new/mine"), b"mine").unwrap();
+    let report = placement.finish(manifest(2), Previous::Drop).unwrap();
+    assert_eq!(read_back(destination), new);
+    let [Shortfall::Displaced { directories: 1, kept_in }] = &report.left[..] else { panic!("{:?}", report.left) };
+    let kept = fs::read_dir(kept_in).unwrap().next().unwrap().unwrap().path();
+    assert_eq!(fs::read(kept.join("new/mine")).unwrap(), b"mine");
+    assert_eq!(fs::read_dir(kept).unwrap().count(), 1);
+}
+
+#[test]
 fn without_its_index_a_destination_is_no_longer_known() {
     let scratch = scratch();
     let destination = &scratch.path().join("dest");
