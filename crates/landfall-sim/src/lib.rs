@@ -11,6 +11,7 @@ mod checks;
 mod content;
 mod disk;
 mod fate;
+pub mod fuzz_targets;
 mod log;
 mod member;
 mod network;

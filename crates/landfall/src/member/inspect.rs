@@ -15,7 +15,7 @@ use super::Member;
 use super::error::InspectError;
 use super::publisher::Publisher;
 use crate::clock::wall_seconds;
-use crate::content::{ContentError, PackedContent};
+use crate::content::{ContentError, FilesInPlace, PackedContent};
 use crate::history::Held;
 use crate::source::{Content, ServedState};
 
@@ -279,8 +279,10 @@ fn verify_tree(publisher: &Publisher, root: Root, report: &mut VerifyReport) -> 
                 report.damaged(key.path().to_string(), what);
             }
         }
-        if let (Some(directory), FileKey::Meta(path)) = (publisher.copy_directory(), &key) {
-            check_on_disk(&directory, path, &value, report);
+        if let (Some(directory), Content::Files(files), FileKey::Meta(path)) =
+            (publisher.copy_directory(), &state.content, &key)
+        {
+            check_on_disk(&directory, files, path, &value, report);
         }
     }
     Ok(())
@@ -322,15 +324,21 @@ impl ChunkReader<'_> {
 }
 
 /// Content that lives in the tree is compared with the file that it became.
-fn check_on_disk(directory: &std::path::Path, path: &FilePath, value: &Value, report: &mut VerifyReport) {
+fn check_on_disk(
+    directory: &std::path::Path,
+    files: &FilesInPlace,
+    path: &FilePath,
+    value: &Value,
+    report: &mut VerifyReport,
+) {
     use std::os::unix::ffi::OsStrExt;
     let Ok(meta) = decode_meta(&value.inline) else { return };
     let on_disk: PathBuf = directory.join(std::ffi::OsStr::from_bytes(path.as_bytes()));
     let found = std::fs::symlink_metadata(&on_disk);
     let wrong = match (&meta.kind, found) {
         (_, Err(error)) => Some(error.to_string()),
-        (FileKind::File { content: FileContent::Inline(bytes), .. }, Ok(_)) => {
-            let same = std::fs::read(&on_disk).is_ok_and(|found| Bytes::from(found) == *bytes);
+        (FileKind::File { content: FileContent::Inline(bytes), .. }, Ok(found)) => {
+            let same = found.len() == bytes.len() as u64 && files.holds(path, bytes);
             (!same).then(|| "its content is not what was pulled".to_owned())
         }
         (FileKind::File { size, .. }, Ok(found)) => {

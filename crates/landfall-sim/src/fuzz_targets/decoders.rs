@@ -1,0 +1,203 @@
+//! Owns the targets of the pure decoders: what decodes is canonical, bounded, and encodes to what it was.
+
+use bytes::Bytes;
+use landfall_core::chunker::{Cutter, Rest};
+use landfall_core::codec::{Codec, Decoder, Encoder};
+use landfall_core::files::{Content, FileKey, FileKind, FilePath, Meta, Mtime, decode_meta, encode_meta};
+use landfall_core::limits::CHUNK_BYTES_MAX;
+use landfall_core::snapshot::{Head, Manifest};
+use landfall_core::tree::{Builder, Children, Leaf, NodeSink, Salt, Value, check_node, children};
+use landfall_core::wire::{Fetch, FetchWhat, Item, ItemBody, ItemForm, Message, NodeRequest, UnitRequest};
+use landfall_core::{Chunk, ChunkId, Domain};
+
+use crate::content::Model;
+use crate::random::Random;
+use crate::scenario::ContentShape;
+
+/// A frame from a peer. What decodes survives its own encoding.
+pub fn wire_message(bytes: &[u8]) {
+    let Ok(message) = Message::decode(bytes) else { return };
+    let encoded = message.encode();
+    assert_eq!(Message::decode(&encoded).as_ref(), Ok(&message));
+}
+
+/// A tree node. Nothing is read beyond it, and a leaf's entries are as many as it says.
+pub fn tree_node(bytes: &[u8]) {
+    let bytes = Bytes::copy_from_slice(bytes);
+    let id = ChunkId::of(Domain::Node, &bytes);
+    match children(&bytes) {
+        Ok(Children::Nodes(nodes)) => {
+            assert!(!nodes.is_empty() && Leaf::parse(&bytes).is_err());
+            for node in nodes {
+                assert!(check_node(id, &bytes, &node.claim()).is_err() || node.id == id, "a node cannot hold itself");
+            }
+        }
+        Ok(Children::Chunks(chunks)) => {
+            let leaf = Leaf::parse(&bytes).expect("it has no children, so it is a leaf");
+            assert_eq!(leaf.entries().count(), leaf.len());
+            assert_eq!(leaf.entries().filter(|(_, _, value)| value.chunk.is_some()).count(), chunks.len());
+            assert!(leaf.entry(leaf.len()).is_none());
+            assert!(leaf.entries().zip(leaf.entries().skip(1)).all(|((_, a, _), (_, b, _))| a < b));
+        }
+        Err(_) => assert!(Leaf::parse(&bytes).is_err()),
+    }
+}
+
+/// A manifest, and a head. Each has exactly one encoding.
+pub fn snapshot(bytes: &[u8]) {
+    let bytes = Bytes::copy_from_slice(bytes);
+    if let Ok(manifest) = Manifest::decode(&bytes) {
+        assert_eq!(manifest.to_chunk().bytes(), &bytes);
+        manifest.state_root();
+    }
+    if let Ok(head) = Head::decode(&bytes) {
+        assert_eq!(head.encode(), bytes);
+    }
+}
+
+/// A file's metadata, a key of a file tree, and a path. Each has exactly one encoding, and no path leaves its directory.
+pub fn file_entry(bytes: &[u8]) {
+    let bytes = Bytes::copy_from_slice(bytes);
+    if let Ok(meta) = decode_meta(&bytes) {
+        assert_eq!(encode_meta(&meta), bytes);
+    }
+    if let Ok(key) = FileKey::decode(&bytes) {
+        assert_eq!(key.encode(), bytes);
+    }
+    if let Ok(path) = FilePath::new(bytes) {
+        let leaves = |component: &[u8]| component == b".." || component.contains(&0);
+        assert!(!path.as_bytes().split(|&byte| byte == b'/').any(leaves) && !path.as_bytes().starts_with(b"/"));
+    }
+}
+
+/// Encoded bytes of any codec, with a base. What is written is exactly as long as declared.
+pub fn codec_decode(bytes: &[u8]) {
+    let Some((head, rest)) = bytes.split_first_chunk::<6>() else { return };
+    let codec = Codec::ALL[usize::from(head[0]) % Codec::ALL.len()];
+    // Now and then a length that no chunk has.
+    let plain_bytes = u32::from_le_bytes([head[1], head[2], head[3] & 0x1f, 0]);
+    let (base, encoded) = rest.split_at(usize::from(u16::from_le_bytes([head[4], head[5]])).min(rest.len()));
+    let mut plain = Vec::new();
+    let decoded = Decoder::new().decode(codec, encoded, plain_bytes, Some(base), &mut plain);
+    match decoded {
+        Ok(()) => assert!(plain.len() == plain_bytes as usize && plain_bytes <= CHUNK_BYTES_MAX),
+        Err(_) => assert!(plain.is_empty()),
+    }
+}
+
+/// Any bytes, and a base that shares some of them. Every codec gives back what it was given.
+pub fn codec_round_trip(bytes: &[u8]) {
+    let (base, plain) = bytes.split_at(bytes.len() / 2);
+    let (mut encoder, mut decoder) = (Encoder::new(), Decoder::new());
+    let (mut encoded, mut decoded) = (Vec::new(), Vec::new());
+    for codec in Codec::ALL {
+        encoder.encode(codec, plain, Some(base), &mut encoded).expect("short enough");
+        let length = plain.len() as u32;
+        decoder.decode(codec, &encoded, length, Some(base), &mut decoded).expect("just encoded");
+        assert_eq!(decoded, plain, "{codec:?}");
+    }
+}
+
+/// Any content. The cuts cover it, whatever the pieces in which it comes.
+pub fn chunker(bytes: &[u8]) {
+    for mut cutter in [Cutter::pages(), Cutter::content_defined()] {
+        let mut rest = bytes;
+        while let Some(cut) = cutter.next_cut(rest, Rest::IsEmpty) {
+            assert!(cut > 0 && cut <= rest.len() && cut <= CHUNK_BYTES_MAX as usize);
+            rest = &rest[cut..];
+        }
+        assert!(rest.is_empty());
+    }
+}
+
+pub(super) fn valid_text(random: &mut Random) -> Vec<u8> {
+    let length = random.below(3000) as usize;
+    if random.chance(500) { random.text(length) } else { random.bytes(length) }
+}
+
+pub(super) fn valid_wire_message(random: &mut Random) -> Vec<u8> {
+    let ids = |random: &mut Random| (0..random.below(5)).map(|_| Bytes::from(random.bytes(32))).collect::<Vec<_>>();
+    let payload = random.text(40);
+    let request = random.number() as u32;
+    match random.below(6) {
+        0 => crate::source::hello().encode(),
+        1 => Message::Cancel { request }.encode(),
+        2 => Message::Done { request }.encode(),
+        3 => {
+            let form = ItemForm { codec: Codec::Zstd, plain_bytes: 100, payload: &payload };
+            Message::Item(Item { request, want: 1, body: ItemBody::Chunk(form) }).encode()
+        }
+        4 => {
+            let what = FetchWhat::Nodes(NodeRequest { ids: ids(random), bases: ids(random) });
+            Message::Fetch(Fetch { request, what: Some(what) }).encode()
+        }
+        _ => {
+            let unit = UnitRequest { leaf: random.bytes(32).into(), entries: vec![0, 1, 300], bases: ids(random) };
+            Message::Fetch(Fetch { request, what: Some(FetchWhat::Unit(unit)) }).encode()
+        }
+    }
+}
+
+pub(super) fn valid_tree_node(random: &mut Random) -> Vec<u8> {
+    struct Last(Vec<Bytes>);
+    impl NodeSink for Last {
+        fn put(&mut self, node: Chunk) {
+            self.0.push(node.into_bytes());
+        }
+    }
+    let mut nodes = Last(Vec::new());
+    let mut builder = Builder::new(Salt::PUBLIC);
+    for entry in 0..random.below(600) {
+        let length = random.below(200) as usize;
+        let value = match random.below(3) {
+            0 => Value::chunk(ChunkId::of(Domain::Data, &entry.to_le_bytes()), 1000),
+            _ => Value::inline(random.text(length)),
+        };
+        builder.push(format!("{entry:05}").as_bytes(), &value, &mut nodes).expect("keys ascend");
+    }
+    builder.finish(&mut nodes);
+    nodes.0[random.below(nodes.0.len() as u64) as usize].to_vec()
+}
+
+pub(super) fn valid_snapshot(random: &mut Random) -> Vec<u8> {
+    let shape = ContentShape { entries: 3, chunk_bytes_max: 10, inline_per_mille: 500, edits: 0 };
+    let published = Model::new(shape, random.fork()).publish();
+    if random.chance(500) {
+        return published.manifest.to_chunk().into_bytes().to_vec();
+    }
+    let previous = random.chance(500).then_some(published.id);
+    let Manifest { state, position, .. } = published.manifest;
+    Head { state, snapshot: published.id, position, previous }.encode()
+}
+
+pub(super) fn valid_file_entry(random: &mut Random) -> Vec<u8> {
+    let path = || FilePath::new("some/where").expect("a path");
+    let kind = match random.below(5) {
+        0 => FileKind::Directory,
+        1 => FileKind::Symlink(Bytes::from_static(b"../target")),
+        2 => FileKind::HardLink(path()),
+        3 => FileKind::File { size: 3, content: Content::Inline(Bytes::from_static(b"abc")) },
+        _ => FileKind::File { size: random.below(1 << 40), content: Content::Pages },
+    };
+    let mtime = Mtime { seconds: random.number() as i64, nanos: random.below(1_000_000_000) as u32 };
+    match random.below(4) {
+        0 => FileKey::Meta(path()).encode(),
+        1 => FileKey::Content { path: path(), offset: random.below(1 << 40) }.encode(),
+        2 => FileKey::Xattrs(path()).encode(),
+        _ => encode_meta(&Meta { kind, mode: 0o644, uid: 1000, gid: random.below(1 << 32) as u32, mtime }),
+    }
+}
+
+pub(super) fn valid_codec_input(random: &mut Random) -> Vec<u8> {
+    let base = random.text(500);
+    let mut plain = base.clone();
+    for _ in 0..random.below(5) {
+        let place = random.below(500) as usize;
+        plain[place] ^= 0x55;
+    }
+    let codec = Codec::ALL[random.below(4) as usize];
+    let mut encoded = Vec::new();
+    Encoder::new().encode(codec, &plain, Some(&base), &mut encoded).expect("short enough");
+    let length = (plain.len() as u32).to_le_bytes();
+    [&[codec as u8, length[0], length[1], length[2]], &(base.len() as u16).to_le_bytes()[..], &base, &encoded].concat()
+}
