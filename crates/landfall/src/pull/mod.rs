@@ -121,6 +121,7 @@ pub fn pull(options: &PullOptions, status: &Arc<Status>) -> Result<PullReport, P
     let (plan, asked) = ask_all(options, status, destination.base.as_ref().map(|base| base.id))?;
     destination.refuse_older(&plan)?;
     if destination.holds(plan.snapshot) {
+        note_asking(&asked, status);
         return Ok(destination.unchanged(&plan, began, status));
     }
     destination.fetch_and_install(options, &plan, asked, began, status)
@@ -291,6 +292,13 @@ fn ask_all(options: &PullOptions, status: &Status, held: Option<ChunkId>) -> Res
         status.note(format!("{address}: {error}"));
     }
     Ok((newest, asked))
+}
+
+/// Counts what asking cost, where nothing else is fetched on these connections.
+fn note_asking(asked: &[Asked], status: &Status) {
+    for connection in asked.iter().filter_map(|asked| asked.greeted.as_ref()).map(|greeted| &greeted.connection) {
+        status.note_wire(connection.receiver.bytes_received(), connection.sender.pressure().bytes_sent);
+    }
 }
 
 impl From<&Greeted> for Planned {
