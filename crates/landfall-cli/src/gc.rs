@@ -25,7 +25,7 @@ pub(crate) fn run(arguments: &Arguments, output: &mut Output) -> Result<Verdict,
     let Report::Collect(collected) = report? else { return Err(Failure::unexpected_answer()) };
     output.result(&collected, || {
         format!(
-            "{}: freed {} in {}, kept {} ({})",
+            "{}: freed {} in {}, kept {} in finished packs ({})",
             collected.state,
             output::bytes(collected.bytes_before.saturating_sub(collected.bytes_after)),
             output::counted(collected.packs_removed, "pack"),

@@ -14,6 +14,7 @@ use landfall::pull::{
 };
 use serde::Serialize;
 
+use crate::control::client::Server;
 use crate::failure::{EXIT_INTERRUPTED, Failure};
 use crate::identity::IdentityArguments;
 use crate::output::{self, Output};
@@ -60,7 +61,7 @@ pub(crate) struct Arguments {
 enum Shown {
     /// A bar on a terminal; nothing elsewhere, nor with --json
     Bar,
-    /// A line of JSON whenever the figures change, at most 20 a second
+    /// A line of JSON whenever the figures change, at most 50 a second
     Json,
     /// Nothing
     None,
@@ -82,7 +83,7 @@ pub(crate) fn run(arguments: &Arguments, output: &mut Output) -> Result<Verdict,
     let watch = show(arguments.progress, &status, output)?;
     let pulled = landfall::pull::pull(&options, &status);
     drop(watch);
-    let report = pulled.map_err(|error| failed(&error, &arguments.identity))?;
+    let report = pulled.map_err(|error| failed(&error, arguments))?;
     record(arguments)?;
     let summary = Summary::new(arguments, &report);
     output.result(&summary, || summary.text());
@@ -90,11 +91,15 @@ pub(crate) fn run(arguments: &Arguments, output: &mut Output) -> Result<Verdict,
 }
 
 /// The engine says what to do in its own words; what the command line has to do with it is said here.
-fn failed(error: &PullError, identity: &IdentityArguments) -> Failure {
+fn failed(error: &PullError, arguments: &Arguments) -> Failure {
     let failure = Failure::of(error);
+    let served = || matches!(Server::find(&arguments.destination.join(PULLED_DATA)), Ok(Some(_)));
     match error {
-        PullError::NoSource { .. } if identity.is_insecure() => failure
+        PullError::NoSource { .. } if arguments.identity.is_insecure() => failure
             .next("with --insecure only sources that were started with --insecure answer; others need --identity"),
+        PullError::Open(_) if served() => {
+            failure.next("it is being served: stop that `landfall serve` while you pull, and start it again afterwards")
+        }
         _ => failure,
     }
 }
@@ -294,7 +299,7 @@ fn strategy(strategy: Strategy) -> &'static str {
 }
 
 const BAR_INTERVAL: Duration = Duration::from_millis(100);
-const JSON_INTERVAL: Duration = Duration::from_millis(50);
+const JSON_INTERVAL: Duration = Duration::from_millis(20);
 
 const EXAMPLES: &str = "\
 Examples:

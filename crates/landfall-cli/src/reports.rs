@@ -185,6 +185,7 @@ pub(crate) struct Verified {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Collected {
     pub(crate) state: String,
+    /// Bytes of finished packs.
     pub(crate) bytes_before: u64,
     pub(crate) bytes_after: u64,
     pub(crate) packs_removed: u64,

@@ -15,6 +15,7 @@ use landfall::member::{ChangingFiles, Member, ServeConfig, StateConfig};
 use serde_json::json;
 use signal_hook::consts::SIGHUP;
 
+use crate::control::client::Server;
 use crate::control::server::ControlServer;
 use crate::failure::{EXIT_INTERRUPTED, Failure};
 use crate::identity::IdentityArguments;
@@ -120,7 +121,11 @@ fn start(arguments: &Arguments) -> Result<Member, Failure> {
     let credentials = arguments.identity.load()?;
     let several = arguments.states.len() > 1;
     let states =
-        arguments.states.iter().map(|named| state_config(arguments, named, several)).collect::<Result<_, _>>()?;
+        arguments.states.iter().map(|named| state_config(arguments, named, several)).collect::<Result<Vec<_>, _>>()?;
+    if let Some(taken) = states.iter().find(|state| matches!(Server::find(&state.data), Ok(Some(_)))) {
+        return Err(Failure::new(format!("another `landfall serve` has {} open", taken.data.display()))
+            .next("ask that one (`landfall snapshot`, `log`, …), stop it, or name another directory with --data"));
+    }
     let config = ServeConfig {
         listen: Some(arguments.listen.clone()),
         transport: credentials.transport,

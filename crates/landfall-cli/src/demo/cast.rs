@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
@@ -16,6 +17,7 @@ use crate::failure::Failure;
 pub(super) struct Cast {
     executable: PathBuf,
     running: Arc<Mutex<Vec<Pid>>>,
+    ended: Arc<AtomicBool>,
 }
 
 impl Cast {
@@ -23,18 +25,24 @@ impl Cast {
     pub(super) fn new() -> Result<Self, Failure> {
         let executable = std::env::current_exe()
             .map_err(|error| Failure::new("cannot find the landfall executable").because(&error))?;
-        Ok(Self { executable, running: Arc::default() })
+        Ok(Self { executable, running: Arc::default(), ended: Arc::default() })
     }
 
-    /// Ends every process that runs, from any thread.
+    /// Ends every process that runs, from any thread, and lets no other start.
     pub(super) fn killer(&self) -> impl Fn() + Send + 'static {
-        let running = self.running.clone();
+        let (running, ended) = (self.running.clone(), self.ended.clone());
         move || {
+            ended.store(true, Ordering::Release);
             for pid in running.lock().expect("no panic under the lock").iter() {
                 // It may have ended by itself.
                 let _ = kill_process(*pid, Signal::KILL);
             }
         }
+    }
+
+    /// Were the processes ended?
+    pub(super) fn is_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
     }
 
     /// Runs a verb to its end and returns what it printed last.
@@ -51,6 +59,10 @@ impl Cast {
             command.spawn().map_err(|error| Failure::new(format!("cannot start {line}")).because(&error))?;
         let pid = Pid::from_child(&child);
         self.running.lock().expect("no panic under the lock").push(pid);
+        if self.is_ended() {
+            // It was started while the others were being ended.
+            let _ = kill_process(pid, Signal::KILL);
+        }
         let stdout = child.stdout.take().expect("it is piped");
         let stderr = child.stderr.take().expect("it is piped");
         Ok(Process { line, pid, child, stdout: Some(stdout), stderr: Some(stderr), running: self.running.clone() })

@@ -8,8 +8,7 @@ mod narrator;
 mod random;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use clap::Args;
 
@@ -39,29 +38,19 @@ pub(crate) fn run(arguments: &Arguments, output: &mut Output) -> Result<Verdict,
     let mut place = place.map_err(|error| Failure::new("cannot make a temporary directory").because(&error))?;
     place.disable_cleanup(arguments.keep);
     let cast = cast::Cast::new()?;
-    let interrupted = end_on_interrupt(&cast)?;
+    let kill = cast.killer();
+    signals::on(&signals::STOP, move |_| kill())?;
     let told = files::tell(arguments.path.as_deref(), place.path(), &cast, output);
     if arguments.keep {
         output.say(format!("\nEverything is in {}", place.path().display()));
     }
-    drop(cast);
     let removed = remove(place, arguments.keep);
-    if interrupted.load(Ordering::Acquire) {
+    if cast.is_ended() {
         return Err(Failure::interrupted("the demo was interrupted; its processes were ended"));
     }
     told?;
     removed?;
     Ok(Verdict::Good)
-}
-
-fn end_on_interrupt(cast: &cast::Cast) -> Result<Arc<AtomicBool>, Failure> {
-    let interrupted = Arc::new(AtomicBool::new(false));
-    let (noted, kill) = (interrupted.clone(), cast.killer());
-    signals::on(&signals::STOP, move |_| {
-        noted.store(true, Ordering::Release);
-        kill();
-    })?;
-    Ok(interrupted)
 }
 
 fn remove(place: tempfile::TempDir, keep: bool) -> Result<(), Failure> {

@@ -101,6 +101,11 @@ fn without_certificates_nothing_leaves_the_machine() {
     stage
         .landfall(["pull", "orders", "copy", "--from", "192.0.2.1:7400", "--insecure"])
         .failed(1, &["not a loopback address"]);
+    let server = stage.serve("orders=orders", &[]);
+    stage
+        .landfall(["pull", "orders", "copy", "--from", &server.address, "--insecure"])
+        .failed(1, &["others need --identity"]);
+    assert_eq!(server.stop(), Some(0));
     let server = stage.serve("orders=orders", &["--insecure"]);
     stage.landfall(["pull", "orders", "copy", "--from", &server.address, "--insecure"]).good();
     stage.check_equal("orders", "copy");
@@ -147,11 +152,22 @@ fn one_process_owns_a_data_directory() {
             "--data",
             "data",
         ])
-        .failed(1, &["data"]);
+        .failed(1, &["another `landfall serve` has data open", "stop it"]);
     stage.landfall(["log", "orders", "--data", "data"]).good();
     assert_eq!(server.stop(), Some(0));
     stage.landfall(["snapshot", "orders", "--data", "data"]).failed(1, &["no server has", "landfall serve"]);
     stage.landfall(["log", "nothing"]).failed(1, &["there is no state 'nothing'", "--data"]);
+}
+
+#[test]
+fn a_copy_that_is_being_served_is_not_pulled_into() {
+    let stage = stage_with_orders();
+    let alpha = stage.serve("orders=orders", &[]);
+    stage.pull("copy", &alpha.address, &[]).good();
+    let beta = stage.serve("orders=copy", &["--identity", "beta"]);
+    stage.pull("copy", &alpha.address, &[]).failed(1, &["it is being served", "stop that `landfall serve`"]);
+    beta.kill();
+    stage.pull("copy", &alpha.address, &[]).good();
 }
 
 #[test]

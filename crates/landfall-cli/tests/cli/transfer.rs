@@ -33,6 +33,7 @@ fn a_pull_brings_everything_and_a_second_one_only_what_changed() {
     assert!(delta["reused_bytes"].as_u64() > Some(2_500_000), "{delta}");
     let again = stage.pull("copy", &server.address, &[]).good().last();
     assert_eq!(again["strategy"], "up-to-date");
+    assert!(again["wire_bytes_received"].as_u64() > Some(0), "asking costs something: {again}");
 }
 
 #[test]
