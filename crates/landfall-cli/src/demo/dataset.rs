@@ -234,7 +234,7 @@ pub(super) fn flip_bits(path: &Path, count: u64) -> anyhow::Result<u64> {
 }
 
 /// Where the small files are.
-pub(super) const DOCUMENTS: &str = "documents";
+const DOCUMENTS: &str = "documents";
 const DATABASE: &str = "shop.db";
 /// About 250 MB.
 const ROWS: u64 = 900_000;

@@ -65,13 +65,11 @@ fn remove(place: tempfile::TempDir, keep: bool) -> Result<(), Failure> {
 
 /// Many a disk takes milliseconds for each small file, but does several at a time.
 fn remove_side_by_side(place: &Path) -> std::io::Result<()> {
-    let mut directories = Vec::new();
-    for entry in std::fs::read_dir(place)? {
-        let documents = entry?.path().join(dataset::DOCUMENTS);
-        if documents.is_dir() {
-            let below = std::fs::read_dir(documents)?.map(|entry| Ok(entry?.path()));
-            directories.extend(below.collect::<std::io::Result<Vec<_>>>()?);
-        }
+    let mut directories = vec![place.to_owned()];
+    // Copies, directories in them, directories in those: enough to share out.
+    for _ in 0..3 {
+        let above = std::mem::take(&mut directories);
+        above.iter().try_for_each(|directory| add_directories(directory, &mut directories))?;
     }
     let next = AtomicUsize::new(0);
     let remove = || -> std::io::Result<()> {
@@ -84,6 +82,16 @@ fn remove_side_by_side(place: &Path) -> std::io::Result<()> {
         let threads: Vec<_> = (0..REMOVERS).map(|_| scope.spawn(remove)).collect();
         threads.into_iter().try_for_each(|thread| thread.join().expect("removing does not panic"))
     })
+}
+
+fn add_directories(above: &Path, found: &mut Vec<PathBuf>) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(above)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            found.push(entry.path());
+        }
+    }
+    Ok(())
 }
 
 const REMOVERS: usize = 16;
