@@ -1,13 +1,12 @@
 //! Owns one member: its disk, its clock, what it serves and what it pulls.
 
-use std::collections::BTreeSet;
 use std::ops::Bound;
 use std::time::Duration;
 
 use bytes::Bytes;
 use landfall_core::snapshot::Manifest;
 use landfall_core::tree::{Cursor, Nodes, Value};
-use landfall_core::{ChunkId, Domain, Time};
+use landfall_core::{Chunk, ChunkId, Domain, Time};
 
 use crate::checks::{Violation, broken};
 use crate::content::{Content, Published, rebuild};
@@ -64,11 +63,21 @@ impl Member {
     }
 
     /// Stores a snapshot whole, and holds it: what the publisher does, and what a seeded member has done.
-    pub(crate) fn take_whole(&self, published: &Published, lacking: &BTreeSet<ChunkId>) -> Result<(), Trouble> {
-        for chunk in published.chunks.iter().filter(|chunk| !lacking.contains(&chunk.id())) {
+    pub(crate) fn take_whole(&self, published: &Published) -> Result<(), Trouble> {
+        self.take_part(published, |_| true)?;
+        self.hold(published.id)
+    }
+
+    /// Stores the manifest, all nodes, and the chunks that are chosen: what an earlier transfer has left.
+    pub(crate) fn take_part(
+        &self,
+        published: &Published,
+        mut choose: impl FnMut(&Chunk) -> bool,
+    ) -> Result<(), Trouble> {
+        for chunk in published.chunks.iter().filter(|chunk| chunk.domain() != Domain::Data || choose(chunk)) {
             self.disk.put(chunk, None)?;
         }
-        self.hold(published.id)
+        Ok(())
     }
 
     /// Promises to keep a snapshot that is here.

@@ -107,13 +107,14 @@ impl Scenario {
 
 impl ContentShape {
     fn new(random: &mut Random) -> Self {
-        let is_large = random.chance(30);
-        Self {
-            entries: if random.chance(60) { random.below(3) } else { random.between(3, 250) },
-            chunk_bytes_max: if is_large { 200_000 } else { random.between(10, 12_000) },
-            inline_per_mille: random.below(900) as u32,
-            edits: random.below(30),
-        }
+        // Few long chunks, many short ones, next to nothing, or something between.
+        let (entries, chunk_bytes_max) = match random.below(100) {
+            0..=2 => (random.between(3, 250), 200_000),
+            3..=6 => (random.between(500, 3000), 600),
+            7..=12 => (random.below(3), random.between(10, 12_000)),
+            _ => (random.between(3, 250), random.between(10, 12_000)),
+        };
+        Self { entries, chunk_bytes_max, inline_per_mille: random.below(900) as u32, edits: random.below(30) }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Owns a whole run: the members, the network, the time, and the order in which things happen.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -153,11 +153,17 @@ impl World {
             member.disk.open().map_err(|error| Violation(format!("an empty disk: {error}")))?;
         }
         let first = self.model.publish();
-        for member in 0..self.scenario.seeded {
-            self.members[member].take_whole(&first, &BTreeSet::new()).map_err(undisturbed)?;
-            self.members[member].held = Some(0);
-            // Liars hold everything and are never the publisher.
-            self.members[member].is_liar = member > 0 && self.random.chance(500);
+        for number in 0..self.scenario.seeded {
+            let member = &mut self.members[number];
+            // Liars and those that hold a part are never the publisher.
+            member.is_liar = number > 0 && self.random.chance(500);
+            if number > 0 && self.random.chance(300) {
+                let random = &mut self.random;
+                member.take_part(&first, |_| random.chance(600)).map_err(undisturbed)?;
+            } else {
+                member.take_whole(&first).map_err(undisturbed)?;
+                member.held = Some(0);
+            }
         }
         self.published.push(first);
         for member in 0..self.members.len() {
@@ -656,11 +662,7 @@ impl World {
 
     fn finish_publishing(&mut self) -> Result<(), Violation> {
         let Some(published) = self.unpublished.take() else { return Ok(()) };
-        let taken = if self.members[0].is_up() {
-            self.members[0].take_whole(&published, &BTreeSet::new()).map(Some)
-        } else {
-            Ok(None)
-        };
+        let taken = if self.members[0].is_up() { self.members[0].take_whole(&published).map(Some) } else { Ok(None) };
         match taken {
             Ok(Some(())) => {}
             Ok(None) => {

@@ -15,6 +15,7 @@ use crate::lock::{read, write};
 use crate::lookup::Purpose;
 use crate::pack::{NewFrame, PackNumber, Scan};
 use crate::store::{IfYoung, Shared};
+use crate::vfs::OpenMode;
 
 /// What opening a store found to repair.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -108,12 +109,25 @@ impl Shared {
                 continue;
             }
             match self.contents(*number)? {
-                Contents::Footer(footer) => write(&self.index).insert_pack(&footer, PackStage::Sealed { at: 0 }),
+                Contents::Footer(footer) => {
+                    self.sync_found(*number)?;
+                    write(&self.index).insert_pack(&footer, PackStage::Sealed { at: 0 });
+                }
                 Contents::Frames { .. } => unfinished.push(*number),
             }
             self.tend_index()?;
         }
         Ok(unfinished)
+    }
+
+    /// Makes a finished pack durable. A process that was killed, or whose sync failed, may have left it in memory only:
+    /// it can be read, and yet a power cut would take it.
+    fn sync_found(&self, number: PackNumber) -> Result<(), StoreError> {
+        let path = self.paths.pack(number);
+        let synced = self.vfs.open(&path, OpenMode::Write).and_then(|file| file.sync_data());
+        synced.map_err(|error| StoreError::io("sync", &path, error))?;
+        let directory = &self.paths.packs;
+        self.vfs.sync_directory(directory).map_err(|error| StoreError::io("sync", directory, error))
     }
 
     /// Copies what is whole in packs without a footer into new packs, and removes them.

@@ -135,3 +135,35 @@ fn survives_a_power_cut_at_every_call_with_another_disk() {
 fn survives_a_failure_of_every_call() {
     check_every_call(2, Fault::Fail);
 }
+
+/// A file call of a first process fails, it ends, and a second finds what the first left: once it has synced, that is durable.
+#[track_caller]
+fn check_found_is_durable(nth: u64) -> bool {
+    let vfs = FaultyVfs::new(nth);
+    let chunks: Vec<_> = (0..40).map(chunk).collect();
+    let store = open(&vfs).expect("an empty disk");
+    vfs.fault_at(nth, Fault::Fail);
+    let stored = chunks.iter().try_for_each(|chunk| store.put(chunk)).and_then(|()| store.sync());
+    drop(store);
+    let has_fired = vfs.clear_fault().is_none();
+    assert!(has_fired || stored.is_ok(), "failed without a fault: {stored:?}");
+
+    let store = open(&vfs).expect("a sound disk");
+    chunks.iter().try_for_each(|chunk| store.put(chunk)).expect("a sound disk");
+    store.sync().expect("a sound disk");
+    vfs.cut_power();
+    drop(store);
+    vfs.restart();
+
+    let store = open(&vfs).expect("a sound disk");
+    for chunk in &chunks {
+        assert_eq!(get(&store, chunk.id()).expect("a sound disk").as_ref(), Some(chunk), "call {nth}");
+    }
+    has_fired
+}
+
+#[test]
+fn what_a_failed_process_left_is_durable_after_the_next_sync() {
+    let last = (1..).find(|nth| !check_found_is_durable(*nth)).unwrap_or_default();
+    assert!(last > 30, "the workload made {last} calls only");
+}

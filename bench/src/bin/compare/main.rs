@@ -11,6 +11,7 @@ mod netns;
 mod peers;
 mod report;
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, ensure};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use rustix::fs::{FlockOperation, flock};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -120,6 +122,7 @@ fn run(place: &Place, options: &RunOptions) -> anyhow::Result<()> {
     let (library, work) = (Library::open(&base, place.scale)?, base.join(place.scale.name()));
     let landfall = options.landfall.clone().map_or_else(beside_this_program, Ok)?;
     let cases = cases::select(&options.cases, &landfall, &work)?;
+    let _alone = claim_machine()?;
     prepare(&cases, place, &library)?;
     sweep(&work);
     let stopping = stop_on_signals()?;
@@ -149,6 +152,13 @@ fn prepare(cases: &[Case], place: &Place, library: &Library) -> anyhow::Result<(
         disk::run(Command::new(std::env::current_exe()?).args(["warm-memory", &WARM_BYTES.to_string()]))?;
     }
     Ok(())
+}
+
+/// Two runs at one time would measure each other; the kernel ends the claim with the process.
+fn claim_machine() -> anyhow::Result<File> {
+    let claim = File::create(CLAIM).with_context(|| format!("create {CLAIM}"))?;
+    flock(&claim, FlockOperation::NonBlockingLockExclusive).context("another run is going on on this machine")?;
+    Ok(claim)
 }
 
 /// What a killed run left behind goes before this one begins.
@@ -209,5 +219,6 @@ fn touch(bytes: u64) -> anyhow::Result<()> {
     Ok(())
 }
 
+const CLAIM: &str = "/run/landfall-compare.lock";
 const SOURCES_MAX: usize = 2;
 const WARM_BYTES: u64 = 8 << 30;
