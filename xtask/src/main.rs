@@ -6,6 +6,7 @@ mod licences;
 mod sources;
 mod walls;
 
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
@@ -42,13 +43,25 @@ fn run() -> Result<()> {
 
 /// What cargo knows of the workspace and everything it builds with.
 fn metadata() -> Result<Value> {
-    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
-    let output = std::process::Command::new(cargo)
-        .args(["metadata", "--format-version", "1", "--locked"])
-        .output()
-        .context("cannot run cargo metadata")?;
-    if !output.status.success() {
-        bail!("cargo metadata failed: {}", String::from_utf8_lossy(&output.stderr));
-    }
-    serde_json::from_slice(&output.stdout).context("cargo metadata did not print JSON")
+    let json = cargo(&["metadata", "--format-version", "1", "--locked", "--filter-platform", PLATFORM])?;
+    serde_json::from_str(&json).context("cargo metadata did not print JSON")
 }
+
+/// The names of all packages that a build compiles. Metadata also lists optional ones that no feature asks for.
+fn built_packages() -> Result<BTreeSet<String>> {
+    let tree =
+        cargo(&["tree", "--workspace", "--locked", "--edges", "normal", "--prefix", "none", "--target", PLATFORM])?;
+    Ok(tree.lines().filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect())
+}
+
+fn cargo(arguments: &[&str]) -> Result<String> {
+    let program = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let output = std::process::Command::new(program).args(arguments).output().context("cannot run cargo")?;
+    if !output.status.success() {
+        bail!("cargo {} failed: {}", arguments[0], String::from_utf8_lossy(&output.stderr));
+    }
+    String::from_utf8(output.stdout).context("cargo did not print text")
+}
+
+/// The platform that the walls are checked for.
+const PLATFORM: &str = "x86_64-unknown-linux-gnu";

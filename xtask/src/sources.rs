@@ -22,6 +22,10 @@ const CORE_FORBIDDEN: &[&str] = &[
     "HashSet<",
 ];
 
+/// What a file may name all the same, and why.
+const EXCEPTIONS: &[(&str, &str, &str)] =
+    &[("tree/memory.rs", "HashMap<", "nodes are looked up by id and never listed, so no order can leak")];
+
 /// Names every forbidden word in the core, and every crate that ARCHITECTURE.md does not mention.
 pub(crate) fn check() -> Result<Vec<String>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask stands in the workspace")?;
@@ -29,7 +33,9 @@ pub(crate) fn check() -> Result<Vec<String>> {
     for file in rust_files(&root.join("crates/landfall-core/src"))? {
         let text = std::fs::read_to_string(&file).with_context(|| file.display().to_string())?;
         let place = file.strip_prefix(root).unwrap_or(&file).display().to_string();
-        broken.extend(forbidden_in(&text).map(|(line, word)| format!("{place}:{line}: the core names {word}")));
+        let excepted = |word: &str| EXCEPTIONS.iter().any(|(of, allowed, _)| place.ends_with(of) && *allowed == word);
+        let found = forbidden_in(&text).filter(|(_, word)| !excepted(word));
+        broken.extend(found.map(|(line, word)| format!("{place}:{line}: the core names {word}")));
     }
     let architecture = std::fs::read_to_string(root.join("ARCHITECTURE.md")).context("ARCHITECTURE.md")?;
     for entry in std::fs::read_dir(root.join("crates"))? {

@@ -37,10 +37,10 @@ fn measure_chunkers() {
     report_chunker("content-defined cuts of zeros", &zeros, |bytes| cut(Cutter::content_defined(), bytes));
     report_chunker("is it zero? 64 KiB", &zeros, |bytes| bytes.chunks(65536).filter(|chunk| is_zero(chunk)).count());
     report_chunker("BLAKE3 of 64 KiB", &content, |bytes| {
-        bytes.chunks(65536).map(|chunk| black_box(ChunkId::of(Domain::Data, chunk))).count()
+        bytes.chunks(65536).filter(|chunk| ChunkId::of(Domain::Data, chunk).as_bytes()[0] == 0).count()
     });
     report_chunker("is it incompressible? 64 KiB", &content, |bytes| {
-        bytes.chunks(65536).map(|chunk| black_box(looks_incompressible(chunk))).count()
+        bytes.chunks(65536).filter(|chunk| looks_incompressible(chunk)).count()
     });
 }
 

@@ -7,8 +7,6 @@ use serde::{Deserialize, Serialize};
 
 /// The verb could not do its work, or found something damaged.
 pub(crate) const EXIT_FAILED: u8 = 1;
-/// The command line is wrong.
-pub(crate) const EXIT_USAGE: u8 = 2;
 /// Ctrl-C; shells expect 128 and the number of the signal.
 pub(crate) const EXIT_INTERRUPTED: u8 = 130;
 
@@ -32,7 +30,6 @@ pub(crate) struct Failure {
 enum Kind {
     #[default]
     Failed,
-    Usage,
     Interrupted,
 }
 
@@ -40,11 +37,6 @@ impl Failure {
     /// A failure without a cause.
     pub(crate) fn new(what: impl Into<String>) -> Self {
         Self { what: what.into(), causes: Vec::new(), next: None, kind: Kind::Failed }
-    }
-
-    /// A command line that cannot be meant.
-    pub(crate) fn usage(what: impl Into<String>) -> Self {
-        Self { kind: Kind::Usage, ..Self::new(what) }
     }
 
     /// Ctrl-C.
@@ -77,7 +69,6 @@ impl Failure {
     pub(crate) fn exit_code(&self) -> u8 {
         match self.kind {
             Kind::Failed => EXIT_FAILED,
-            Kind::Usage => EXIT_USAGE,
             Kind::Interrupted => EXIT_INTERRUPTED,
         }
     }

@@ -32,6 +32,11 @@ pub(crate) struct Credentials {
 }
 
 impl IdentityArguments {
+    /// Are there no certificates?
+    pub(crate) fn is_insecure(&self) -> bool {
+        self.insecure
+    }
+
     /// Reads the certificates.
     pub(crate) fn load(&self) -> Result<Credentials, Failure> {
         let Some(directory) = &self.identity else {

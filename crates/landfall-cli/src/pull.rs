@@ -9,7 +9,8 @@ use landfall::core::offer::Strategy;
 use landfall::core::snapshot::StateName;
 use landfall::files::place::Previous;
 use landfall::pull::{
-    ChangedPaths, OnLocalChanges, OnOpenFiles, PullOptions, PullReport, SourceStatus, Stage, Status, StatusFigures,
+    ChangedPaths, OnLocalChanges, OnOpenFiles, PullError, PullOptions, PullReport, SourceStatus, Stage, Status,
+    StatusFigures,
 };
 use serde::Serialize;
 
@@ -81,11 +82,21 @@ pub(crate) fn run(arguments: &Arguments, output: &mut Output) -> Result<Verdict,
     let watch = show(arguments.progress, &status, output)?;
     let pulled = landfall::pull::pull(&options, &status);
     drop(watch);
-    let report = pulled.map_err(|error| Failure::of(&error))?;
+    let report = pulled.map_err(|error| failed(&error, &arguments.identity))?;
     record(arguments)?;
     let summary = Summary::new(arguments, &report);
     output.result(&summary, || summary.text());
     Ok(Verdict::Good)
+}
+
+/// The engine says what to do in its own words; what the command line has to do with it is said here.
+fn failed(error: &PullError, identity: &IdentityArguments) -> Failure {
+    let failure = Failure::of(error);
+    match error {
+        PullError::NoSource { .. } if identity.is_insecure() => failure
+            .next("with --insecure only sources that were started with --insecure answer; others need --identity"),
+        _ => failure,
+    }
 }
 
 fn choose<T>(chosen: bool, this: T, other: T) -> T {

@@ -144,9 +144,48 @@ impl Chunk {
         &self.bytes
     }
 
+    /// The proof without the ownership.
+    pub fn as_proven(&self) -> Proven<'_> {
+        Proven { id: self.id, domain: self.domain, bytes: &self.bytes }
+    }
+
     /// Gives up the proof and keeps the plaintext.
     pub fn into_bytes(self) -> Bytes {
         self.bytes
+    }
+}
+
+/// Borrowed bytes proven to match their id: a chunk on its way to where it will be kept, without a copy.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Proven<'a> {
+    id: ChunkId,
+    domain: Domain,
+    bytes: &'a [u8],
+}
+
+impl<'a> Proven<'a> {
+    /// Checks bytes that came from outside: a peer, a disk, an archive.
+    pub fn verify(id: ChunkId, domain: Domain, bytes: &'a [u8]) -> Result<Self, HashMismatch> {
+        let actual = ChunkId::of(domain, bytes);
+        if actual != id {
+            return Err(HashMismatch { expected: id, actual });
+        }
+        Ok(Self { id, domain, bytes })
+    }
+
+    /// The domain in which the name holds.
+    pub fn domain(&self) -> Domain {
+        self.domain
+    }
+
+    /// The plaintext.
+    pub fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
+    /// The same proof with bytes of its own.
+    pub fn to_chunk(self) -> Chunk {
+        Chunk { id: self.id, domain: self.domain, bytes: Bytes::copy_from_slice(self.bytes) }
     }
 }
 

@@ -16,5 +16,5 @@ pub mod transfer;
 pub mod tree;
 pub mod wire;
 
-pub use chunk::{Chunk, ChunkId, Domain, HashMismatch, ParseChunkIdError};
+pub use chunk::{Chunk, ChunkId, Domain, HashMismatch, ParseChunkIdError, Proven};
 pub use time::Time;

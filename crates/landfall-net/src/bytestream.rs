@@ -22,6 +22,9 @@ pub(crate) trait ByteWriter: Send {
     /// Time spent so far waiting for room.
     fn blocked(&self) -> Duration;
 
+    /// Time so far in which the receiver, not what lies between, held the writer back.
+    fn receiver_limited(&self) -> Duration;
+
     /// How long one write waits without progress.
     fn set_deadline(&mut self, deadline: Duration) -> io::Result<()>;
 

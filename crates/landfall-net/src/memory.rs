@@ -222,6 +222,11 @@ impl ByteWriter for PipeWriter {
         self.blocked
     }
 
+    fn receiver_limited(&self) -> Duration {
+        // Nothing lies between.
+        self.blocked
+    }
+
     fn set_deadline(&mut self, deadline: Duration) -> io::Result<()> {
         self.deadline = deadline;
         Ok(())

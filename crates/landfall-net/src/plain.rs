@@ -166,7 +166,11 @@ impl FrameSender for PlainSender {
     }
 
     fn pressure(&self) -> Pressure {
-        Pressure { bytes_sent: self.bytes_sent, blocked: self.writer.blocked() }
+        Pressure {
+            bytes_sent: self.bytes_sent,
+            blocked: self.writer.blocked(),
+            receiver_limited: self.writer.receiver_limited(),
+        }
     }
 
     fn set_stall_deadline(&mut self, deadline: Duration) {

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::net::{RecvFlags, SendFlags, sockopt};
 
 use crate::bytestream::{ByteReader, ByteStream, ByteWriter, DEADLINE_DEFAULT};
+use crate::tcp_info;
 use crate::transport::{AcceptError, Closer, ConnectError, ListenError};
 
 /// Connects to the first address of `address` that answers, within `deadline`.
@@ -195,6 +196,10 @@ impl ByteWriter for TcpWriter {
 
     fn blocked(&self) -> Duration {
         self.blocked
+    }
+
+    fn receiver_limited(&self) -> Duration {
+        tcp_info::receiver_limited(&*self.socket)
     }
 
     fn set_deadline(&mut self, deadline: Duration) -> io::Result<()> {

@@ -143,6 +143,8 @@ pub struct Pressure {
     pub bytes_sent: u64,
     /// Time spent so far waiting for the network to take bytes.
     pub blocked: Duration,
+    /// Time so far in which the receiver's window, not the network, held the sender back; none where the transport cannot tell.
+    pub receiver_limited: Duration,
 }
 
 /// Ends a connection from any thread: both halves return [`SendError::Closed`] and [`ReceiveError::Closed`].

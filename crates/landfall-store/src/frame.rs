@@ -1,6 +1,6 @@
 //! Owns the bytes of one frame: a header that names a chunk, and the chunk as it is stored.
 //!
-//! It never decodes a payload. Layout: `docs/format-store.md`.
+//! It never decodes a payload. Layout: `docs/format.md`.
 
 use bytes::Bytes;
 use landfall_core::limits::CHUNK_BYTES_MAX;
@@ -152,3 +152,72 @@ pub(crate) const HEADER_BYTES_MIN: u32 = BASE_AT as u32 + 4;
 pub(crate) const HEADER_BYTES_MAX: u32 = HEADER_BYTES_MIN + ChunkId::BYTES as u32;
 /// Longest frame.
 pub(crate) const FRAME_BYTES_MAX: u32 = HEADER_BYTES_MAX + PAYLOAD_BYTES_MAX;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLACE: FramePlace = FramePlace { pack: 3, offset: 20 };
+
+    fn frame(base: Option<ChunkId>) -> Vec<u8> {
+        let payload = b"payload";
+        let header = FrameHeader {
+            id: ChunkId::of(Domain::Node, payload),
+            domain: Domain::Node,
+            codec: 2,
+            base,
+            plain_bytes: 99,
+            payload_bytes: payload.len() as u32,
+            payload_crc: crc32c::crc32c(payload),
+        };
+        let mut bytes = Vec::new();
+        header.write(PLACE, &mut bytes);
+        assert_eq!(FrameHeader::read(&bytes, PLACE), Some(header));
+        bytes.extend(payload);
+        bytes
+    }
+
+    fn reads(bytes: &[u8], place: FramePlace) -> bool {
+        read_frame(Bytes::copy_from_slice(bytes), place).is_some()
+    }
+
+    #[test]
+    fn reads_what_it_wrote_at_its_place_only() {
+        for base in [None, Some(ChunkId::from_bytes([7; 32]))] {
+            let bytes = frame(base);
+            assert!(reads(&bytes, PLACE));
+            assert!(!reads(&bytes, FramePlace { pack: 4, ..PLACE }));
+            assert!(!reads(&bytes, FramePlace { offset: 21, ..PLACE }));
+        }
+    }
+
+    #[test]
+    fn refuses_every_flipped_bit_and_every_other_length() {
+        for mut bytes in [frame(None), frame(Some(ChunkId::from_bytes([7; 32])))] {
+            for bit in 0..bytes.len() * 8 {
+                bytes[bit / 8] ^= 1 << (bit % 8);
+                assert!(!reads(&bytes, PLACE), "bit {bit}");
+                bytes[bit / 8] ^= 1 << (bit % 8);
+            }
+            (0..bytes.len()).for_each(|end| assert!(!reads(&bytes[..end], PLACE), "cut at {end}"));
+            bytes.push(0);
+            assert!(!reads(&bytes, PLACE));
+        }
+    }
+
+    #[test]
+    fn refuses_a_length_beyond_the_limit() {
+        let mut bytes = Vec::new();
+        let header = FrameHeader {
+            id: ChunkId::from_bytes([1; 32]),
+            domain: Domain::Data,
+            codec: 0,
+            base: None,
+            plain_bytes: 0,
+            payload_bytes: PAYLOAD_BYTES_MAX + 1,
+            payload_crc: 0,
+        };
+        header.write(PLACE, &mut bytes);
+        assert_eq!(FrameHeader::read(&bytes, PLACE), None);
+    }
+}

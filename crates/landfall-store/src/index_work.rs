@@ -23,7 +23,11 @@ impl Shared {
 
     pub(crate) fn tend_index(&self) -> Result<(), StoreError> {
         let _work = lock(&self.index_work);
-        if read(&self.index).frames_for_run() >= u64::from(self.options.young_entries_max) {
+        let entries_max = self.options.young_entries_max;
+        let index = read(&self.index);
+        let is_time = index.young_count() >= entries_max as usize && index.frames_for_run() >= u64::from(entries_max);
+        drop(index);
+        if is_time {
             self.build_run()?;
         }
         while let Some([newer, older]) = self.next_merge() {

@@ -15,8 +15,8 @@ use crate::store::Shared;
 
 impl Shared {
     /// Reads a chunk and checks the checksum of its frame.
-    pub(crate) fn get(&self, id: ChunkId) -> Result<Option<StoredFrame>, StoreError> {
-        while let Some(location) = self.locate(id, Purpose::Keep)? {
+    pub(crate) fn get(&self, id: ChunkId, purpose: Purpose) -> Result<Option<StoredFrame>, StoreError> {
+        while let Some(location) = self.locate(id, purpose)? {
             let Some(bytes) = self.read(id, location, location.frame_bytes)? else { continue };
             return match read_frame(bytes, place_of(location)) {
                 Some((header, frame)) if header.id == id => Ok(Some(frame)),

@@ -86,6 +86,15 @@ impl SealQueue {
         self.changed.notify_all();
     }
 
+    /// Drops what waits: there is nobody to do it.
+    fn give_up(&self) {
+        let mut jobs = lock(&self.jobs);
+        jobs.waiting.clear();
+        jobs.done = jobs.taken_in;
+        jobs.stage = Stage::Unserved;
+        self.changed.notify_all();
+    }
+
     fn set_stage(&self, stage: Stage) {
         lock(&self.jobs).stage = stage;
         self.changed.notify_all();
@@ -108,8 +117,8 @@ impl Sealer {
         let worker = Arc::clone(shared);
         let thread = std::thread::Builder::new().name("landfall-seal".to_owned()).spawn(move || {
             while let Some(sealed) = worker.seal_queue.next() {
+                let _job = Job { shared: &worker };
                 worker.make_durable(sealed);
-                worker.seal_queue.finish_one();
             }
         });
         let thread = thread.map_err(|error| StoreError::io("start a thread for", &shared.paths.directory, error))?;
@@ -124,6 +133,22 @@ impl Drop for Sealer {
         if let Some(thread) = self.thread.take() {
             // A panic of the thread was reported by the thread.
             drop(thread.join());
+        }
+    }
+}
+
+/// A pack in the hands of the thread. If the thread panics, nobody must wait for it or believe that it synced.
+struct Job<'a> {
+    shared: &'a Shared,
+}
+
+impl Drop for Job<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.shared.sync_failed.get_or_init(|| self.shared.paths.packs.clone());
+            self.shared.seal_queue.give_up();
+        } else {
+            self.shared.seal_queue.finish_one();
         }
     }
 }

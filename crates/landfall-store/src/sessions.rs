@@ -53,6 +53,10 @@ impl FrameSet {
         inserted
     }
 
+    pub(crate) fn contains(&self, location: Location) -> bool {
+        self.of(location.pack).is_some_and(|frames| frames.ordinals.contains(location.ordinal))
+    }
+
     pub(crate) fn of(&self, pack: PackNumber) -> Option<&PackFrames> {
         self.packs.get(&pack)
     }
@@ -123,5 +127,59 @@ impl Sessions {
 
     pub(crate) fn memory_bytes(&self) -> u64 {
         self.asked.memory_bytes() + self.asked_before.memory_bytes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(ordinal: u32) -> Location {
+        Location { pack: PackNumber(1), offset: 0, frame_bytes: 10, ordinal, has_base: false }
+    }
+
+    fn is_asked(sessions: &Arc<Mutex<Sessions>>, ordinal: u32) -> bool {
+        lock(sessions).asked_of(PackNumber(1)).any(|frames| frames.ordinals.contains(ordinal))
+    }
+
+    #[test]
+    fn what_a_session_asked_for_is_kept_as_long_as_it_is_open() {
+        let sessions = Arc::default();
+        let session = Session::begin(&sessions);
+        lock(&sessions).ask(frame(3));
+        for _ in 0..4 {
+            lock(&sessions).rotate();
+            assert!(is_asked(&sessions, 3));
+        }
+        drop(session);
+        lock(&sessions).rotate();
+        assert!(!is_asked(&sessions, 3));
+    }
+
+    #[test]
+    fn sessions_that_overlap_for_ever_do_not_keep_what_the_ended_ones_asked_for() {
+        let sessions = Arc::default();
+        let mut open = Session::begin(&sessions);
+        for ordinal in 0..20 {
+            lock(&sessions).ask(frame(ordinal));
+            open = {
+                let next = Session::begin(&sessions);
+                lock(&sessions).rotate();
+                drop(open);
+                next
+            };
+            lock(&sessions).rotate();
+        }
+        assert!(!is_asked(&sessions, 0) && !is_asked(&sessions, 15));
+        assert!(is_asked(&sessions, 19));
+        drop(open);
+    }
+
+    #[test]
+    fn counts_the_bytes_of_a_frame_once() {
+        let mut frames = FrameSet::default();
+        assert_eq!(frames.insert(frame(1)), Inserted::New);
+        assert_eq!(frames.insert(frame(1)), Inserted::Again);
+        assert_eq!(frames.of(PackNumber(1)).map(|frames| frames.bytes), Some(10));
     }
 }

@@ -170,7 +170,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Damaged`] if the bytes are not what was written. The chunk counts as absent from then on.
     pub fn get_encoded(&self, id: ChunkId) -> Result<Option<StoredFrame>, StoreError> {
-        self.shared.get(id)
+        self.shared.get(id, Purpose::Keep)
     }
 
     /// Whether a chunk is here, with the bases that it needs. It may not be durable yet.

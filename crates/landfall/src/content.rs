@@ -128,6 +128,12 @@ impl FilesInPlace {
         }
     }
 
+    /// Does a file begin with exactly these bytes?
+    pub(crate) fn holds(&self, path: &FilePath, bytes: &[u8]) -> bool {
+        let mut found = vec![0; bytes.len()];
+        self.open_file(path).and_then(|file| file.read_exact_at(&mut found, 0)).is_ok() && found == bytes
+    }
+
     fn file(&self, path: &FilePath, used_once: bool) -> io::Result<Arc<File>> {
         if used_once {
             return self.open_file(path).map(Arc::new);

@@ -38,7 +38,11 @@ pub(crate) fn load(store: &Store) -> Result<Vec<Held>, HistoryError> {
     for record in HistoryRecord::decode(&record[..])?.snapshots {
         let bytes: [u8; ChunkId::BYTES] = record.id[..].try_into().map_err(|_| HistoryError::BadId)?;
         let id = ChunkId::from_bytes(bytes);
-        let Some(frame) = store.get_encoded(id)?.filter(|frame| frame.domain == Domain::Manifest) else { continue };
+        let frame = match store.get_encoded(id) {
+            Err(StoreError::Damaged(_)) => None,
+            found => found?,
+        };
+        let Some(frame) = frame.filter(|frame| frame.domain == Domain::Manifest) else { continue };
         let manifest = Manifest::decode(&frame.bytes).map_err(|source| HistoryError::Manifest { id, source })?;
         held.push(Held { id, manifest, manifest_bytes: frame.bytes, head: record.head, since: record.since });
     }

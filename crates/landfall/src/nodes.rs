@@ -7,7 +7,7 @@ use bytes::Bytes;
 use landfall_core::codec::{Codec, Decoder};
 use landfall_core::tree::{NodeSink, Nodes};
 use landfall_core::{Chunk, ChunkId, Domain};
-use landfall_store::{Store, StoreError};
+use landfall_store::{Store, StoreError, StoredFrame};
 
 /// Plaintext of nodes that the cache keeps.
 const CACHE_BYTES_MAX: usize = 24 * 1024 * 1024;
@@ -37,24 +37,17 @@ impl NodeCache {
         if let Some(bytes) = self.lock().get(id) {
             return Ok(Some(bytes));
         }
-        let Some(frame) = self.store.get_encoded(id)? else { return Ok(None) };
-        if frame.domain != Domain::Node {
-            return Ok(None);
-        }
-        let bytes = match Codec::from_byte(frame.codec) {
-            Some(Codec::Raw) => frame.bytes,
-            Some(codec) => {
-                let mut plain = Vec::new();
-                let decoded = Decoder::new().decode(codec, &frame.bytes, frame.plain_bytes, None, &mut plain);
-                if decoded.is_err() {
-                    return Ok(None);
-                }
-                plain.into()
-            }
-            None => return Ok(None),
+        let frame = match self.store.get_encoded(id) {
+            // The store counts it as absent from now on: it is fetched again, or its loss is told by whoever needs it.
+            Err(StoreError::Damaged(_)) => None,
+            found => found?,
         };
+        let Some(frame) = frame.filter(|frame| frame.domain == Domain::Node) else { return Ok(None) };
         // The frame's checksum guards against the disk; only what was hashed may enter a tree.
-        let Ok(node) = Chunk::verify(id, Domain::Node, bytes) else { return Ok(None) };
+        let Some(node) = plain(&frame).and_then(|bytes| Chunk::verify(id, Domain::Node, bytes).ok()) else {
+            self.store.forget(id)?;
+            return Ok(None);
+        };
         let bytes = node.into_bytes();
         self.lock().insert(id, bytes.clone());
         Ok(Some(bytes))
@@ -77,6 +70,17 @@ impl Nodes for NodeCache {
             None
         })
     }
+}
+
+/// The plaintext of a stored node, if it decodes.
+fn plain(frame: &StoredFrame) -> Option<Bytes> {
+    let codec = Codec::from_byte(frame.codec)?;
+    if codec == Codec::Raw {
+        return Some(frame.bytes.clone());
+    }
+    let mut plain = Vec::new();
+    Decoder::new().decode(codec, &frame.bytes, frame.plain_bytes, None, &mut plain).ok()?;
+    Some(plain.into())
 }
 
 /// A sink that keeps every node and remembers the first failure.

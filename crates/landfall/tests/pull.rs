@@ -192,3 +192,153 @@ fn local_changes_stop_a_pull_unless_they_are_discarded() {
     pull(&discard, &Arc::new(Status::default())).unwrap();
     assert_eq!(listing(&ground.copy), listing(&ground.source));
 }
+
+#[test]
+fn discarding_removes_a_changed_file_that_the_source_no_longer_has() {
+    let ground = ground();
+    let member = serve(&ground.source, &ground.data, Keep::Store);
+    pull_from(&ground.copy, &[&member]).unwrap();
+    fs::write(ground.copy.join("deep/whole"), b"mine").unwrap();
+    fs::remove_file(ground.source.join("deep/whole")).unwrap();
+    member.snapshot(&name()).unwrap();
+
+    let mut discard = options(&ground.copy, &[&member]);
+    discard.local_changes = OnLocalChanges::Discard;
+    pull(&discard, &Arc::new(Status::default())).unwrap();
+    assert_eq!(listing(&ground.copy), listing(&ground.source));
+    pull_from(&ground.copy, &[&member]).unwrap();
+}
+
+#[test]
+fn a_lost_index_is_made_again_by_reading_everything() {
+    let ground = ground();
+    let member = serve(&ground.source, &ground.data, Keep::Store);
+    pull_from(&ground.copy, &[&member]).unwrap();
+    fs::write(ground.copy.join(".landfall/index"), b"damaged").unwrap();
+    fs::write(ground.source.join("inline"), b"another").unwrap();
+    member.snapshot(&name()).unwrap();
+    let report = pull_from(&ground.copy, &[&member]).unwrap();
+    assert_eq!(listing(&ground.copy), listing(&ground.source));
+    assert_eq!(report.figures.chunks, 0, "what is there is found by its content");
+}
+
+#[test]
+fn a_lost_index_does_not_make_local_changes_fair_game() {
+    let ground = ground();
+    let member = serve(&ground.source, &ground.data, Keep::Store);
+    pull_from(&ground.copy, &[&member]).unwrap();
+    fs::remove_file(ground.copy.join(".landfall/index")).unwrap();
+    fs::write(ground.copy.join("inline"), b"mine").unwrap();
+    fs::write(ground.copy.join("mine"), b"mine").unwrap();
+    let refused = pull_from(&ground.copy, &[&member]).unwrap_err();
+    assert!(matches!(refused, PullError::IndexLost { .. }), "{refused}");
+    assert_eq!(fs::read(ground.copy.join("mine")).unwrap(), b"mine");
+
+    let mut discard = options(&ground.copy, &[&member]);
+    discard.local_changes = OnLocalChanges::Discard;
+    pull(&discard, &Arc::new(Status::default())).unwrap();
+    assert_eq!(listing(&ground.copy), listing(&ground.source));
+}
+
+#[test]
+fn a_copy_never_goes_back_to_an_older_snapshot() {
+    let ground = ground();
+    let member = serve(&ground.source, &ground.data, Keep::Store);
+    let stale = ground.copy.with_file_name("stale");
+    pull_from(&stale, &[&member]).unwrap();
+    fs::write(ground.source.join("inline"), b"newer").unwrap();
+    member.snapshot(&name()).unwrap();
+    pull_from(&ground.copy, &[&member]).unwrap();
+
+    let relay = serve(&stale, &ground.data, Keep::Frozen);
+    let refused = pull_from(&ground.copy, &[&relay]).unwrap_err();
+    assert!(matches!(refused, PullError::Older { .. }), "{refused}");
+    assert_eq!(listing(&ground.copy), listing(&ground.source));
+}
+
+#[test]
+fn one_source_that_nobody_reaches_does_not_stop_the_other() {
+    let ground = ground();
+    let member = serve(&ground.source, &ground.data, Keep::Frozen);
+    let mut both = options(&ground.copy, &[&member]);
+    both.sources.push("127.0.0.1:1".into());
+    let report = pull(&both, &Arc::new(Status::default())).unwrap();
+    assert_eq!(listing(&ground.copy), listing(&ground.source));
+    assert!(report.notes.iter().any(|note| note.contains("127.0.0.1:1")), "{:?}", report.notes);
+}
+
+#[test]
+fn a_damaged_source_is_named_and_the_other_heals() {
+    let ground = ground();
+    let member = serve(&ground.source, &ground.data, Keep::Store);
+    let relayed = ground.copy.with_file_name("relayed");
+    pull_from(&relayed, &[&member]).unwrap();
+    let relay = serve(&relayed, &ground.data, Keep::Frozen);
+    let mut bytes = fs::read(relayed.join("content-defined")).unwrap();
+    for byte in bytes.iter_mut().step_by(10_000) {
+        *byte ^= 1;
+    }
+    fs::write(relayed.join("content-defined"), &bytes).unwrap();
+
+    let alone = pull_from(&ground.copy, &[&relay]).unwrap_err();
+    assert!(matches!(alone, PullError::Stuck { .. }), "{alone}");
+    let report = pull_from(&ground.copy, &[&relay, &member]).unwrap();
+    assert_eq!(listing(&ground.copy), listing(&ground.source));
+    assert!(
+        report.figures.sources.iter().all(|source| source.damaged == 0 || source.address == relay.address().unwrap())
+    );
+    assert!(!relay.verify(&name()).unwrap().is_clean());
+    assert!(member.verify(&name()).unwrap().is_clean());
+}
+
+#[test]
+fn a_directory_served_frozen_can_be_served_from_packs_later() {
+    let ground = ground();
+    drop(serve(&ground.source, &ground.data, Keep::Frozen));
+    let member = serve(&ground.source, &ground.data, Keep::Store);
+    assert!(member.verify(&name()).unwrap().is_clean());
+    pull_from(&ground.copy, &[&member]).unwrap();
+    assert_eq!(listing(&ground.copy), listing(&ground.source));
+}
+
+#[test]
+fn a_large_file_changes_in_one_place_and_keeps_the_rest() {
+    let ground = ground();
+    let path = ground.source.join("large");
+    let mut bytes = noise(5, 4096 * 6000);
+    fs::write(&path, &bytes).unwrap();
+    let member = serve(&ground.source, &ground.data, Keep::Store);
+    pull_from(&ground.copy, &[&member]).unwrap();
+    bytes[20_000_000] ^= 1;
+    bytes.extend(vec![0; 4096 * 100]);
+    fs::write(&path, &bytes).unwrap();
+    member.snapshot(&name()).unwrap();
+    let report = pull_from(&ground.copy, &[&member]).unwrap();
+    assert_eq!(listing(&ground.copy), listing(&ground.source));
+    assert!(report.figures.bytes_done <= 2 * 65_536, "{}", report.figures.bytes_done);
+}
+
+#[test]
+fn zeros_links_and_kinds_survive_their_changes() {
+    let ground = ground();
+    let source = |name: &str| ground.source.join(name);
+    fs::File::create(source("zeros")).unwrap().set_len(5_000_000).unwrap();
+    fs::hard_link(source("deep/whole"), source("other-name")).unwrap();
+    let member = serve(&ground.source, &ground.data, Keep::Store);
+    pull_from(&ground.copy, &[&member]).unwrap();
+    assert_eq!(listing(&ground.copy), listing(&ground.source));
+
+    fs::write(source("deep/whole"), noise(77, 60_000)).unwrap();
+    fs::File::create(source("zeros")).unwrap().set_len(7_000_000).unwrap();
+    fs::remove_file(source("inline")).unwrap();
+    fs::create_dir(source("inline")).unwrap();
+    fs::write(source("inline/below"), b"below").unwrap();
+    fs::remove_dir_all(source("deep/er")).unwrap();
+    fs::write(source("deep/er"), b"a file now").unwrap();
+    member.snapshot(&name()).unwrap();
+    pull_from(&ground.copy, &[&member]).unwrap();
+    assert_eq!(listing(&ground.copy), listing(&ground.source));
+    use std::os::unix::fs::MetadataExt;
+    let inode = |name: &str| fs::metadata(ground.copy.join(name)).unwrap().ino();
+    assert_eq!(inode("deep/whole"), inode("other-name"));
+}

@@ -17,6 +17,8 @@ pub(crate) struct Machine {
     kernel: String,
     system: String,
     disk: String,
+    /// Of the last minute before the run: what others did here at the same time.
+    load: Option<f64>,
     versions: Vec<String>,
 }
 
@@ -33,6 +35,7 @@ impl Machine {
             kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
             system: system().unwrap_or_else(unknown),
             disk: disk(work).unwrap_or_else(unknown),
+            load: read("/proc/loadavg").split(' ').next().and_then(|load| load.parse().ok()),
             versions: versions(landfall),
         }
     }
@@ -42,6 +45,9 @@ impl Machine {
         writeln!(text, "- Processor: {} cores, {}", self.cores, self.processor)?;
         writeln!(text, "- Memory: {gibibytes:.1} GiB; both ends share it, the processor and the disk")?;
         writeln!(text, "- Disk: {}", self.disk)?;
+        if let Some(load) = self.load {
+            writeln!(text, "- Load of the minute before: {load:.1}")?;
+        }
         writeln!(text, "- System: {}, Linux {}", self.system, self.kernel)?;
         self.versions.iter().try_for_each(|version| writeln!(text, "- {version}"))
     }

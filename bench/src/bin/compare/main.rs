@@ -13,6 +13,8 @@ mod report;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, ensure};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -119,10 +121,12 @@ fn run(place: &Place, options: &RunOptions) -> anyhow::Result<()> {
     let landfall = options.landfall.clone().map_or_else(beside_this_program, Ok)?;
     let cases = cases::select(&options.cases, &landfall, &work)?;
     prepare(&cases, place, &library)?;
-    clean_up_on_signals(&work)?;
+    sweep(&work);
+    let stopping = stop_on_signals()?;
     Landfall::new(&landfall, &work, Mode::Frozen).create_identities()?;
     let network = Network::create(SOURCES_MAX)?;
-    let arena = Arena { work: &work, library: &library, network: &network, rounds: options.rounds };
+    let arena =
+        Arena { work: &work, library: &library, network: &network, rounds: options.rounds, stopping: &stopping };
     let mut report =
         Report { machine: Machine::read(&work, &landfall), scale: place.scale, rounds: options.rounds, cases: vec![] };
     for case in &cases {
@@ -147,20 +151,25 @@ fn prepare(cases: &[Case], place: &Place, library: &Library) -> anyhow::Result<(
     Ok(())
 }
 
-/// Sweeps now what a killed run left, and on a signal what this run has made.
-fn clean_up_on_signals(work: &Path) -> anyhow::Result<()> {
+/// What a killed run left behind goes before this one begins.
+fn sweep(work: &Path) {
     netns::sweep_dead();
     disk::unmount(&disk::mount_point(work));
-    let mount = disk::mount_point(work);
+}
+
+/// On a signal the tool that runs now is ended, so its turn fails; the flag then ends the run, and everything that was
+/// made is dropped in order.
+fn stop_on_signals() -> anyhow::Result<Arc<AtomicBool>> {
+    let stopping = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&stopping);
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
     std::thread::spawn(move || {
-        if signals.forever().next().is_some() {
-            netns::sweep(std::process::id());
-            disk::unmount(&mount);
-            std::process::exit(130);
+        for _ in signals.forever() {
+            flag.store(true, Ordering::Relaxed);
+            netns::end_processes(std::process::id());
         }
     });
-    Ok(())
+    Ok(stopping)
 }
 
 fn beside_this_program() -> anyhow::Result<PathBuf> {

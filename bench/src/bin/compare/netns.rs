@@ -144,11 +144,10 @@ impl Drop for Namespace {
     }
 }
 
-/// Deletes every namespace of one process of this program, and ends what still runs in them.
-pub(crate) fn sweep(process: u32) {
-    for name in names().into_iter().filter(|name| name.starts_with(&format!("{}-", prefix(process)))) {
-        delete(&name);
-    }
+/// Ends what runs in the namespaces of one process of this program.
+pub(crate) fn end_processes(owner: u32) {
+    let names = names().into_iter().filter(|name| name.starts_with(&format!("{}-", prefix(owner))));
+    names.for_each(|name| kill_inside(&name));
 }
 
 /// Deletes what earlier runs left that were killed before they could.
@@ -168,12 +167,16 @@ fn names() -> Vec<String> {
 }
 
 fn delete(name: &str) {
+    kill_inside(name);
+    if let Err(error) = ip(&["netns", "delete", name]) {
+        eprintln!("{error:#}");
+    }
+}
+
+fn kill_inside(name: &str) {
     for process in processes(name) {
         // It may have ended by itself since it was listed.
         let _ = kill_process(process, Signal::KILL);
-    }
-    if let Err(error) = ip(&["netns", "delete", name]) {
-        eprintln!("{error:#}");
     }
 }
 

@@ -123,7 +123,7 @@ fn token(random: &mut Random) -> [u8; 16] {
 }
 
 fn file_name(number: u64) -> PathBuf {
-    PathBuf::from(format!("documents/{:02}/{number:05}.json", number % 50))
+    Path::new(DOCUMENTS).join(format!("{:02}/{number:05}.json", number % 50))
 }
 
 /// From a few hundred bytes to some 20 kB.
@@ -233,6 +233,8 @@ pub(super) fn flip_bits(path: &Path, count: u64) -> anyhow::Result<u64> {
     Ok(count)
 }
 
+/// Where the small files are.
+pub(super) const DOCUMENTS: &str = "documents";
 const DATABASE: &str = "shop.db";
 /// About 250 MB.
 const ROWS: u64 = 900_000;

@@ -150,7 +150,7 @@ impl Story<'_> {
         let lost = came.saturating_sub(reused);
         let twice = lost + duplicate;
         self.narrator.tell(format!(
-            "started again: {} were on disk already, {} came in {}; {} came twice",
+            "started again: {} were on disk already, {} came in {}; {} came twice, going by the last figure before the kill",
             output::bytes(reused),
             output::bytes(received),
             output::seconds(took),

@@ -9,7 +9,7 @@ mod random;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use clap::Args;
 
@@ -69,8 +69,35 @@ fn remove(place: tempfile::TempDir, keep: bool) -> Result<(), Failure> {
         return Ok(());
     }
     let path: PathBuf = Path::new(place.path()).to_owned();
-    place.close().map_err(|error| Failure::new(format!("cannot remove {}", path.display())).because(&error))
+    let failed = |error: std::io::Error| Failure::new(format!("cannot remove {}", path.display())).because(&error);
+    remove_side_by_side(place.path()).map_err(failed)?;
+    place.close().map_err(failed)
 }
+
+/// Many a disk takes milliseconds for each small file, but does several at a time.
+fn remove_side_by_side(place: &Path) -> std::io::Result<()> {
+    let mut directories = Vec::new();
+    for entry in std::fs::read_dir(place)? {
+        let documents = entry?.path().join(dataset::DOCUMENTS);
+        if documents.is_dir() {
+            let below = std::fs::read_dir(documents)?.map(|entry| Ok(entry?.path()));
+            directories.extend(below.collect::<std::io::Result<Vec<_>>>()?);
+        }
+    }
+    let next = AtomicUsize::new(0);
+    let remove = || -> std::io::Result<()> {
+        while let Some(directory) = directories.get(next.fetch_add(1, Ordering::Relaxed)) {
+            std::fs::remove_dir_all(directory)?;
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..REMOVERS).map(|_| scope.spawn(remove)).collect();
+        threads.into_iter().try_for_each(|thread| thread.join().expect("removing does not panic"))
+    })
+}
+
+const REMOVERS: usize = 16;
 
 const EXAMPLES: &str = "\
 Examples:

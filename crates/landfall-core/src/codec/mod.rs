@@ -24,7 +24,7 @@ pub enum Codec {
     Lz4 = 1,
     /// One zstd frame.
     Zstd = 2,
-    /// What differs from a base that both sides hold: see `docs/design/patch.md`.
+    /// What differs from a base that both sides hold: see `docs/format.md`.
     ZstdPatch = 3,
 }
 

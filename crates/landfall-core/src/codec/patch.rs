@@ -61,6 +61,9 @@ impl Writer {
         if self.literals.len() <= LITERAL_BYTES_RAW_MAX.max(near.len() / 128) {
             return false;
         }
+        if self.literals.len() >= LITERAL_BYTES_DOUBTFUL && !looks_related(&self.literals, near) {
+            return false;
+        }
         let level = if self.literals.len() + near.len() > WINDOW_BYTES { LEVEL_BEYOND_WINDOW } else { LEVEL };
         self.frame.clear();
         self.frame.reserve(compress_bound(self.literals.len()));
@@ -69,6 +72,18 @@ impl Writer {
             .expect("the output holds the longest form");
         self.frame.len() < self.literals.len()
     }
+}
+
+/// Does any of a few samples of the literals stand anywhere in the base? If not, a patch saves nothing that plain
+/// compression would not, and zstd takes ten times as long to find that out.
+fn looks_related(literals: &[u8], base: &[u8]) -> bool {
+    let step = literals.len() / SAMPLES;
+    (0..SAMPLES).any(|sample| {
+        // Steps of equal length would meet records of equal length at one and the same place.
+        let within = (step - SAMPLE_BYTES) * (sample * 159 % 256) / 256;
+        let at = sample * step + within;
+        memchr::memmem::find(base, &literals[at..at + SAMPLE_BYTES]).is_some()
+    })
 }
 
 /// The part of the base that zstd sees: without what the first and the last copy take from its ends, but for a margin.
@@ -250,6 +265,10 @@ const RUN_BYTES_MIN: usize = 3;
 const MARGIN_BYTES: usize = 4096;
 /// So few literals are not worth hashing any prefix; see also [`Writer::compress_literals`].
 const LITERAL_BYTES_RAW_MAX: usize = 128;
+/// From so many literals on, it is first asked whether the base resembles them at all.
+const LITERAL_BYTES_DOUBTFUL: usize = 8 * 1024;
+const SAMPLES: usize = 8;
+const SAMPLE_BYTES: usize = 12;
 /// At this level zstd hashes enough of a prefix to find it again at any length of chunk; at 1 and at 256 KiB it does not.
 const LEVEL: i32 = 2;
 /// What level 2 looks back at most; prefix and literals together must not be longer.

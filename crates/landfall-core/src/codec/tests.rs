@@ -157,6 +157,27 @@ fn a_patch_costs_what_changed_in_chunks_of_every_length() {
 }
 
 #[test]
+fn changes_at_one_place_of_every_page_are_found() {
+    let base = text(8, 64 * 1024);
+    for at in (0..4096).step_by(256) {
+        let mut plain = base.clone();
+        for (index, page) in plain.chunks_mut(4096).enumerate() {
+            let end = page.len() - 60;
+            page.copy_within(at.min(end)..end, at.min(end) + 60);
+            page[at.min(end)..][..60].copy_from_slice(&noise(index as u64, 60));
+        }
+        let bytes = check_round_trip(Codec::ZstdPatch, &plain, &base);
+        assert!(bytes <= 16 * 90, "{bytes} bytes for 16 insertions at {at}");
+    }
+}
+
+#[test]
+fn a_base_that_has_nothing_in_common_leaves_literals() {
+    let (plain, base) = (text(9, 64 * 1024), noise(10, 64 * 1024));
+    assert_eq!(check_round_trip(Codec::ZstdPatch, &plain, &base), plain.len() + 1);
+}
+
+#[test]
 fn a_base_that_looks_like_a_dictionary_is_only_bytes() {
     let base = [&[0x37, 0xa4, 0x30, 0xec][..], &text(3, 5000)].concat();
     let plain: Vec<u8> = base.iter().rev().chain(&base).copied().collect();

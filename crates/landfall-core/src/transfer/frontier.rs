@@ -113,6 +113,11 @@ impl Frontier {
         Some((leaf.tree, leaf.want.id))
     }
 
+    /// Is the driver comparing the leaf with what is here?
+    pub(super) fn is_inspecting(&self, leaf: ChunkId) -> bool {
+        self.inspecting.contains(&leaf)
+    }
+
     /// A leaf was inspected. True if it had been asked for.
     pub(super) fn inspected(&mut self, leaf: ChunkId) -> bool {
         let at = self.inspecting.iter().position(|&inspecting| inspecting == leaf);

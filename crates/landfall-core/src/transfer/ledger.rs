@@ -159,6 +159,11 @@ impl Ledger {
         true
     }
 
+    /// Is a chunk of a unit not here yet?
+    pub(super) fn is_open(&self, id: UnitId, at: usize) -> bool {
+        self.units.get(&id).is_some_and(|unit| !unit.done[at])
+    }
+
     /// A peer cannot give all of a unit.
     pub(super) fn lacks(&mut self, id: UnitId, peer: PeerId) {
         if let Some(unit) = self.units.get_mut(&id) {

@@ -13,7 +13,7 @@ mod ledger;
 mod peer;
 mod schedule;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use crate::Time;
@@ -54,6 +54,8 @@ pub struct Transfer {
     peerless_since: Option<Time>,
     /// Peers that delivered something and left, and when: they may come back.
     away: BTreeMap<PeerId, Time>,
+    /// Peers that sent too much that does not match its hash.
+    liars: BTreeSet<PeerId>,
     stuck: Option<Stuck>,
 }
 
@@ -125,12 +127,29 @@ impl Transfer {
             bytes_hedged: 0,
             peerless_since: Some(now),
             away: BTreeMap::new(),
+            liars: BTreeSet::new(),
             stuck: None,
         }
     }
 
-    /// A peer that holds the snapshot, or some of it, can be asked from now on.
+    /// A peer is being connected: what others lack is kept for it a while.
+    pub fn handle_peer_expected(&mut self, peer: PeerId, now: Time) {
+        if !self.peers.contains_key(&peer) {
+            self.away.insert(peer, now);
+        }
+    }
+
+    /// A peer will not come, or not come back.
+    pub fn handle_peer_given_up(&mut self, peer: PeerId, now: Time) {
+        self.handle_peer_lost(peer, now);
+        self.away.remove(&peer);
+    }
+
+    /// A peer that holds the snapshot, or some of it, can be asked from now on. One that was dropped for lying stays dropped.
     pub fn handle_peer_joined(&mut self, peer: PeerId, lanes: u32, cost: PeerCost, now: Time) {
+        if self.liars.contains(&peer) {
+            return;
+        }
         self.handle_peer_lost(peer, now);
         self.away.remove(&peer);
         self.peers.insert(peer, Peer::new(cost, lanes, now));
@@ -182,6 +201,17 @@ impl Transfer {
         }
     }
 
+    /// Is a want of a request still open? If not, its bytes came from elsewhere and need not even be decoded.
+    pub fn is_wanted(&self, request: RequestId, want: u32) -> bool {
+        let want = want as usize;
+        let Some(open) = self.requests.get(&request) else { return false };
+        match &open.work {
+            _ if open.answered.get(want).copied() != Some(false) => false,
+            RequestWork::Nodes(ids) => self.frontier.node(ids[want]).is_some(),
+            RequestWork::Unit { unit, wants, .. } => self.ledger.is_open(*unit, wants[want]),
+        }
+    }
+
     /// A peer says that every want of a request has been answered.
     pub fn handle_request_ended(&mut self, request: RequestId, now: Time) {
         let Some(open) = self.requests.get(&request) else { return };
@@ -196,7 +226,14 @@ impl Transfer {
         }
     }
 
-    /// A leaf was compared with what is here: these chunks are not.
+    /// Chunks of a leaf that is being inspected are known to be wanted; more may follow.
+    pub fn handle_wanted(&mut self, leaf: ChunkId, wants: Vec<Want>) {
+        if self.frontier.is_inspecting(leaf) {
+            self.ledger.add_leaf(leaf, wants);
+        }
+    }
+
+    /// A leaf was compared with what is here: these chunks, too, are not.
     pub fn handle_inspected(&mut self, leaf: ChunkId, wants: Vec<Want>) {
         if self.frontier.inspected(leaf) {
             self.ledger.add_leaf(leaf, wants);
@@ -292,6 +329,7 @@ impl Transfer {
         let Some(sender) = self.peers.get_mut(&peer) else { return };
         sender.corrupt_count += 1;
         if sender.corrupt_count >= CORRUPT_MAX {
+            self.liars.insert(peer);
             self.drop_peer(peer, DropReason::Corrupt, now);
         }
     }

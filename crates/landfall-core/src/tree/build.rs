@@ -2,6 +2,7 @@
 //!
 //! It never holds more than one open node per level, however long the stream is.
 
+use super::node::is_below;
 use super::write::Writer;
 use super::{NodeSink, Root, Salt, TreeError, Value};
 
@@ -35,7 +36,7 @@ impl Builder {
     /// [`TreeError::Refused`] if the key is not above the last one, or the key or the value is beyond a limit. The entry
     /// is not added; the builder stays usable.
     pub fn push(&mut self, key: &[u8], value: &Value, sink: &mut impl NodeSink) -> Result<(), TreeError> {
-        if self.last_key.as_ref().is_some_and(|last_key| last_key.as_slice() >= key) {
+        if self.last_key.as_ref().is_some_and(|last_key| !is_below(last_key, key)) {
             return Err(TreeError::Refused("the keys do not ascend"));
         }
         self.writer.push(key, value, sink)?;

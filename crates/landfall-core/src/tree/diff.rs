@@ -76,10 +76,7 @@ impl Diff {
                 Move::OpenBase => self.base.open(nodes)?,
                 Move::OpenTarget => self.target.open(nodes)?,
                 Move::OpenBoth => open_both(&mut self.base, &mut self.target, nodes)?,
-                Move::SkipBoth => {
-                    self.base.skip(1);
-                    self.target.skip(1);
-                }
+                Move::SkipBoth => self.skip_equal_nodes(),
                 Move::Compare(order) => {
                     if let Some(change) = self.compare(order) {
                         return Ok(Some(change));
@@ -88,6 +85,17 @@ impl Diff {
                 Move::End => return Ok(None),
             }
         }
+    }
+
+    /// Moves past a node that both sides have, and all that are equal after it.
+    fn skip_equal_nodes(&mut self) {
+        let equal = match (self.base.path.last(), self.target.path.last()) {
+            (Some(base), Some(target)) => equal_entries(base, target),
+            // A root has no neighbours.
+            _ => 1,
+        };
+        self.base.skip(equal.max(1));
+        self.target.skip(equal.max(1));
     }
 
     /// Moves past the entry with the lower key, or past both and all that are equal after them.
@@ -154,7 +162,7 @@ fn open_both(base: &mut Side, target: &mut Side, nodes: &dyn Nodes) -> Result<()
     }
 }
 
-/// How many entries from the two places on are equal.
+/// How many entries of two nodes of one level are equal, from the two places on.
 fn equal_entries(base: &Step, target: &Step) -> usize {
     let start = base.node.start(base.next);
     let equal_bytes = equal_prefix(&base.node.bytes()[start..], &target.node.bytes()[target.node.start(target.next)..]);

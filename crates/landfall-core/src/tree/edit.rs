@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 
-use super::node::{Node, check_entry, check_key};
+use super::node::{Node, check_entry, check_key, is_below};
 use super::write::Writer;
 use super::{NODE_WANTS_MAX, NodeSink, NodeWant, Nodes, Root, Salt, TreeError, Value};
 
@@ -99,7 +99,7 @@ impl Editor {
         if self.stage != Stage::Editing {
             return Err(TreeError::Refused("the edits have ended"));
         }
-        if self.last_key.as_ref().is_some_and(|last_key| last_key.as_ref() >= key) {
+        if self.last_key.as_ref().is_some_and(|last_key| !is_below(last_key, key)) {
             return Err(TreeError::Refused("the keys do not ascend"));
         }
         self.seek(nodes, 0, key, sink)?;

@@ -149,5 +149,11 @@ pub trait NodeSink {
     fn put(&mut self, node: Chunk);
 }
 
+impl<S: NodeSink + ?Sized> NodeSink for &mut S {
+    fn put(&mut self, node: Chunk) {
+        (**self).put(node);
+    }
+}
+
 #[cfg(test)]
 mod tests;

@@ -7,7 +7,7 @@ use std::ops::Range;
 use bytes::Bytes;
 
 use super::boundary::NODE_BYTES_CLOSE;
-use super::{ChunkRef, NodeWant, Nodes, Root, TreeError, Value};
+use super::{ChunkRef, NewLeaf, NodeWant, Nodes, Root, TreeError, Value};
 use crate::limits::{CHUNK_BYTES_MAX, INLINE_VALUE_BYTES_MAX, KEY_BYTES_MAX};
 use crate::{ChunkId, Domain};
 
@@ -89,6 +89,20 @@ impl Root {
 
     pub(super) fn new(id: ChunkId, level: u8, totals: Totals) -> Self {
         Self { id, level, entries: totals.entries, payload_bytes: totals.payload_bytes, chunk_refs: totals.chunk_refs }
+    }
+}
+
+impl NewLeaf {
+    /// What its parent says about it.
+    pub fn claim(&self) -> Claim<'_> {
+        Claim {
+            level: 0,
+            first_key: Some(&self.first_key),
+            end_key: None,
+            entries: self.entries,
+            payload_bytes: self.payload_bytes,
+            chunk_refs: self.chunk_refs,
+        }
     }
 }
 
@@ -540,7 +554,7 @@ impl<'a> Scan<'a> {
 
 /// Whether `left < right`. Most keys differ in their first eight bytes: those need no call.
 #[inline]
-fn is_below(left: &[u8], right: &[u8]) -> bool {
+pub(super) fn is_below(left: &[u8], right: &[u8]) -> bool {
     match (left.first_chunk::<8>(), right.first_chunk::<8>()) {
         (Some(left), Some(right)) if left != right => u64::from_be_bytes(*left) < u64::from_be_bytes(*right),
         _ => left < right,

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use prost::Message as _;
 
 use super::item::Item;
-use super::{CONTROL_BYTES_MAX, WireError};
+use super::{CONTROL_BYTES_MAX, WANTS_PER_REQUEST_MAX, WireError};
 
 /// Anything that a frame can hold.
 #[derive(Debug, Clone, PartialEq)]
@@ -252,7 +252,7 @@ impl<'a> Message<'a> {
             KIND_ASK => Self::Ask(Ask::decode(body)?),
             KIND_OFFER => Self::Offer(Box::new(Offer::decode(body)?)),
             KIND_REFUSAL => Self::Refusal(Refusal::decode(body)?),
-            KIND_FETCH => Self::Fetch(Fetch::decode(body)?),
+            KIND_FETCH => Self::Fetch(within_limits(Fetch::decode(body)?)?),
             KIND_RENEW => Self::Renew(Lease::decode(body)?),
             KIND_RENEWED => Self::Renewed(Lease::decode(body)?),
             KIND_CANCEL => Self::Cancel { request: number(body)? },
@@ -267,6 +267,19 @@ impl Refusal {
     pub fn new(reason: RefusalReason, message: impl Into<String>) -> Self {
         Self { reason: reason as u32, message: message.into() }
     }
+}
+
+/// A request that names more than any may is refused before it waits anywhere.
+fn within_limits(fetch: Fetch) -> Result<Fetch, WireError> {
+    let counts = match &fetch.what {
+        Some(FetchWhat::Nodes(nodes)) => [nodes.ids.len(), nodes.bases.len()],
+        Some(FetchWhat::Unit(unit)) => [unit.entries.len(), unit.bases.len()],
+        None => return Err(WireError::Malformed("a request for nothing")),
+    };
+    if counts.into_iter().any(|count| count > WANTS_PER_REQUEST_MAX) {
+        return Err(WireError::Malformed("a request for too much at once"));
+    }
+    Ok(fetch)
 }
 
 fn control(kind: u8, message: &impl prost::Message) -> Vec<u8> {
@@ -324,6 +337,17 @@ mod tests {
         // Field 99, a number.
         frame.extend_from_slice(&[0x98, 0x06, 0x01]);
         assert_eq!(Message::decode(&frame), Ok(Message::Hello(Hello { version_max: 4, ..Hello::default() })));
+    }
+
+    #[test]
+    fn refuses_requests_beyond_the_limit() {
+        let request = |entries| {
+            let unit = UnitRequest { leaf: Bytes::new(), entries, bases: Vec::new() };
+            Message::Fetch(Fetch { request: 1, what: Some(FetchWhat::Unit(unit)) }).encode()
+        };
+        assert!(Message::decode(&request(vec![0; WANTS_PER_REQUEST_MAX])).is_ok());
+        assert!(Message::decode(&request(vec![0; WANTS_PER_REQUEST_MAX + 1])).is_err());
+        assert!(Message::decode(&Message::Fetch(Fetch { request: 1, what: None }).encode()).is_err());
     }
 
     #[test]

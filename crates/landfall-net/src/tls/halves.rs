@@ -244,7 +244,11 @@ impl FrameSender for TlsSender {
     }
 
     fn pressure(&self) -> Pressure {
-        Pressure { bytes_sent: self.bytes_sent, blocked: self.writer.blocked() }
+        Pressure {
+            bytes_sent: self.bytes_sent,
+            blocked: self.writer.blocked(),
+            receiver_limited: self.writer.receiver_limited(),
+        }
     }
 
     fn set_stall_deadline(&mut self, deadline: Duration) {

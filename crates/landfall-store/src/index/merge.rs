@@ -10,7 +10,7 @@ use crate::pack::PackNumber;
 use super::run::{Run, RunError, RunPack, RunWriter};
 use super::{Index, Location, Presence};
 
-/// Writes the entries of `sources` that are still of use, and returns the packs that the new run covers.
+/// Writes a run of the entries of `sources` that are still of use.
 ///
 /// Of two places of a chunk the one in the newer pack stays. `index` is asked once per page.
 pub(crate) fn merge(

@@ -1,7 +1,7 @@
 //! Owns a run: a file of the index, sorted by id, that never changes, and the small part of it that stays in memory.
 //!
 //! A lookup costs the filter and, if that does not exclude the id, the read of one page: the first eight bytes of every
-//! page's first id are kept in memory. Layout: `docs/format-store.md`.
+//! page's first id are kept in memory. Layout: `docs/format.md`.
 
 use std::fmt;
 use std::io;

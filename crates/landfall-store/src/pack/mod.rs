@@ -1,6 +1,6 @@
 //! Owns the bytes of a pack: its header, its footer, and what can still be read when the footer is gone.
 //!
-//! It never holds a lock and knows no other pack. Layout: `docs/format-store.md`.
+//! It never holds a lock and knows no other pack. Layout: `docs/format.md`.
 
 mod footer;
 mod scan;

@@ -1,7 +1,7 @@
 //! Owns the outer form of the small files that Landfall keeps beside the files it ships: checksummed blocks that are
 //! written once, in order, and read from either end in flat memory.
 //!
-//! It never knows what a block holds. The form is frozen in `docs/format-files.md`.
+//! It never knows what a block holds. The form is frozen in `docs/format.md`.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};

@@ -1,7 +1,7 @@
 //! Owns the stat index: what every file of a directory looked like to `lstat` when its content was last known.
 //!
 //! The index is a cache. It never says what a file holds, only that it need not be read again; a damaged one is ignored,
-//! with the reason, and everything is read again. Its form is frozen in `docs/format-files.md`.
+//! with the reason, and everything is read again. Its form is frozen in `docs/format.md`.
 
 use std::io;
 use std::os::fd::AsFd;

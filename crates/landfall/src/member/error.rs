@@ -36,12 +36,12 @@ pub enum ServeError {
     /// The record of snapshots is damaged.
     #[error("{0}")]
     History(String),
-    /// A pulled directory is served under another name than it was pulled under.
-    #[error("{} is a copy of state '{pulled}', not of '{named}': serve it under its own name", directory.display())]
+    /// A directory holds another state than it is to be served as.
+    #[error("{} holds state '{pulled}', not '{named}': serve it under its own name, or name another directory", directory.display())]
     OtherState {
         /// The directory.
         directory: PathBuf,
-        /// The state that was pulled into it.
+        /// The state that it holds.
         pulled: StateName,
         /// The name that was given.
         named: StateName,

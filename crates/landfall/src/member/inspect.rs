@@ -9,13 +9,13 @@ use landfall_core::files::{Content as FileContent, FileKey, FileKind, FilePath, 
 use landfall_core::snapshot::{Manifest, StateName};
 use landfall_core::tree::{Change, Child, Children, ChunkRef, Cursor, Diff, Root, Value, children};
 use landfall_core::{ChunkId, Domain};
-use landfall_store::{Below, CollectBudget, Reach, Reference, StoredFrame, Undecodable, UnixMillis};
+use landfall_store::{Below, CollectBudget, Reach, Reference, Store, StoreError, StoredFrame, Undecodable, UnixMillis};
 
 use super::Member;
 use super::error::InspectError;
 use super::publisher::Publisher;
 use crate::clock::wall_seconds;
-use crate::content::{ContentError, PackedContent};
+use crate::content::{ContentError, FilesInPlace, PackedContent};
 use crate::history::Held;
 use crate::source::{Content, ServedState};
 
@@ -215,8 +215,7 @@ impl Member {
     pub fn collect(&self, state: &StateName) -> Result<CollectReport, InspectError> {
         let store = &self.publisher(state)?.state.store;
         let before = store.stats().pack_bytes;
-        let now = UnixMillis(wall_seconds() * 1000);
-        let collected = store.collect(&[], &SnapshotReach, now, CollectBudget::default())?;
+        let collected = collect(store, CollectBudget::default())?;
         Ok(CollectReport {
             bytes_before: before,
             bytes_after: store.stats().pack_bytes,
@@ -280,8 +279,10 @@ fn verify_tree(publisher: &Publisher, root: Root, report: &mut VerifyReport) -> 
                 report.damaged(key.path().to_string(), what);
             }
         }
-        if let (Some(directory), FileKey::Meta(path)) = (publisher.copy_directory(), &key) {
-            check_on_disk(&directory, path, &value, report);
+        if let (Some(directory), Content::Files(files), FileKey::Meta(path)) =
+            (publisher.copy_directory(), &state.content, &key)
+        {
+            check_on_disk(&directory, files, path, &value, report);
         }
     }
     Ok(())
@@ -323,15 +324,21 @@ impl ChunkReader<'_> {
 }
 
 /// Content that lives in the tree is compared with the file that it became.
-fn check_on_disk(directory: &std::path::Path, path: &FilePath, value: &Value, report: &mut VerifyReport) {
+fn check_on_disk(
+    directory: &std::path::Path,
+    files: &FilesInPlace,
+    path: &FilePath,
+    value: &Value,
+    report: &mut VerifyReport,
+) {
     use std::os::unix::ffi::OsStrExt;
     let Ok(meta) = decode_meta(&value.inline) else { return };
     let on_disk: PathBuf = directory.join(std::ffi::OsStr::from_bytes(path.as_bytes()));
     let found = std::fs::symlink_metadata(&on_disk);
     let wrong = match (&meta.kind, found) {
         (_, Err(error)) => Some(error.to_string()),
-        (FileKind::File { content: FileContent::Inline(bytes), .. }, Ok(_)) => {
-            let same = std::fs::read(&on_disk).is_ok_and(|found| Bytes::from(found) == *bytes);
+        (FileKind::File { content: FileContent::Inline(bytes), .. }, Ok(found)) => {
+            let same = found.len() == bytes.len() as u64 && files.holds(path, bytes);
             (!same).then(|| "its content is not what was pulled".to_owned())
         }
         (FileKind::File { size, .. }, Ok(found)) => {
@@ -348,6 +355,11 @@ fn check_on_disk(directory: &std::path::Path, path: &FilePath, value: &Value, re
     if let Some(what) = wrong {
         report.damaged(path.to_string(), what);
     }
+}
+
+/// Removes what no pin needs.
+pub(super) fn collect(store: &Store, budget: CollectBudget) -> Result<landfall_store::CollectReport, StoreError> {
+    store.collect(&[], &SnapshotReach, UnixMillis(wall_seconds() * 1000), budget)
 }
 
 /// Tells the store what a snapshot refers to.

@@ -52,6 +52,22 @@ pub struct Member {
     connections: Arc<Connections>,
 }
 
+/// One of the connections that a member has at once; given back however its thread ends.
+struct Slot(Arc<Connections>);
+
+impl Slot {
+    fn take(connections: &Arc<Connections>) -> Self {
+        connections.count.fetch_add(1, Ordering::Relaxed);
+        Self(connections.clone())
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.count.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// The conversations that are under way.
 #[derive(Default)]
 struct Connections {
@@ -166,18 +182,23 @@ fn accept_all(listener: &dyn Listener, shared: &Arc<ServingMember>, connections:
 impl Connections {
     fn begin(self: &Arc<Self>, accepted: Accepted, shared: Arc<ServingMember>) {
         self.forget_ended();
-        self.closers.lock().expect("no panic under the lock").push(accepted.closer());
-        self.count.fetch_add(1, Ordering::Relaxed);
-        let connections = self.clone();
-        let thread = std::thread::spawn(move || {
+        let closer = accepted.closer();
+        let slot = Slot::take(self);
+        let conversation = move || {
+            let _slot = slot;
             let address = accepted.address().to_owned();
             match accepted.handshake(HANDSHAKE_MAX) {
                 Ok(connection) => converse(&shared, connection),
                 Err(error) => tracing::warn!(address, %error, "refused a connection"),
             }
-            connections.count.fetch_sub(1, Ordering::Relaxed);
-        });
-        self.threads.lock().expect("no panic under the lock").push(thread);
+        };
+        match std::thread::Builder::new().name("conversation".into()).spawn(conversation) {
+            Ok(thread) => {
+                self.closers.lock().expect("no panic under the lock").push(closer);
+                self.threads.lock().expect("no panic under the lock").push(thread);
+            }
+            Err(error) => tracing::warn!(%error, "no thread for a connection: refused"),
+        }
     }
 
     fn forget_ended(&self) {

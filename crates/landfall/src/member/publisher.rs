@@ -1,31 +1,33 @@
 //! Owns one state that is served: its directory, its data directory, and the taking of snapshots.
 
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use landfall_core::files::FilePath;
 use landfall_core::snapshot::{
     Head, KeyRange, LogHash, Manifest, Position, Section, SectionKind, SectionPriority, StateName,
 };
-use landfall_core::tree::{Builder, Root, Salt};
+use landfall_core::tree::{Root, Salt};
 use landfall_core::wire::SignedHead;
 use landfall_core::{ChunkId, Domain};
 use landfall_net::Identity;
 use landfall_store::vfs::RealVfs;
-use landfall_store::{Store, StoreOptions};
+use landfall_store::{CollectBudget, Store, StoreOptions};
 
 use super::error::{ServeError, TakeError};
-use super::sinks::{InPlaceSink, PackSink};
+use super::inspect::collect;
+use super::sinks::{Kept, NewChunks, NewEntries};
 use crate::clock::{Clock, wall_seconds};
 use crate::content::FilesInPlace;
 use crate::files::index::{IndexHeader, IndexReader, IndexWriter, wall_clock};
 use crate::files::place::CONTROL;
-use crate::files::scan::{ChangingFiles, Previous, ScanOptions, ScanReport, ScanSink, scan};
+use crate::files::scan::{self, ChangingFiles, Previous, Scan, Stopped};
 use crate::history::{self, Held};
-use crate::nodes::StoringSink;
-use crate::source::{Content, ServedState};
+use crate::source::{Content, LetGo, ServedState};
 
 /// A state to serve.
 #[derive(Debug, Clone)]
@@ -78,6 +80,8 @@ pub struct SnapshotReport {
     pub skipped: Vec<String>,
     /// Files that changed while they were read: their content is from no single moment.
     pub torn: Vec<String>,
+    /// Paths with extended attributes of namespaces that are not kept.
+    pub unkept_xattrs: Vec<String>,
     /// Seconds that it took.
     pub seconds: f64,
 }
@@ -119,6 +123,10 @@ impl Publisher {
             Keep::Frozen => Content::Files(FilesInPlace::open(&directory).map_err(failed)?),
         };
         let held = history::load(&store)?;
+        if let Some(other) = held.iter().find(|held| held.manifest.state != config.name) {
+            let (pulled, named) = (other.manifest.state.clone(), config.name);
+            return Err(ServeError::OtherState { directory: data, pulled, named });
+        }
         let state = Arc::new(ServedState::new(config.name.clone(), store, content, held));
         let config = StateConfig { directory, data, ..config };
         Ok(Self { config, state, clock, role: Role::Publisher, signer, taking: Mutex::new(()) })
@@ -177,14 +185,19 @@ impl Publisher {
             Some(previous) => (**previous).clone(),
             None => self.next_snapshot(previous.as_deref(), root)?,
         };
-        if unchanged.is_none() {
-            self.state.publish(held.clone(), &self.clock)?;
-        }
+        let let_go = match unchanged {
+            Some(_) => LetGo::Nothing,
+            None => self.state.publish(held.clone(), &self.clock)?,
+        };
         drop(writing);
         // If the process dies between these two, neither fits the other, and everything is read again.
+        store.set_record(KEEP_RECORD, &[self.config.keep as u8])?;
         store.set_record(INDEX_RECORD, &index_record(index_token, held.id))?;
         index.commit().map_err(TakeError::Index)?;
-        Ok(report(&held, unchanged.is_none(), scanned, began.elapsed()))
+        if let_go == LetGo::Some {
+            collect(store, CollectBudget { copy_bytes_max: COLLECT_COPY_BYTES_MAX })?;
+        }
+        Ok(report(&held, unchanged.is_none(), &scanned, began.elapsed()))
     }
 
     fn scan_quiesced(&self, previous: Option<&Held>) -> Result<Scanned, TakeError> {
@@ -204,36 +217,48 @@ impl Publisher {
         // The snapshot has no id yet; the record in the store says which one the token stands for.
         let index_token = ChunkId::of(Domain::Data, format!("{taken:?}").as_bytes());
         let header = IndexHeader { manifest: index_token, taken };
-        let mut index = IndexWriter::create(&data, Path::new(INDEX), &header).map_err(TakeError::Index)?;
+        let index = IndexWriter::create(&data, Path::new(INDEX), &header).map_err(TakeError::Index)?;
         let known = match previous {
             Some(held) => self.known_files(&data, held)?,
             None => None,
         };
-        let sink: Box<dyn ScanSink> = match self.config.keep {
-            Keep::Store => Box::new(PackSink::new(&self.state.store)),
-            Keep::Frozen => Box::new(InPlaceSink::new(&self.state.store)),
+        let directory = std::fs::File::open(&self.config.directory).map_err(|source| self.unreadable(source))?;
+        let what = Scan {
+            directory: directory.as_fd(),
+            changing: self.config.changing,
+            threads: Scan::default_threads(),
+            previous: known,
         };
-        let mut builder = Builder::new(Salt::PUBLIC);
-        let mut nodes = StoringSink::new(&self.state.nodes);
-        let options = ScanOptions { directory: &self.config.directory, changing: self.config.changing };
-        let scanned = scan(&options, known, &*sink, &mut |entry| {
-            if let Some((path, stat)) = entry.stat {
-                index.push(path, stat)?;
-            }
-            Ok(builder.push(entry.key, entry.value, &mut nodes)?)
+        let kept = match self.config.keep {
+            Keep::Store => Kept::Everything,
+            Keep::Frozen => Kept::WhatNoFileHolds,
+        };
+        let chunks = NewChunks::new(&self.state.store, kept);
+        let mut entries = NewEntries::new(&self.state.nodes, index);
+        let report = scan::scan(what, &chunks, &mut entries).map_err(|stopped| match stopped {
+            Stopped::Scan(error) => TakeError::Scan(error),
+            Stopped::Sink(error) => error,
         })?;
-        let root = builder.finish(&mut nodes);
-        nodes.finish()?;
-        Ok(Scanned { root, report: scanned, index, index_token })
+        let (root, index) = entries.finish()?;
+        Ok(Scanned { root, report, index, index_token })
     }
 
-    /// The files as the snapshot before saw them, if the index that was written with it is still there.
+    /// The files as the snapshot before saw them. Without the index that was written with it every file is read; and if its content
+    /// was kept in another way, nothing of it counts as kept.
     fn known_files(&self, data: &std::fs::File, held: &Held) -> Result<Option<Previous<'_>>, TakeError> {
-        let Ok(index) = IndexReader::open(data, Path::new(INDEX)) else { return Ok(None) };
+        if self.state.store.record(KEEP_RECORD)?.as_deref() != Some(&[self.config.keep as u8][..]) {
+            return Ok(None);
+        }
         let record = self.state.store.record(INDEX_RECORD)?;
-        let fits = record.is_some_and(|record| record == index_record(index.header().manifest, held.id));
-        let root = held.manifest.sections[0].root;
-        Ok(fits.then(|| Previous { index, root, nodes: &self.state.nodes }))
+        let fits = |index: &IndexReader| {
+            record.as_ref().is_some_and(|record| *record == index_record(index.header().manifest, held.id))
+        };
+        let index = IndexReader::open(data, Path::new(INDEX)).ok().filter(fits);
+        Ok(Some(Previous { root: held.manifest.sections[0].root, nodes: &self.state.nodes, index }))
+    }
+
+    fn unreadable(&self, source: std::io::Error) -> TakeError {
+        TakeError::Scan(scan::ScanError::Unreadable { path: FilePath::root(), source })
     }
 
     fn next_snapshot(&self, previous: Option<&Held>, root: Root) -> Result<Held, TakeError> {
@@ -279,7 +304,7 @@ impl Publisher {
 /// What a scan gave, before it is published.
 struct Scanned {
     root: Root,
-    report: ScanReport,
+    report: scan::Report,
     index: IndexWriter,
     index_token: ChunkId,
 }
@@ -300,7 +325,7 @@ fn run(command: &str) -> Result<(), TakeError> {
     if status.success() { Ok(()) } else { Err(failed(format!("failed with {status}"))) }
 }
 
-fn report(held: &Held, changed: bool, scanned: ScanReport, took: Duration) -> SnapshotReport {
+fn report(held: &Held, changed: bool, scanned: &scan::Report, took: Duration) -> SnapshotReport {
     SnapshotReport {
         snapshot: held.id.to_string(),
         position: held.manifest.position.to_string(),
@@ -309,14 +334,26 @@ fn report(held: &Held, changed: bool, scanned: ScanReport, took: Duration) -> Sn
         state_bytes: held.manifest.payload_bytes(),
         entries: held.manifest.sections.iter().map(|section| section.root.entries).sum(),
         bytes_read: scanned.bytes_read,
-        files_unchanged: scanned.files_unchanged,
-        skipped: scanned.skipped.iter().map(|(path, reason)| format!("{path}: {reason}")).collect(),
-        torn: scanned.torn.iter().map(ToString::to_string).collect(),
+        files_unchanged: scanned.files.saturating_sub(scanned.files_read),
+        skipped: listed(&scanned.skipped, |skipped| format!("{}: {}", skipped.path.escape_ascii(), skipped.reason)),
+        torn: listed(&scanned.changing, ToString::to_string),
+        unkept_xattrs: listed(&scanned.unkept_xattrs, ToString::to_string),
         seconds: took.as_secs_f64(),
     }
 }
 
+/// What a report lists, and how many more there are.
+fn listed<T>(counted: &scan::Counted<T>, describe: impl Fn(&T) -> String) -> Vec<String> {
+    let more = counted.count - counted.first.len() as u64;
+    let more = (more > 0).then(|| format!("… and {more} more"));
+    counted.first.iter().map(describe).chain(more).collect()
+}
+
+/// What a snapshot that lets an older one go may spend on making room: a part of the next ones' turn, never a long pause.
+const COLLECT_COPY_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// The stat index in a data directory.
 const INDEX: &str = "index";
 /// The record that says which snapshot the index goes with.
 const INDEX_RECORD: &str = "index";
+/// The record that says how content was kept when the index was written.
+const KEEP_RECORD: &str = "keep";

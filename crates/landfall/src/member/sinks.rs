@@ -1,18 +1,33 @@
-//! Owns what becomes of the chunks that a scan finds: content that is kept goes into packs, as patches where that pays.
+//! Owns what becomes of what a scan finds: content that is kept goes into packs, as patches where that pays; entries become a tree
+//! and an index.
 
 use std::sync::Mutex;
 
 use landfall_core::Chunk;
 use landfall_core::codec::{Codec, Decoder, Encoder};
-use landfall_core::tree::ChunkRef;
+use landfall_core::files::{FileKey, FilePath};
+use landfall_core::tree::{Builder, ChunkRef, Root, Salt, Value};
 use landfall_store::{Encoded, Store, StoreError};
 
+use super::error::TakeError;
 use crate::content::PackedContent;
-use crate::files::scan::{Place, ScanError, ScanSink};
+use crate::files::index::{FileStat, IndexWriter};
+use crate::files::scan::{ChunkSink, EntrySink};
+use crate::nodes::{NodeCache, StoringSink};
 
-/// Keeps every chunk.
-pub(super) struct PackSink<'a> {
+/// Which content goes into packs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kept {
+    /// All of it.
+    Everything,
+    /// Only long extended attributes: all else stays in its file.
+    WhatNoFileHolds,
+}
+
+/// Takes the chunks that are new.
+pub(super) struct NewChunks<'a> {
     store: &'a Store,
+    kept: Kept,
     /// One for each thread that scans at once.
     coders: Mutex<Vec<Coder>>,
 }
@@ -25,9 +40,9 @@ struct Coder {
     patch: Vec<u8>,
 }
 
-impl<'a> PackSink<'a> {
-    pub(super) fn new(store: &'a Store) -> Self {
-        Self { store, coders: Mutex::default() }
+impl<'a> NewChunks<'a> {
+    pub(super) fn new(store: &'a Store, kept: Kept) -> Self {
+        Self { store, kept, coders: Mutex::default() }
     }
 
     fn keep(&self, coder: &mut Coder, chunk: &Chunk, previous: Option<ChunkRef>) -> Result<(), StoreError> {
@@ -58,8 +73,13 @@ impl<'a> PackSink<'a> {
     }
 }
 
-impl ScanSink for PackSink<'_> {
-    fn chunk(&self, _: &Place, chunk: &Chunk, previous: Option<ChunkRef>) -> Result<(), ScanError> {
+impl ChunkSink for NewChunks<'_> {
+    type Error = TakeError;
+
+    fn chunk(&self, key: &FileKey, chunk: &Chunk, previous: Option<ChunkRef>) -> Result<(), TakeError> {
+        if self.kept == Kept::WhatNoFileHolds && !matches!(key, FileKey::Xattrs(_)) {
+            return Ok(());
+        }
         let mut coder = self.coders.lock().expect("no panic under the lock").pop().unwrap_or_default();
         let kept = self.keep(&mut coder, chunk, previous);
         self.coders.lock().expect("no panic under the lock").push(coder);
@@ -67,22 +87,34 @@ impl ScanSink for PackSink<'_> {
     }
 }
 
-/// Leaves content where it is. Only what no file holds, long extended attributes, is kept.
-pub(super) struct InPlaceSink<'a> {
-    store: &'a Store,
+/// Takes the entries, in key order.
+pub(super) struct NewEntries<'a> {
+    builder: Builder,
+    nodes: StoringSink<'a>,
+    index: IndexWriter,
 }
 
-impl<'a> InPlaceSink<'a> {
-    pub(super) fn new(store: &'a Store) -> Self {
-        Self { store }
+impl<'a> NewEntries<'a> {
+    pub(super) fn new(nodes: &'a NodeCache, index: IndexWriter) -> Self {
+        Self { builder: Builder::new(Salt::PUBLIC), nodes: StoringSink::new(nodes), index }
+    }
+
+    /// The tree, all of whose nodes are kept now, and the index, which is not named yet.
+    pub(super) fn finish(mut self) -> Result<(Root, IndexWriter), TakeError> {
+        let root = self.builder.finish(&mut self.nodes);
+        self.nodes.finish()?;
+        Ok((root, self.index))
     }
 }
 
-impl ScanSink for InPlaceSink<'_> {
-    fn chunk(&self, place: &Place, chunk: &Chunk, _: Option<ChunkRef>) -> Result<(), ScanError> {
-        match place {
-            Place::Xattrs { .. } => Ok(self.store.put(chunk)?),
-            Place::Content { .. } => Ok(()),
-        }
+impl EntrySink for NewEntries<'_> {
+    type Error = TakeError;
+
+    fn entry(&mut self, key: &[u8], value: &Value) -> Result<(), TakeError> {
+        Ok(self.builder.push(key, value, &mut self.nodes)?)
+    }
+
+    fn stat(&mut self, path: &FilePath, stat: &FileStat) -> Result<(), TakeError> {
+        self.index.push(path, stat).map_err(TakeError::Index)
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! It knows trees and files; it knows no peer and does not decide whom to ask.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::ops::Bound;
 use std::sync::{Arc, Mutex};
@@ -11,7 +11,7 @@ use bytes::Bytes;
 use landfall_core::files::{BadPath, Content, FileKey, FileKind, FilePath, Meta, MetaError, decode_meta};
 use landfall_core::transfer::Want;
 use landfall_core::tree::{ChunkRef, Cursor, Leaf, Nodes, Root, TreeError, Value, get};
-use landfall_core::{Chunk, ChunkId, Domain};
+use landfall_core::{ChunkId, Domain, Proven};
 use landfall_store::{Store, StoreError};
 
 use super::status::Status;
@@ -19,7 +19,7 @@ use crate::files::place::{Copied, Origin, PlaceError, Placement, StagedFile};
 use crate::nodes::NodeCache;
 
 /// Large files that are kept open between two chunks.
-const OPEN_FILES_MAX: usize = 64;
+const OPEN_FILES_MAX: usize = 256;
 /// Chunks of an old file that are remembered by id, so that content that moved inside the file is found.
 const OLD_CHUNKS_MAX: usize = 256 * 1024;
 
@@ -104,12 +104,16 @@ pub(crate) struct Assembly {
     pub(super) base: Option<Root>,
     pub(super) target: Root,
     open: Mutex<VecDeque<(FilePath, Arc<Building>)>>,
+    /// Files that this pull itself began, by a hash of their paths: when opened again they still hold only what it wrote.
+    begun: Mutex<HashSet<ChunkId>>,
 }
 
 /// A large file under construction.
 pub(super) struct Building {
     pub(super) staged: StagedFile,
     content: Content,
+    /// It may hold what another pull left: nothing in it counts before it is hashed.
+    pub(super) is_leftover: bool,
     /// Chunks of the old file by id, where they may have moved.
     old_chunks: Option<OldChunks>,
 }
@@ -129,7 +133,7 @@ impl Assembly {
         base: Option<Root>,
         target: Root,
     ) -> Self {
-        Self { placement, store, nodes, status, base, target, open: Mutex::default() }
+        Self { placement, store, nodes, status, base, target, open: Mutex::default(), begun: Mutex::default() }
     }
 
     /// Compares a leaf with what is here.
@@ -209,7 +213,7 @@ impl Assembly {
         inspection: &mut Inspection,
     ) -> Result<(), AssemblyError> {
         let building = self.building(path)?;
-        if building.staged.origin() == Origin::Resumed && holds(&building.staged, offset, chunk)? {
+        if building.is_leftover && holds(&building.staged, offset, chunk)? {
             self.status.note_reused(u64::from(chunk.bytes));
             return Ok(());
         }
@@ -253,11 +257,11 @@ impl Assembly {
     }
 
     /// Puts a verified chunk where it belongs.
-    pub(super) fn put(&self, place: &Place, chunk: &Chunk) -> Result<(), AssemblyError> {
+    pub(super) fn put(&self, place: &Place, chunk: Proven<'_>) -> Result<(), AssemblyError> {
         match place {
             Place::Whole { path, meta } => Ok(self.placement.place_small(path, meta, chunk.bytes())?),
             Place::Range { path, offset } => Ok(self.building(path)?.staged.write_chunk(*offset, chunk)?),
-            Place::Xattrs { .. } => Ok(self.store.put(chunk)?),
+            Place::Xattrs { .. } => Ok(self.store.put(&chunk.to_chunk())?),
         }
     }
 
@@ -329,7 +333,20 @@ impl Assembly {
             Content::ContentDefined if staged.has_old() => self.old_chunks(path)?,
             _ => None,
         };
-        Ok(Building { staged, content, old_chunks })
+        let is_leftover = self.is_leftover(&staged);
+        Ok(Building { staged, content, is_leftover, old_chunks })
+    }
+
+    fn is_leftover(&self, staged: &StagedFile) -> bool {
+        let mut begun = self.begun.lock().expect("no panic under the lock");
+        let name = ChunkId::of(Domain::Data, staged.path().as_bytes());
+        match staged.origin() {
+            Origin::New => {
+                begun.insert(name);
+                false
+            }
+            Origin::Resumed => !begun.contains(&name),
+        }
     }
 
     fn old_chunks(&self, path: &FilePath) -> Result<Option<OldChunks>, AssemblyError> {

@@ -12,8 +12,8 @@ use crate::nodes::{NodeCache, StoringSink};
 
 /// The tree `root` as if the paths that changed in the destination had never been pulled.
 ///
-/// A path that was added gets an entry, so that its removal shows; one that was changed or removed loses its own, so that it is fetched
-/// anew.
+/// What was changed or removed loses its entries, so that it is fetched anew; where something stands now, an entry that no snapshot has makes
+/// the path differ from whatever the new one says.
 pub(super) fn without_changes(nodes: &NodeCache, root: Root, placement: &Placement) -> Result<Root, PullError> {
     let mut changes = Vec::new();
     placement.for_each_local_change(|change| {
@@ -22,10 +22,12 @@ pub(super) fn without_changes(nodes: &NodeCache, root: Root, placement: &Placeme
     })?;
     let mut edits: BTreeMap<Vec<u8>, Option<Value>> = BTreeMap::new();
     for change in changes {
-        if change.difference == Difference::Added {
-            edits.insert(FileKey::Meta(change.path).encode(), Some(placeholder()));
-        } else {
+        if change.difference != Difference::Added {
             drop_entries(nodes, root, &change.path, &mut edits)?;
+        }
+        if change.difference != Difference::Removed {
+            // Something stands there: should the new snapshot have nothing, it must go.
+            edits.insert(FileKey::Meta(change.path).encode(), Some(placeholder()));
         }
     }
     let mut sink = StoringSink::new(nodes);

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use landfall_core::snapshot::StateName;
+use landfall_core::snapshot::{Position, StateName};
 use landfall_core::transfer::Stuck;
 use landfall_store::{OpenError, StoreError};
 
@@ -41,6 +41,20 @@ pub enum PullError {
         /// What was changed.
         changes: LocalChanges,
     },
+    /// Nobody remembers what the destination holds, and it is not what was pulled last.
+    #[error("the index of {} is lost, and what it holds is not what was pulled last: it may have local changes. Nothing was touched; pull again with --discard-local-changes to overwrite them, or pull into a new directory", destination.display())]
+    IndexLost {
+        /// The destination.
+        destination: PathBuf,
+    },
+    /// The destination cannot be read.
+    #[error("cannot read {} again: {source}", destination.display())]
+    Rescan {
+        /// The destination.
+        destination: PathBuf,
+        /// What is in the way.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// Other processes have files open that are to be replaced.
     #[error("files in {} that are to be replaced are open:\n{holders}nothing was replaced; stop these processes, or pull again with --while-running", destination.display())]
     OpenFiles {
@@ -48,6 +62,16 @@ pub enum PullError {
         destination: PathBuf,
         /// Who holds what.
         holders: Holders,
+    },
+    /// The sources have nothing newer than the destination, and not the same either.
+    #[error(
+        "the sources offer position {offered}, and the destination already holds {held}: a copy never goes back; name a newer source, or pull into a new directory"
+    )]
+    Older {
+        /// What the destination holds.
+        held: Position,
+        /// The newest that a source offers.
+        offered: Position,
     },
     /// No source can be used.
     #[error("no source can serve '{state}':\n{}", Failures(failures))]

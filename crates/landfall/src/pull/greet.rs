@@ -8,7 +8,7 @@ use landfall_core::ChunkId;
 use landfall_core::offer::Strategy;
 use landfall_core::snapshot::{Head, Manifest, SnapshotError, StateName};
 use landfall_core::wire::{
-    Ask, Lease, Message, Offer, RefusalReason, SignedHead, VERSION_MAX, VERSION_MIN, WireError, common_version,
+    Ask, Lease, Message, Offer, Refusal, RefusalReason, SignedHead, VERSION_MAX, VERSION_MIN, WireError, common_version,
 };
 use landfall_core::{Chunk, Domain, HashMismatch};
 use landfall_net::{ConnectError, Connection, ReceiveError, SendError, Transport};
@@ -16,7 +16,7 @@ use landfall_net::{ConnectError, Connection, ReceiveError, SendError, Transport}
 use crate::source::own_hello;
 
 /// Time for a connection with its handshake.
-const CONNECT_MAX: Duration = Duration::from_secs(10);
+const CONNECT_MAX: Duration = Duration::from_secs(4);
 /// Silence that is accepted while a source thinks.
 const ANSWER_MAX: Duration = Duration::from_secs(20);
 
@@ -29,6 +29,9 @@ pub enum SourceError {
     /// The source does not do what was asked, and says why.
     #[error("{0}")]
     Refused(String),
+    /// It cannot serve now: try again later.
+    #[error("{0}")]
+    Busy(String),
     /// It holds other snapshots than the one that is wanted: another source is needed.
     #[error("it does not hold the snapshot that is being fetched")]
     OtherSnapshot,
@@ -140,7 +143,7 @@ fn hear_hello(connection: &mut Connection) -> Result<(), SourceError> {
             "it speaks protocol versions {} to {}, this member {VERSION_MIN} to {VERSION_MAX}: update the older of the two",
             hello.version_min, hello.version_max
         ))),
-        Message::Refusal(refusal) => Err(SourceError::Refused(refusal.message)),
+        Message::Refusal(refusal) => Err(refused(refusal)),
         _ => Err(SourceError::Protocol("its first message is not a hello")),
     }
 }
@@ -154,7 +157,7 @@ fn hear_offer(connection: &mut Connection, question: &Question) -> Result<Box<Of
         {
             Err(SourceError::OtherSnapshot)
         }
-        Message::Refusal(refusal) => Err(SourceError::Refused(refusal.message)),
+        Message::Refusal(refusal) => Err(refused(refusal)),
         _ => Err(SourceError::Protocol("it answers a question with something else than an offer")),
     }
 }
@@ -197,4 +200,11 @@ fn check_head(
         return Err(SourceError::Head("its head names another snapshot".into()));
     }
     Ok(())
+}
+
+fn refused(refusal: Refusal) -> SourceError {
+    if refusal.reason == RefusalReason::Busy as u32 || refusal.reason == RefusalReason::Broken as u32 {
+        return SourceError::Busy(refusal.message);
+    }
+    SourceError::Refused(refusal.message)
 }

@@ -9,7 +9,7 @@ use landfall_core::tree::{Change, ChunkRef, Cursor, Diff, Nodes, TreeError, Valu
 
 use super::assembly::{Assembly, AssemblyError, Building, holds};
 use crate::content::PackedContent;
-use crate::files::place::{Copied, Operation, Origin};
+use crate::files::place::{Copied, Operation};
 use crate::nodes::NodeCache;
 
 /// What a pull changed, in paths.
@@ -158,7 +158,7 @@ impl Recorder<'_> {
             return Ok(());
         };
         let building = self.assembly.building(path)?;
-        if building.staged.has_old() || building.staged.origin() == Origin::Resumed {
+        if building.staged.has_old() || building.is_leftover {
             self.fill(path, *size, &building)?;
         }
         Ok(building.staged.complete()?)
@@ -174,8 +174,7 @@ impl Recorder<'_> {
             end = offset + u64::from(chunk.bytes);
             let staged = extents.partition_point(|extent| extent.end <= offset);
             let has_data = extents.get(staged).is_some_and(|extent| extent.start <= offset);
-            let is_here =
-                has_data && (building.staged.origin() == Origin::New || holds(&building.staged, offset, chunk)?);
+            let is_here = has_data && (!building.is_leftover || holds(&building.staged, offset, chunk)?);
             if is_here || old != Some(chunk) {
                 continue;
             }
@@ -236,5 +235,9 @@ fn next_content(
 /// Must what stands at a path be made anew, or does it only look different?
 fn is_other_content(old: &Value, new: &Value, new_meta: &Meta) -> bool {
     let Ok(old_meta) = decode_meta(&old.inline) else { return true };
+    // What another name shows belongs to its file, which may have been replaced: the name is linked anew.
+    if matches!(new_meta.kind, FileKind::HardLink(_)) {
+        return true;
+    }
     old_meta.kind != new_meta.kind || old.chunk != new.chunk
 }

@@ -14,6 +14,8 @@ use super::session::{LaneHandle, Session, Workbench};
 const SILENCE_MAX: Duration = Duration::from_secs(120);
 /// How often a lane looks whether its lease needs renewing.
 const LEASE_CHECK: Duration = Duration::from_secs(5);
+/// A lease is renewed no more often than this, however short it is.
+const RENEWAL_MIN: Duration = Duration::from_secs(3);
 /// The first pause before a broken source is tried again; it doubles up to the longest.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_LONGEST: Duration = Duration::from_secs(3);
@@ -38,13 +40,14 @@ impl Source<'_> {
                 Ok(lanes) => {
                     pause = RETRY_FIRST;
                     self.serve(session, lanes);
-                    if session.is_over() {
+                    if session.is_over() || session.is_dropped(self.peer) {
                         return;
                     }
                     session.status.note(format!("{}: the connection broke; connecting again", self.address));
                 }
                 Err(error) if is_final(&error) => {
                     session.status.note(format!("{} is of no use: {error}", self.address));
+                    session.give_up_peer(self.peer);
                     return;
                 }
                 Err(error) => tracing::debug!(address = self.address, %error, "cannot reach a source"),
@@ -59,14 +62,25 @@ impl Source<'_> {
     fn connect(&self, first: Option<Greeted>) -> Result<Vec<Greeted>, SourceError> {
         let mut lanes: Vec<Greeted> = first.into_iter().collect();
         while lanes.len() < self.lanes as usize {
-            lanes.push(greet(self.transport, self.trust, self.address, &self.question)?);
+            match greet(self.transport, self.trust, self.address, &self.question) {
+                Ok(lane) => lanes.push(lane),
+                // One lane is slower than several, and much better than none.
+                Err(error) if !lanes.is_empty() => {
+                    tracing::debug!(address = self.address, %error, "no further connection");
+                    break;
+                }
+                Err(error) => return Err(error),
+            }
         }
         Ok(lanes)
     }
 
     /// Listens on all lanes until one of them breaks.
     fn serve(&self, session: &Session, lanes: Vec<Greeted>) {
-        let name = lanes[0].connection.peer.name.clone();
+        let source = &lanes[0].connection.peer;
+        let is_writer = source.writer_of.iter().any(|state| state == self.question.state.as_str());
+        let cost = if is_writer { PeerCost::WRITER } else { PeerCost::NEAR };
+        let name = source.name.clone();
         session.status.note_connected(self.peer, self.address, &name);
         let mut handles = Vec::new();
         let mut receivers = Vec::new();
@@ -76,7 +90,7 @@ impl Source<'_> {
             handles.push(Arc::new(LaneHandle { sender: Mutex::new(sender), closer }));
             receivers.push((receiver, greeted.lease));
         }
-        session.join_peer(self.peer, handles.clone(), PeerCost::NEAR);
+        session.join_peer(self.peer, handles.clone(), cost);
         std::thread::scope(|scope| {
             for (index, (receiver, lease)) in receivers.into_iter().enumerate() {
                 let lane = Lane { peer: self.peer, index: index as u32 };
@@ -133,9 +147,10 @@ struct Renewal {
 
 impl Renewal {
     fn renew_in_time(&mut self, session: &Session, lane: Lane) {
-        if self.renewed.elapsed() >= Duration::from_millis(self.lease.duration_ms / 3) {
+        let interval = Duration::from_millis(self.lease.duration_ms / 3).max(RENEWAL_MIN);
+        if self.renewed.elapsed() >= interval {
             self.renewed = Instant::now();
-            session.say_to_lane(lane, &Message::Renew(self.lease.clone()));
+            session.say(lane, &Message::Renew(self.lease.clone()));
         }
     }
 }
@@ -150,7 +165,9 @@ fn hear(session: &Session, lane: Lane, frame: &[u8], bench: &mut Workbench) -> R
         Message::Item(item) => {
             session.take_item(lane, &item, bench).map_err(|_| "an item that answers no want".to_owned())?;
         }
-        Message::Done { request } => session.end_request(RequestId(request)),
+        Message::Done { request } => session
+            .end_request(lane, RequestId(request))
+            .map_err(|_| "the end of a request that was not asked here".to_owned())?,
         Message::Renewed(_) => {}
         Message::Refusal(refusal) => return Err(refusal.message),
         _ => return Err("a message that no source sends now".to_owned()),
@@ -168,7 +185,12 @@ fn is_final(error: &SourceError) -> bool {
             HandshakeError::Untrusted { .. } | HandshakeError::Refused { .. } | HandshakeError::Protocol { .. }
         ),
         SourceError::Connect(ConnectError::Unreachable { .. }) => false,
-        SourceError::OtherSnapshot | SourceError::Silent | SourceError::Receive(_) | SourceError::Send(_) => false,
+        SourceError::Receive(ReceiveError::Refused { .. }) => true,
+        SourceError::OtherSnapshot
+        | SourceError::Busy(_)
+        | SourceError::Silent
+        | SourceError::Receive(_)
+        | SourceError::Send(_) => false,
         _ => true,
     }
 }

@@ -9,6 +9,7 @@ mod error;
 mod greet;
 mod install;
 mod link;
+mod rescan;
 mod session;
 mod status;
 
@@ -26,7 +27,7 @@ use landfall_store::vfs::RealVfs;
 use landfall_store::{Store, StoreOptions};
 
 use crate::clock::wall_seconds;
-use crate::files::place::{LocalChanges, Placement, Previous};
+use crate::files::place::{Kind, Placement, Previous};
 use crate::history::{self, Held};
 use crate::nodes::NodeCache;
 
@@ -118,6 +119,7 @@ pub fn pull(options: &PullOptions, status: &Arc<Status>) -> Result<PullReport, P
     let destination = Destination::open(options)?;
     status.enter(Stage::Asking);
     let (plan, asked) = ask_all(options, status, destination.base.as_ref().map(|base| base.id))?;
+    destination.refuse_older(&plan)?;
     if destination.holds(plan.snapshot) {
         return Ok(destination.unchanged(&plan, began, status));
     }
@@ -160,25 +162,42 @@ impl Destination {
         let directory = placement.control_directory().join("store");
         let store = Arc::new(Store::open(Arc::new(RealVfs), &directory, StoreOptions::default())?);
         let nodes = Arc::new(NodeCache::new(store.clone()));
-        let base = held_base(&placement, &store)?;
-        let changes = match &base {
-            Some(_) => placement.local_changes()?,
-            None => LocalChanges::default(),
-        };
-        if changes.count() > 0 && options.local_changes == OnLocalChanges::Refuse {
-            return Err(PullError::LocalChanges { destination: options.destination.clone(), changes });
-        }
-        let discards = changes.count() > 0;
-        let base_root = match &base {
-            Some(base) if discards => Some(discard::without_changes(&nodes, files_root(&base.manifest)?, &placement)?),
-            Some(base) => Some(files_root(&base.manifest)?),
-            None => None,
+        let (base, base_root, discards) = match what_is_held(&placement, &store)? {
+            Holding::Nothing => (None, None, false),
+            Holding::Snapshot(base) => {
+                let changes = placement.local_changes()?;
+                let discards = changes.count() > 0;
+                if discards && options.local_changes == OnLocalChanges::Refuse {
+                    return Err(PullError::LocalChanges { destination: options.destination.clone(), changes });
+                }
+                let root = files_root(&base.manifest)?;
+                let root = if discards { discard::without_changes(&nodes, root, &placement)? } else { root };
+                (Some(base), Some(root), discards)
+            }
+            Holding::Unknown(newest) => {
+                let found = rescan::tree_of(&options.destination, &nodes)?;
+                let expected = newest.as_ref().map(|newest| files_root(&newest.manifest)).transpose()?;
+                let discards = expected != Some(found);
+                if discards && options.local_changes == OnLocalChanges::Refuse {
+                    return Err(PullError::IndexLost { destination: options.destination.clone() });
+                }
+                (newest, Some(found), discards)
+            }
         };
         Ok(Self { placement, store, nodes, base, base_root, discards, recovered })
     }
 
     fn holds(&self, snapshot: ChunkId) -> bool {
         self.base.as_ref().is_some_and(|base| base.id == snapshot) && !self.discards
+    }
+
+    /// Heads never go back, and one position has one snapshot.
+    fn refuse_older(&self, plan: &Planned) -> Result<(), PullError> {
+        let Some(base) = self.base.as_ref().filter(|base| base.id != plan.snapshot) else { return Ok(()) };
+        if plan.manifest.position > base.manifest.position {
+            return Ok(());
+        }
+        Err(PullError::Older { held: base.manifest.position, offered: plan.manifest.position })
     }
 
     fn unchanged(self, plan: &Planned, began: Instant, status: &Status) -> PullReport {
@@ -196,6 +215,9 @@ impl Destination {
     ) -> Result<PullReport, PullError> {
         let Self { placement, store, nodes, base, base_root, recovered, .. } = self;
         let target = files_root(&plan.manifest)?;
+        if placement.kind() == Kind::First {
+            placement.expect_bytes(target.payload_bytes)?;
+        }
         let writing = store.begin_session();
         let assembly =
             Arc::new(Assembly::new(placement, store.clone(), nodes.clone(), status.clone(), base_root, target));
@@ -299,6 +321,9 @@ fn fetch(
         for _ in 0..lanes() {
             scope.spawn(|| session.inspect_until_end());
         }
+        for source in &asked {
+            session.expect_peer(source.peer);
+        }
         for Asked { peer, address, greeted } in asked {
             let (session, question) = (&session, question.clone());
             scope.spawn(move || {
@@ -312,17 +337,32 @@ fn fetch(
         session.run()
     });
     match end {
-        SessionEnd::Complete => Ok(()),
+        SessionEnd::Complete => session.late_failure().map_or(Ok(()), |failure| Err(failure.into())),
         SessionEnd::Stuck(stuck) => Err(PullError::Stuck { stuck, notes: status.notes() }),
         SessionEnd::Failed(failure) => Err(failure.into()),
     }
 }
 
-/// The snapshot that the destination holds, as its index says.
-fn held_base(placement: &Placement, store: &Store) -> Result<Option<Held>, PullError> {
-    let Ok(index) = placement.index() else { return Ok(None) };
-    let id = index.header().manifest;
-    Ok(history::load(store)?.into_iter().find(|held| held.id == id))
+/// What a destination holds, as far as anybody remembers.
+enum Holding {
+    /// It is new.
+    Nothing,
+    /// Its index names a snapshot whose tree is here.
+    Snapshot(Held),
+    /// Its index is lost or names a snapshot that is not here; the newest that is, if any, may be the one.
+    Unknown(Option<Held>),
+}
+
+fn what_is_held(placement: &Placement, store: &Store) -> Result<Holding, PullError> {
+    if placement.kind() != Kind::Update {
+        return Ok(Holding::Nothing);
+    }
+    let mut held = history::load(store)?;
+    let indexed = placement.index().ok().map(|index| index.header().manifest);
+    match held.iter().position(|held| Some(held.id) == indexed) {
+        Some(at) => Ok(Holding::Snapshot(held.swap_remove(at))),
+        None => Ok(Holding::Unknown(held.pop())),
+    }
 }
 
 /// Both snapshots stay until the next pull: which of them the destination holds is decided by its index.

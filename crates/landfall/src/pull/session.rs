@@ -2,18 +2,18 @@
 //!
 //! It never decides whom to ask: it does what the transfer says.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
-use landfall_core::codec::Decoder;
+use landfall_core::codec::{Codec, Decoder};
 use landfall_core::transfer::{
     Arrival, Command, DropReason, Lane, Outcome, PeerCost, PeerId, RequestId, Stuck, Transfer, TreePair, Want,
 };
 use landfall_core::tree::{Leaf, NodeWant};
 use landfall_core::wire::{Fetch, FetchWhat, Item, ItemBody, Message, NodeRequest, UnitRequest};
-use landfall_core::{Chunk, ChunkId, Domain, Time};
+use landfall_core::{Chunk, ChunkId, Domain, Proven, Time};
 use landfall_net::{Closer, FrameSender};
 
 use super::assembly::{Assembly, AssemblyError, Place};
@@ -31,6 +31,10 @@ pub(super) struct Session {
     /// Something happened: the outcome may have changed.
     changed: Condvar,
     peers: Mutex<BTreeMap<PeerId, Vec<Arc<LaneHandle>>>>,
+    /// Sources that lied too often.
+    dropped: Mutex<BTreeSet<PeerId>>,
+    /// Commands are carried out in the order in which they were given, whoever asks for them.
+    carrying_out: Mutex<()>,
     inspections: Mutex<Inspections>,
     inspection_added: Condvar,
 }
@@ -56,7 +60,7 @@ pub(super) struct LaneHandle {
 
 /// A request that has not been answered.
 struct Request {
-    peer: PeerId,
+    lane: Lane,
     asked: Asked,
 }
 
@@ -110,6 +114,8 @@ impl Session {
             driver: Mutex::new(Driver { transfer, requests: HashMap::new(), failure: None, ended: false }),
             changed: Condvar::new(),
             peers: Mutex::default(),
+            dropped: Mutex::default(),
+            carrying_out: Mutex::default(),
             inspections: Mutex::default(),
             inspection_added: Condvar::new(),
         }
@@ -139,7 +145,12 @@ impl Session {
     /// A source can be asked from now on, on these lanes.
     pub(super) fn join_peer(&self, peer: PeerId, lanes: Vec<Arc<LaneHandle>>, cost: PeerCost) {
         let count = lanes.len() as u32;
-        self.peers.lock().expect("no panic under the lock").insert(peer, lanes);
+        self.peers.lock().expect("no panic under the lock").insert(peer, lanes.clone());
+        if self.is_over() {
+            // It ended while the source was being connected: nobody else closes these lanes, and their threads would listen for ever.
+            lanes.iter().for_each(|lane| lane.closer.close());
+            return;
+        }
         self.tell(|transfer, now| transfer.handle_peer_joined(peer, count, cost, now));
     }
 
@@ -149,7 +160,7 @@ impl Session {
         for lane in lanes {
             lane.closer.close();
         }
-        self.driver().requests.retain(|_, request| request.peer != peer);
+        self.driver().requests.retain(|_, request| request.lane.peer != peer);
         self.tell(|transfer, now| transfer.handle_peer_lost(peer, now));
     }
 
@@ -168,8 +179,18 @@ impl Session {
     /// Takes one item that came on `lane`.
     pub(super) fn take_item(&self, lane: Lane, item: &Item<'_>, bench: &mut Workbench) -> Result<(), BadItem> {
         let request = RequestId(item.request);
-        // A request that ended meanwhile: its chunks came from elsewhere.
-        let Some(open) = self.driver().requests.get(&request).cloned() else { return Ok(()) };
+        let driver = self.driver();
+        // A request that ended meanwhile, or a chunk that came from elsewhere.
+        let Some(open) = driver.requests.get(&request).cloned() else { return Ok(()) };
+        if open.lane != lane {
+            return Err(BadItem);
+        }
+        if !driver.transfer.is_wanted(request, item.want) {
+            drop(driver);
+            self.tell(|transfer, now| transfer.handle_arrival(request, item.want, Arrival::Stored, now));
+            return Ok(());
+        }
+        drop(driver);
         let arrival = match &open.asked {
             Asked::Nodes(wants) => {
                 let want = wants.get(item.want as usize).ok_or(BadItem)?;
@@ -181,6 +202,11 @@ impl Session {
             }
         };
         match arrival {
+            // Nothing new can be asked for because of one chunk: the end of its request is soon enough to look.
+            Ok(Arrival::Stored) if matches!(open.asked, Asked::Chunks(_)) => {
+                let now = self.clock.now();
+                self.driver().transfer.handle_arrival(request, item.want, Arrival::Stored, now);
+            }
             Ok(arrival) => self.tell(|transfer, now| transfer.handle_arrival(request, item.want, arrival, now)),
             Err(failure) => self.fail(failure),
         }
@@ -188,9 +214,36 @@ impl Session {
     }
 
     /// The source says that a request has been answered.
-    pub(super) fn end_request(&self, request: RequestId) {
-        self.driver().requests.remove(&request);
+    pub(super) fn end_request(&self, lane: Lane, request: RequestId) -> Result<(), BadItem> {
+        let mut driver = self.driver();
+        match driver.requests.get(&request) {
+            Some(open) if open.lane != lane => return Err(BadItem),
+            Some(_) => driver.requests.remove(&request),
+            None => None,
+        };
+        drop(driver);
         self.tell(|transfer, now| transfer.handle_request_ended(request, now));
+        Ok(())
+    }
+
+    /// A source is being connected.
+    pub(super) fn expect_peer(&self, peer: PeerId) {
+        self.tell(|transfer, now| transfer.handle_peer_expected(peer, now));
+    }
+
+    /// A source will not come, or not come back.
+    pub(super) fn give_up_peer(&self, peer: PeerId) {
+        self.tell(|transfer, now| transfer.handle_peer_given_up(peer, now));
+    }
+
+    /// Was a source dropped for good?
+    pub(super) fn is_dropped(&self, peer: PeerId) -> bool {
+        self.dropped.lock().expect("no panic under the lock").contains(&peer)
+    }
+
+    /// The failure that came after the end, if there was one: a duplicate may still be on its way into a file.
+    pub(super) fn late_failure(&self) -> Option<AssemblyError> {
+        self.driver().failure.take()
     }
 
     /// Compares leaves with what is here until the transfer ends.
@@ -224,6 +277,7 @@ impl Session {
     }
 
     fn pump(&self) {
+        let _in_order = self.carrying_out.lock().expect("no panic under the lock");
         let mut commands = Vec::new();
         let mut driver = self.driver();
         while let Some(command) = driver.transfer.poll_command(&*self.nodes, self.clock.now()) {
@@ -282,7 +336,7 @@ impl Session {
     }
 
     fn note_asked(&self, request: RequestId, lane: Lane, asked: Asked) {
-        self.driver().requests.insert(request, Arc::new(Request { peer: lane.peer, asked }));
+        self.driver().requests.insert(request, Arc::new(Request { lane, asked }));
     }
 
     fn asked_chunks(&self, leaf: ChunkId, wants: &[Want]) -> Result<Vec<AskedChunk>, AssemblyError> {
@@ -297,7 +351,8 @@ impl Session {
         wants.iter().map(chunk).collect()
     }
 
-    fn say(&self, lane: Lane, message: &Message<'_>) {
+    /// Sends a message on a lane, if it is still there.
+    pub(super) fn say(&self, lane: Lane, message: &Message<'_>) {
         let peers = self.peers.lock().expect("no panic under the lock");
         let Some(handle) = peers.get(&lane.peer).and_then(|lanes| lanes.get(lane.index as usize)).cloned() else {
             return;
@@ -310,13 +365,11 @@ impl Session {
         }
     }
 
-    /// Sends the same message on every lane of every peer.
-    pub(super) fn say_to_lane(&self, lane: Lane, message: &Message<'_>) {
-        self.say(lane, message);
-    }
-
     fn drop_peer(&self, peer: PeerId, reason: DropReason) {
         self.status.note_dropped(peer, reason);
+        if reason == DropReason::Corrupt {
+            self.dropped.lock().expect("no panic under the lock").insert(peer);
+        }
         let lanes = self.peers.lock().expect("no panic under the lock").remove(&peer).unwrap_or_default();
         for lane in lanes {
             lane.closer.close();
@@ -358,7 +411,7 @@ impl Session {
             }
         };
         let base = match (form.codec, asked.base) {
-            (landfall_core::codec::Codec::ZstdPatch, Some(base)) => {
+            (Codec::ZstdPatch, Some(base)) => {
                 if !self.assembly.read_base(&asked.place, base, &mut bench.base)? {
                     return Err(AssemblyError::BaseChanged(asked.place.to_string()));
                 }
@@ -367,14 +420,16 @@ impl Session {
             _ => None,
         };
         let base_bytes = base.map(|(_, bytes)| bytes);
-        let decoded = bench.decoder.decode(form.codec, form.payload, form.plain_bytes, base_bytes, &mut bench.plain);
-        let chunk = match decoded {
-            Ok(()) if form.plain_bytes == asked.bytes => {
-                Chunk::verify(asked.id, Domain::Data, Bytes::copy_from_slice(&bench.plain)).ok()
+        let plain = match form.codec {
+            // What came as it is goes on as it is, from the connection's own buffer.
+            Codec::Raw => Some(form.payload),
+            codec => {
+                let decoded = bench.decoder.decode(codec, form.payload, form.plain_bytes, base_bytes, &mut bench.plain);
+                decoded.is_ok().then_some(&bench.plain[..])
             }
-            _ => None,
         };
-        let Some(chunk) = chunk else {
+        let plain = plain.filter(|plain| plain.len() == asked.bytes as usize);
+        let Some(chunk) = plain.and_then(|plain| Proven::verify(asked.id, Domain::Data, plain).ok()) else {
             // A base that is not what it was makes wrong bytes of a right patch: then the peer is not to blame.
             if base.is_some_and(|(id, bytes)| ChunkId::of(Domain::Data, bytes) != id) {
                 return Err(AssemblyError::BaseChanged(asked.place.to_string()));
@@ -382,7 +437,7 @@ impl Session {
             self.status.note_corrupt(peer, &asked.place);
             return Ok(Arrival::Corrupt);
         };
-        self.assembly.put(&asked.place, &chunk)?;
+        self.assembly.put(&asked.place, chunk)?;
         self.status.note_chunk(peer, form.codec, chunk.bytes().len(), form.payload.len());
         Ok(Arrival::Stored)
     }
@@ -406,9 +461,15 @@ impl Session {
         self.changed.notify_all();
         self.inspections.lock().expect("no panic under the lock").ended = true;
         self.inspection_added.notify_all();
-        for lane in self.peers.lock().expect("no panic under the lock").values().flatten() {
-            // A clean end, so that the source sees no broken connection.
-            let _ = lane.sender.lock().expect("no panic under the lock").finish();
+        let lanes: Vec<_> = self.peers.lock().expect("no panic under the lock").values().flatten().cloned().collect();
+        for lane in lanes {
+            // A clean end where it costs nothing, so that the source sees no broken connection.
+            if let Ok(mut sender) = lane.sender.try_lock() {
+                sender.set_stall_deadline(GOODBYE_MAX);
+                if let Err(error) = sender.finish() {
+                    tracing::debug!(%error, "a connection broke as it ended");
+                }
+            }
             lane.closer.close();
         }
     }
@@ -433,5 +494,7 @@ fn ended(driver: &mut Driver) -> Option<SessionEnd> {
     }
 }
 
+/// How long a source may take to hear that a conversation is over.
+const GOODBYE_MAX: Duration = Duration::from_millis(200);
 /// The driver looks again at least this often: a wake-up may come between two looks.
 const WAIT_MAX: Duration = Duration::from_millis(200);

@@ -190,12 +190,14 @@ impl Status {
 
     pub(super) fn note_damaged(&self, peer: PeerId, place: &Place) {
         let address = self.blame(peer);
-        self.note(format!("{address} found its own copy of {place} damaged; fetched from another source"));
+        self.note(format!("{address} found its own copy of {place} damaged; it is asked of another source"));
     }
 
     pub(super) fn note_corrupt(&self, peer: PeerId, place: &Place) {
         let address = self.blame(peer);
-        self.note(format!("{address} sent bytes for {place} that do not match their hash; refused and fetched again"));
+        self.note(format!(
+            "{address} sent bytes for {place} that do not match their hash; refused, and asked of another source"
+        ));
     }
 
     pub(super) fn note_dropped(&self, peer: PeerId, reason: DropReason) {

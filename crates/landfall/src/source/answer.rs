@@ -11,11 +11,12 @@ use landfall_core::codec::{
 use landfall_core::files::FileKey;
 use landfall_core::tree::{ChunkRef, Leaf};
 use landfall_core::wire::{
-    Fetch, FetchWhat, Item, ItemBody, ItemForm, NodeRequest, Refusal, RefusalReason, UnitRequest, WANTS_PER_REQUEST_MAX,
+    Fetch, FetchWhat, Item, ItemBody, ItemForm, NodeRequest, Refusal, RefusalReason, UnitRequest,
 };
 use landfall_core::{ChunkId, Domain};
 use landfall_net::{FrameSender, SendError};
 
+use super::core_wait::CoreWait;
 use super::offering::as_id;
 use super::state::{Content, ServedState};
 use crate::content::{ContentError, PackedContent};
@@ -24,6 +25,7 @@ use crate::content::{ContentError, PackedContent};
 pub(super) struct Answers {
     state: Arc<ServedState>,
     coder: Coder,
+    core_wait: CoreWait,
 }
 
 /// Buffers and contexts that are used again for every chunk.
@@ -54,7 +56,7 @@ impl Answers {
             base: Vec::new(),
             encoded: Vec::new(),
         };
-        Self { state, coder }
+        Self { state, coder, core_wait: CoreWait::of_this_thread() }
     }
 
     /// Sends one item for each want of `fetch`.
@@ -65,20 +67,20 @@ impl Answers {
     ) -> Result<Result<(), Refusal>, SendError> {
         let began = Instant::now();
         let before = sender.pressure();
+        let waited_before = self.core_wait.so_far();
         let answered = match &fetch.what {
-            Some(FetchWhat::Nodes(nodes)) if nodes.ids.len() <= WANTS_PER_REQUEST_MAX => {
-                self.answer_nodes(fetch.request, nodes, sender)?
-            }
-            Some(FetchWhat::Unit(unit)) if unit.entries.len() <= WANTS_PER_REQUEST_MAX => {
-                self.answer_unit(fetch.request, unit, sender)?
-            }
-            _ => Err(Refusal::new(RefusalReason::Protocol, "a request for nothing, or for too much at once")),
+            Some(FetchWhat::Nodes(nodes)) => self.answer_nodes(fetch.request, nodes, sender)?,
+            Some(FetchWhat::Unit(unit)) => self.answer_unit(fetch.request, unit, sender)?,
+            None => Err(Refusal::new(RefusalReason::Protocol, "a request for nothing")),
         };
         let after = sender.pressure();
         self.coder.policy.handle_link(LinkFacts {
             sent_bytes: after.bytes_sent - before.bytes_sent,
             elapsed: began.elapsed(),
-            blocked: after.blocked.saturating_sub(before.blocked),
+            // Neither a receiver that is slow to take bytes nor a want of cores is cured by more work for the cores.
+            blocked: (after.blocked.saturating_sub(before.blocked))
+                .saturating_sub(after.receiver_limited.saturating_sub(before.receiver_limited))
+                .saturating_sub(self.core_wait.so_far().saturating_sub(waited_before)),
         });
         Ok(answered)
     }
@@ -162,13 +164,12 @@ impl Answers {
         if frame.domain != Domain::Data {
             return Err(ContentError::Missing);
         }
-        // A patch that was stored against the very chunk that the joiner holds: nothing is left to do.
-        if let (Some(codec), true) = (Codec::from_byte(frame.codec), frame.base == base)
-            && (frame.base.is_some() || matches!(codec, Codec::Lz4 | Codec::Zstd))
+        let coder = &mut self.coder;
+        if let Some(codec) = Codec::from_byte(frame.codec)
+            && coder.goes_out_as_stored(codec, frame.base, base)
         {
             return Ok(Found::Stored { codec, plain_bytes: frame.plain_bytes, bytes: frame.bytes });
         }
-        let coder = &mut self.coder;
         packs.plain(&frame, &mut coder.decoder, &mut coder.plain)?;
         let base_frame = base.map(|base| self.state.store.get_encoded(base)).transpose()?.flatten();
         let base = match base_frame {
@@ -202,6 +203,17 @@ impl Answers {
 }
 
 impl Coder {
+    /// Is the stored form what the joiner should get, so that nothing is left to do?
+    fn goes_out_as_stored(&self, codec: Codec, stored_base: Option<ChunkId>, base: Option<ChunkId>) -> bool {
+        let facts = ChunkFacts { base: Base::Absent, compressible: Compressible::Likely };
+        match codec {
+            // It was made against the very chunk that the joiner holds.
+            Codec::ZstdPatch => stored_base == base,
+            Codec::Lz4 | Codec::Zstd => base.is_none(),
+            Codec::Raw => base.is_none() && self.policy.choose(facts) == Codec::Raw,
+        }
+    }
+
     /// Gives the plaintext in the buffer the form that the link deserves.
     fn form(&mut self, base: Base) -> ItemForm<'_> {
         let plain_bytes = self.plain.len() as u32;

@@ -225,6 +225,9 @@ impl Talk<'_> {
             Err(refusal) => return Ok(Err(refusal)),
         };
         offer.lease = state.leases.grant(held.id, self.member.clock.now());
+        if state.find(held.id).is_none() {
+            return Ok(Err(Refusal::new(RefusalReason::Busy, "a new snapshot came just now: ask again")));
+        }
         if offer.lease.is_none() {
             return Ok(Err(Refusal::new(RefusalReason::Busy, "too many transfers run at once: try again later")));
         }
@@ -250,7 +253,7 @@ impl Talk<'_> {
     fn renew(&mut self, lease: &Lease) -> Result<Result<(), Refusal>, SendError> {
         let renewed = self.asked.as_ref().and_then(|asked| {
             let own = asked.lease.as_ref()?.id == lease.id;
-            asked.state.leases.renew(lease.id, self.member.clock.now()).filter(|_| own)
+            if own { asked.state.leases.renew(lease.id, self.member.clock.now()) } else { None }
         });
         match renewed {
             Some(lease) => self.say(&Message::Renewed(lease))?,

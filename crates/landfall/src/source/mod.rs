@@ -2,9 +2,10 @@
 
 mod answer;
 mod conversation;
+mod core_wait;
 mod lease;
 mod offering;
 mod state;
 
 pub(crate) use conversation::{ServingMember, converse, own_hello};
-pub(crate) use state::{Content, ServedState};
+pub(crate) use state::{Content, LetGo, ServedState};

@@ -26,6 +26,13 @@ pub(crate) enum Content {
     Files(FilesInPlace),
 }
 
+/// Did publishing a snapshot let an older one go, whose chunks are needed no more?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LetGo {
+    Nothing,
+    Some,
+}
+
 /// A state that other members can fetch from here.
 pub(crate) struct ServedState {
     pub(crate) name: StateName,
@@ -59,15 +66,17 @@ impl ServedState {
     }
 
     /// Makes a snapshot the newest. Its nodes and chunks must be durable. Older ones that nobody needs are let go.
-    pub(crate) fn publish(&self, newest: Held, clock: &Clock) -> Result<(), StoreError> {
+    pub(crate) fn publish(&self, newest: Held, clock: &Clock) -> Result<LetGo, StoreError> {
         let _one_at_a_time = self.saving.lock().expect("no panic under the lock");
         let mut held: Vec<Held> = self.held().iter().map(|held| (**held).clone()).collect();
         held.retain(|held| held.id != newest.id);
         held.push(newest);
+        let before = held.len();
         self.let_go(&mut held, clock);
+        let let_go = if held.len() < before { LetGo::Some } else { LetGo::Nothing };
         history::save(&self.store, &held)?;
         *self.held.write().expect("no panic under the lock") = held.into_iter().map(Arc::new).collect();
-        Ok(())
+        Ok(let_go)
     }
 
     fn let_go(&self, held: &mut Vec<Held>, clock: &Clock) {

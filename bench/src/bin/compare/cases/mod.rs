@@ -239,7 +239,8 @@ fn capped_cases(frozen: &dyn Fn() -> Landfall, store: &dyn Fn() -> Landfall) -> 
 }
 
 fn hard_cases(frozen: &dyn Fn() -> Landfall, store: &dyn Fn() -> Landfall) -> Vec<Case> {
-    let killed = Case::cold("killed", "Killed half way (kill -9), pulled again", DataSet::Sqlite);
+    // Incompressible, so that bytes on the wire are bytes of the state however hard a tool compresses.
+    let killed = Case::cold("killed", "Killed half way (kill -9), pulled again", DataSet::Pages);
     let memory = Case::cold("memory", "Peak memory, the SQLite file", DataSet::Sqlite);
     let large = Case::cold("memory-large", "Peak memory, a file of 16 GB", DataSet::Large);
     let peak = Yardstick::PeakBytes;
@@ -247,9 +248,10 @@ fn hard_cases(frozen: &dyn Fn() -> Landfall, store: &dyn Fn() -> Landfall) -> Ve
     vec![
         Case { course: Course::KilledHalfWay, ..killed }
             .with(Http)
-            .with(Rsync::PLAIN)
+            .with(Rsync::DELETE)
             .with(Rsync::IN_PLACE)
             .with(frozen())
+            .refer_to("rsync --inplace")
             .goal(Yardstick::RepeatedOfState, 0.01, None)
             .goal(Yardstick::RepeatedBytes, f64::INFINITY, Some(8.0 * MEBIBYTE)),
         memory.with(Http).with(Rsync::PLAIN).with(frozen()).with(store()).goal(peak, peak_max, peak_aim),

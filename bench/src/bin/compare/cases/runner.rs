@@ -2,6 +2,7 @@
 //! drift of the machine falls on all alike. It never chooses what is compared.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use anyhow::{Context, ensure};
@@ -22,6 +23,8 @@ pub(crate) struct Arena<'a> {
     pub(crate) library: &'a Library,
     pub(crate) network: &'a Network,
     pub(crate) rounds: usize,
+    /// Set when this run was told to end.
+    pub(crate) stopping: &'a AtomicBool,
 }
 
 impl Arena<'_> {
@@ -30,6 +33,7 @@ impl Arena<'_> {
         let mut rows: Vec<Row> = case.contestants.iter().map(Row::new).collect();
         for round in 1..=self.rounds.min(case.rounds_max) {
             for (contestant, row) in case.contestants.iter().zip(&mut rows) {
+                ensure!(!self.stopping.load(Ordering::Relaxed), "stopped by a signal");
                 if row.not_run.is_none() {
                     eprintln!("{}, round {round}: {}", case.name, contestant.label);
                     row.record(self.take_turn(case, contestant));
@@ -45,7 +49,8 @@ impl Arena<'_> {
             Course::Undisturbed => turn.transfer()?,
             Course::KilledHalfWay => turn.transfer_killed_half_way()?,
         };
-        equality::check(&self.library.path(case.want), &turn.target, contestant.tool.fidelity())?;
+        let tool = &contestant.tool;
+        equality::check(&self.library.path(case.want), &turn.target, tool.fidelity(), tool.own_directory())?;
         Ok(sample)
     }
 
@@ -135,8 +140,13 @@ impl<'a> Turn<'a> {
     }
 
     fn serve(&mut self) -> anyhow::Result<()> {
-        for seat in &self.seats {
-            self.servers.extend(self.contestant.tool.serve(seat, &self.state)?);
+        let tool = &self.contestant.tool;
+        for (number, seat) in self.seats.iter().enumerate() {
+            let server = match number {
+                0 => tool.serve(seat, &self.state)?,
+                _ => tool.serve_again(&self.seats[0], seat, &self.state)?,
+            };
+            self.servers.extend(server);
         }
         Ok(())
     }

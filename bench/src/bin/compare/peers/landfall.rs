@@ -48,6 +48,12 @@ impl Landfall {
         Ok(())
     }
 
+    fn pull(&self, addresses: String, identity: &Path, target: &Path) -> Command {
+        let mut command = self.command(&["pull", STATE]);
+        command.arg(target).args(["--from", &addresses, "--json", "--identity"]).arg(identity);
+        command
+    }
+
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.binary);
         command.args(arguments);
@@ -86,12 +92,21 @@ impl Tool for Landfall {
         Ok(Some(server))
     }
 
+    /// A relay: it pulls from the first, at the first's end of the network, and serves what it pulled.
+    fn serve_again(&self, first: &Seat<'_>, seat: &Seat<'_>, _state: &Path) -> anyhow::Result<Option<Process>> {
+        let copy = seat.directory.join("copy");
+        let pull = self.pull(address(first), &self.source_identity(seat), &copy);
+        Process::start(&first.link.source, pull, &seat.directory.join("relay"))?.wait()?;
+        self.serve(seat, &copy)
+    }
+
+    fn own_directory(&self) -> Option<&'static str> {
+        Some(".landfall")
+    }
+
     fn receive(&self, sources: &[Seat<'_>], _state: &Path, target: &Path) -> Command {
         let addresses: Vec<String> = sources.iter().map(address).collect();
-        let mut command = self.command(&["pull", STATE]);
-        command.arg(target).args(["--from", &addresses.join(",")]);
-        command.arg("--identity").arg(self.identity(JOINER)).arg("--json");
-        command
+        self.pull(addresses.join(","), &self.identity(JOINER), target)
     }
 
     fn follows(&self) -> Follows {

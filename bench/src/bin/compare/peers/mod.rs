@@ -33,8 +33,18 @@ pub(crate) trait Tool {
         None
     }
 
+    /// What it keeps for itself in the root of a copy, which is no part of the state.
+    fn own_directory(&self) -> Option<&'static str> {
+        None
+    }
+
     /// Starts to serve the directory `state`, and returns once it accepts joiners; nothing, if it needs no server.
     fn serve(&self, seat: &Seat<'_>, state: &Path) -> anyhow::Result<Option<Process>>;
+
+    /// Serves the same state from one more seat, with a copy of its own; `first` serves already.
+    fn serve_again(&self, _first: &Seat<'_>, seat: &Seat<'_>, state: &Path) -> anyhow::Result<Option<Process>> {
+        self.serve(seat, state)
+    }
 
     /// The command that receives the state from the sources into the directory `target`.
     fn receive(&self, sources: &[Seat<'_>], state: &Path, target: &Path) -> Command;

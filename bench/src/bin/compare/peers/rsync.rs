@@ -20,6 +20,8 @@ impl Rsync {
     pub(crate) const PLAIN: Self = Self { name: "rsync", options: &[] };
     /// The same without those waits, which only matter where little is sent.
     pub(crate) const NO_DELAY: Self = Self { name: "rsync, TCP_NODELAY", options: &["--sockopts=TCP_NODELAY"] };
+    /// Also removes what an earlier run that was killed left in the target.
+    pub(crate) const DELETE: Self = Self { name: "rsync --delete", options: &["--delete"] };
     /// Whole files, no delta.
     pub(crate) const WHOLE: Self = Self { name: "rsync -W", options: &["--whole-file"] };
     /// A delta written into the old file.

@@ -126,15 +126,7 @@ fn check_new_leaves(nodes: &MemoryNodes, base: Option<Root>, target: Root) {
     assert_eq!(found.iter().map(|leaf| (leaf.first_key.clone(), leaf.id)).collect::<Vec<_>>(), expected);
     for leaf in &found {
         let bytes = nodes.node(leaf.id).unwrap();
-        let claim = Claim {
-            level: 0,
-            first_key: (leaf.entries > 0).then_some(&leaf.first_key),
-            end_key: None,
-            entries: leaf.entries,
-            payload_bytes: leaf.payload_bytes,
-            chunk_refs: leaf.chunk_refs,
-        };
-        assert_eq!(check_node(leaf.id, &bytes, &claim), Ok(()));
+        assert_eq!(check_node(leaf.id, &bytes, &leaf.claim()), Ok(()));
         let cover = base_leaves.range(..=leaf.first_key.clone()).next_back().or(base_leaves.iter().next());
         assert_eq!(leaf.base.as_ref(), cover.map(|(_, id)| id));
     }

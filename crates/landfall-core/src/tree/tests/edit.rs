@@ -1,5 +1,7 @@
 //! Tests of edits and differences against a model.
 
+use proptest::prelude::*;
+
 use super::*;
 
 /// Random edits: mostly a few, sometimes whole ranges deleted.
@@ -41,7 +43,7 @@ fn diff(nodes: &dyn Nodes, base: Root, target: Root) -> Vec<Change> {
 
 #[test]
 fn editing_gives_the_root_that_building_gives() {
-    for seed in 0..150 {
+    for seed in 0..90 {
         let mut numbers = Numbers(seed);
         let keys = Keys::of_seed(seed);
         let size = numbers.below([10, 150, 3_000][seed as usize % 5 % 3]);
@@ -186,4 +188,30 @@ fn a_batch_names_all_leaves_that_it_misses_at_once() {
     late.fetch(|nodes| edit(nodes, &root, SALT, &edits, &mut MemoryNodes::default()));
     // One for each level, and for the few leaves that only moved boundaries made necessary.
     assert!(late.round_trips <= usize::from(root.level) + 1 + 8, "{} round trips", late.round_trips);
+}
+
+/// Up to a few dozen edits at a time; long values make a few dozen leaves of 256 keys.
+fn batches() -> impl Strategy<Value = Vec<BTreeMap<u8, Option<usize>>>> {
+    let value = prop::option::weighted(0.7, 0_usize..2_049);
+    prop::collection::vec(prop::collection::btree_map(any::<u8>(), value, 0..60), 1..12)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn any_batches_give_the_root_that_building_gives(batches in batches()) {
+        let mut nodes = MemoryNodes::default();
+        let mut root = Builder::new(SALT).finish(&mut nodes);
+        let mut model = Model::new();
+        for batch in batches {
+            let value = |length: usize| Value::inline(vec![length as u8; length]);
+            let edits: Vec<_> = batch.into_iter().map(|(key, length)| (vec![key].into(), length.map(value))).collect();
+            let (old_model, old_root) = (model.clone(), root);
+            apply_to_model(&mut model, &edits);
+            root = edit(&nodes.clone(), &root, SALT, &edits, &mut nodes).unwrap();
+            prop_assert_eq!(root, build(&model, &mut MemoryNodes::default()));
+            prop_assert_eq!(diff(&nodes, old_root, root), model_diff(&old_model, &model));
+        }
+    }
 }

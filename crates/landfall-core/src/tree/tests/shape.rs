@@ -89,12 +89,22 @@ fn no_size_of_keys_and_values_breaks_a_limit() {
         let mut nodes = MemoryNodes::default();
         let root = build(&model, &mut nodes);
         assert_eq!(read(&nodes, &root, Bound::Unbounded).len(), 600);
-        for (_, bytes) in walk(&nodes, root.id) {
-            let Children::Nodes(children) = children(&bytes).unwrap() else { continue };
-            let is_last = children.last().is_some_and(|last| last.first_key >= model.keys().next_back().unwrap());
-            assert!(children.len() >= 2 || is_last || bytes[1] < root.level);
+        for level in 1..=root.level {
+            let counts = child_counts(&nodes, &root, level);
+            let (_, complete) = counts.split_last().unwrap();
+            assert!(complete.iter().all(|&count| count >= 2), "an inner node closed after one child");
         }
     }
+}
+
+/// How many children the nodes of `level` have.
+fn child_counts(nodes: &dyn Nodes, root: &Root, level: u8) -> Vec<usize> {
+    let nodes = walk(nodes, root.id).into_iter().filter(|(_, bytes)| bytes[1] == level);
+    let count = |bytes: &Bytes| match children(bytes).unwrap() {
+        Children::Nodes(children) => children.len(),
+        Children::Chunks(_) => 0,
+    };
+    nodes.map(|(_, bytes)| count(&bytes)).collect()
 }
 
 #[test]

@@ -3,17 +3,18 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use landfall_core::files::{FileKind, FilePath, Meta};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use super::beneath::Missing;
+use super::beneath::{Beneath, Missing};
 use super::error::PlaceError;
 use super::finish::Left;
 use super::operation::{Operation, PlanReader, ReversePlanReader};
-use super::{DISCARDED, Kind, PLAN, Placement, STAGING, edge, ground, staged_name, sweep};
+use super::{Kind, PLAN, Placement, STAGING, edge, ground, staged_name, sweep};
 use crate::files::block::ReadError;
 
 /// What became of a plan.
@@ -24,7 +25,7 @@ pub(super) struct Carried {
 }
 
 /// What became of a step.
-enum Outcome {
+pub(super) enum Outcome {
     Done,
     /// What it needs is not there any more, or something unknown is in the way; the next pull sees it as a local change.
     Left,
@@ -128,15 +129,20 @@ impl Placement {
 
     fn put_file(&self, path: &FilePath) -> io::Result<Outcome> {
         let name = staged_name(path);
-        let staged = match self.staged.parent(&name, Missing::Fail) {
-            Err(error) if ground::is_absent(&error) => None,
-            result => Some(result?).filter(|at| matches!(edge::stat(at, name.name()), Ok(Some(_)))),
-        };
-        match staged {
-            Some(at) => self.put_over(&at, name.name(), path),
-            // It took its place before the plan was cut short.
-            None if self.stat(path)?.is_some_and(|stat| edge::is_regular(&stat)) => Ok(Outcome::Done),
-            None => Ok(Outcome::Left),
+        if let Some(at) = self.staged_directory(&name)?
+            && edge::stat(&at, name.name())?.is_some()
+        {
+            return self.put_over(&at, name.name(), path);
+        }
+        // It took its place before the plan was cut short.
+        let is_there = self.stat(path)?.is_some_and(|stat| edge::is_regular(&stat));
+        Ok(if is_there { Outcome::Done } else { Outcome::Left })
+    }
+
+    fn staged_directory(&self, name: &FilePath) -> io::Result<Option<Arc<OwnedFd>>> {
+        match self.staged.parent(name, Missing::Fail) {
+            Err(error) if ground::is_absent(&error) => Ok(None),
+            result => result.map(Some),
         }
     }
 
@@ -176,19 +182,6 @@ impl Placement {
         Ok(Outcome::Done)
     }
 
-    /// Takes a directory out of the way, with all that is in it, at one instant.
-    fn discard(&self, path: &FilePath) -> io::Result<()> {
-        let directory = match self.ground.edge.make_directory(&self.staging, DISCARDED.as_bytes()) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-            _ => open_directory(&self.staging, DISCARDED.as_bytes())?,
-        };
-        let name = staged_name(path);
-        sweep::remove(&self.ground.edge, &directory, name.name())?;
-        self.tree.change(path, Missing::Fail, |at, from| self.ground.edge.rename(at, from, &directory, name.name()))?;
-        self.tree.forget();
-        Ok(())
-    }
-
     fn put_xattrs(&self, path: &FilePath, xattrs: &[(Bytes, Bytes)]) -> io::Result<Outcome> {
         let set = |at: &OwnedFd, name: &[u8]| self.ground.set_xattrs(at, name, path, xattrs);
         self.at_existing(path, set)
@@ -213,16 +206,22 @@ impl Placement {
     }
 
     fn remove(&self, path: &FilePath) -> io::Result<Outcome> {
-        let unlinked = self.tree.change(path, Missing::Fail, |at, name| self.ground.edge.unlink(at, name));
+        match self.remove_beneath(&self.tree, path) {
+            Err(error) if ground::is_absent(&error) => self.remove_discarded(path),
+            result => result,
+        }
+    }
+
+    pub(super) fn remove_beneath(&self, tree: &Beneath, path: &FilePath) -> io::Result<Outcome> {
+        let unlinked = tree.change(path, Missing::Fail, |at, name| self.ground.edge.unlink(at, name));
         let removed = match unlinked {
             Err(error) if Errno::from_io_error(&error) == Some(Errno::ISDIR) => {
-                self.tree.forget();
-                self.tree.change(path, Missing::Fail, |at, name| self.ground.edge.remove_directory(at, name))
+                tree.forget();
+                tree.change(path, Missing::Fail, |at, name| self.ground.edge.remove_directory(at, name))
             }
             result => result,
         };
         match removed {
-            Err(error) if ground::is_absent(&error) => Ok(Outcome::Done),
             // It holds something that appeared after the plan was made. That is not ours to remove.
             Err(error) if Errno::from_io_error(&error) == Some(Errno::NOTEMPTY) => Ok(Outcome::Left),
             result => result.map(|()| Outcome::Done),

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use std::{fmt, io};
 
 use landfall_core::ChunkId;
-use landfall_core::files::{FilePath, Mtime};
+use landfall_core::files::{FileKind, FilePath, Meta};
 
 use super::error::PlaceError;
 use super::journal::Journal;
@@ -52,6 +52,13 @@ pub enum Shortfall {
         /// The first of them.
         examples: Vec<FilePath>,
     },
+    /// Directories became files, and held something that the plan did not know.
+    Displaced {
+        /// How many.
+        directories: u64,
+        /// Where they are, with what was unknown in them.
+        kept_in: PathBuf,
+    },
     /// Paths belong to another user or group than in the snapshot, because this process may not give files away. Their
     /// set-id bits are cleared.
     Owners {
@@ -76,6 +83,11 @@ impl fmt::Display for Shortfall {
                 write!(f, "{paths} paths changed while the pull ended and are not as in the snapshot; pull again:")?;
                 examples.iter().try_for_each(|path| write!(f, " '{path}'"))
             }
+            Self::Displaced { directories, kept_in } => write!(
+                f,
+                "{directories} directories became files while something new was in them: it is kept in '{}'",
+                kept_in.display()
+            ),
             Self::Owners { paths, example } => write!(
                 f,
                 "{paths} paths, such as '{example}', keep this user or group instead of their own; only root may give files away"
@@ -164,6 +176,7 @@ impl Placement {
             self.keep_previous()?;
         }
         let carried = self.carry_out()?;
+        let displaced = self.settle_discarded()?;
         // The names must be durable before the journal that would repeat them goes.
         self.sync()?;
         self.settle_previous(journal)?;
@@ -177,7 +190,8 @@ impl Placement {
             .map_err(self.ground.refused_own("remove", JOURNAL.as_ref()))?;
         self.sync_control()?;
         self.empty_staging()?;
-        let left = self.shortfalls(carried.left);
+        let mut left = self.shortfalls(carried.left);
+        left.extend(displaced);
         Ok(FinishReport { manifest: journal.manifest, sync: Duration::ZERO, place, index, steps: carried.steps, left })
     }
 
@@ -237,7 +251,6 @@ impl Placement {
     /// Returns false if the old index turned out to be damaged.
     fn index_merged(&self, manifest: ChunkId, mut merge: Merge) -> Result<bool, PlaceError> {
         let refused = || self.ground.refused_own("write", INDEX.as_ref());
-        let taken = merge.old.header().taken;
         let mut writer = self.begin_index(manifest)?;
         let mut plan = PlanReader::open(&self.staging, PLAN).map_err(|error| self.damaged_plan(error))?;
         let mut last = None;
@@ -246,7 +259,7 @@ impl Placement {
                 continue;
             }
             while let Some(record) = merge.before(step.path()) {
-                writer.push(&record.path, &settled(record.stat, taken)).map_err(refused())?;
+                writer.push(&record.path, &record.stat).map_err(refused())?;
             }
             let known = merge.at(step.path());
             if let Some(stat) = self.look_again(&step, known)? {
@@ -255,7 +268,7 @@ impl Placement {
             last = Some(step.path().clone());
         }
         while let Some(record) = merge.next() {
-            writer.push(&record.path, &settled(record.stat, taken)).map_err(refused())?;
+            writer.push(&record.path, &record.stat).map_err(refused())?;
         }
         if merge.failed {
             return Ok(false);
@@ -272,6 +285,9 @@ impl Placement {
                 known.map(|known| if (FileStat { ctime: now.ctime, ..known }) == now { now } else { known })
             }
             (Operation::Refresh { .. }, None) => known,
+            (Operation::Put { meta, .. } | Operation::Alter { meta, .. }, Some(now)) if !is_as_put(meta, &now) => {
+                Some(FileStat::UNKNOWN)
+            }
             (_, Some(now)) => Some(now),
             // It belongs here and is not: the next pull must find it changed.
             (_, None) => Some(FileStat::UNKNOWN),
@@ -368,9 +384,12 @@ impl Merge {
     }
 }
 
-/// A record that was not settled when the old index was taken must not look so in the new one.
-fn settled(stat: FileStat, taken: Mtime) -> FileStat {
-    if stat.is_settled(taken) { stat } else { FileStat { ctime: FileStat::UNKNOWN.ctime, ..stat } }
+/// Is what stands there still what was put there? Whoever writes to a file changes its time.
+fn is_as_put(meta: &Meta, stat: &FileStat) -> bool {
+    match meta.kind {
+        FileKind::File { size, .. } => (size, meta.mtime) == (stat.size, stat.mtime),
+        _ => true,
+    }
 }
 
 /// Paths that a report names.

@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -177,7 +177,7 @@ impl Ground {
             }
         }
         for (xattr, value) in wanted {
-            match self.edge.set_xattr(at, name, xattr, value) {
+            match self.set_xattr(at, name, xattr, value) {
                 Err(error) if is_forbidden(&error) => {
                     self.unkept_xattrs.fetch_add(1, Ordering::Relaxed);
                     self.unkept_xattr.get_or_init(|| path.clone());
@@ -186,6 +186,22 @@ impl Ground {
             }
         }
         Ok(())
+    }
+
+    /// A user's attribute needs the right to write, which the mode may not give.
+    fn set_xattr(&self, at: BorrowedFd<'_>, name: &[u8], xattr: &[u8], value: &[u8]) -> io::Result<()> {
+        match self.edge.set_xattr(at, name, xattr, value) {
+            Err(error) if errno(&error) == Some(Errno::ACCESS) => {}
+            result => return result,
+        }
+        let Some(stat) = edge::stat(at, name)?.filter(|stat| !edge::is_symlink(stat)) else {
+            return Err(Errno::ACCESS.into());
+        };
+        let mode = stat.st_mode & 0o7777;
+        self.edge.set_mode(at, name, mode | 0o200)?;
+        let set = self.edge.set_xattr(at, name, xattr, value);
+        self.edge.set_mode(at, name, mode)?;
+        set
     }
 
     /// What this process was not allowed to keep.

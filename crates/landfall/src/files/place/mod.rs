@@ -13,6 +13,7 @@
 
 mod beneath;
 mod changes;
+mod discard;
 mod edge;
 mod error;
 mod execute;
@@ -68,7 +69,7 @@ pub struct Placement {
     staged: Beneath,
     recorder: Mutex<Recorder>,
     recovered: Option<FinishReport>,
-    _lock: OwnedFd,
+    _lock: open::Lock,
 }
 
 /// How a pull changes its destination.
@@ -126,6 +127,7 @@ impl Placement {
         let (file, origin) =
             self.at_staged(path, |at, name| staged::open_or_create(&self.ground, at, name)).map_err(refused())?;
         self.ground.edge.set_length(&file, size).map_err(refused())?;
+        let origin = staged::trusted_origin(&file, origin);
         let old = match self.kind {
             Kind::Update => self.open_old(path).map_err(refused())?,
             Kind::First | Kind::ResumedFirst => None,
@@ -225,6 +227,7 @@ const JOURNAL: &str = "journal";
 const LOCK: &str = "lock";
 const STAGING: &str = "staging";
 const PREVIOUS: &str = "previous";
+const DISPLACED: &str = "displaced";
 const PREVIOUS_NEW: &str = "previous.new";
 /// Names inside `.landfall/staging`.
 const STAGED_FILES: &str = "files";

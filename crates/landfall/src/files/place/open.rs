@@ -144,7 +144,18 @@ fn lock_and_open(destination: &Path, place: Place, edge: &Edge) -> Result<Option
 struct Opened {
     root: OwnedFd,
     control: OwnedFd,
-    lock: OwnedFd,
+    lock: Lock,
+}
+
+/// The right to change a destination.
+pub(super) struct Lock(OwnedFd);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing is not enough: a child that is just being started holds a copy of the handle until it runs its program. If
+        // unlocking fails, closing is all that is left to do.
+        let _ = rustix::fs::flock(&self.0, FlockOperation::Unlock);
+    }
 }
 
 fn assemble(destination: &Path, place: Place, edge: &Edge, opened: Opened) -> Result<Placement, PlaceError> {
@@ -196,13 +207,13 @@ impl Placement {
     }
 }
 
-fn lock(control: &OwnedFd, destination: &Path) -> Result<OwnedFd, PlaceError> {
+fn lock(control: &OwnedFd, destination: &Path) -> Result<Lock, PlaceError> {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let failed = |errno: Errno| io_error("lock", destination)(errno.into());
     let lock = rustix::fs::openat(control, LOCK, flags, Mode::from_raw_mode(0o600)).map_err(failed)?;
     match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
         Err(Errno::WOULDBLOCK) => Err(PlaceError::Busy(destination.to_owned())),
-        result => result.map(|()| lock).map_err(failed),
+        result => result.map(|()| Lock(lock)).map_err(failed),
     }
 }
 

@@ -218,3 +218,97 @@ const XATTRS: u8 = 3;
 const REMOVE: u8 = 4;
 const RESTORE_DIRECTORY: u8 = 5;
 const REFRESH: u8 = 6;
+
+#[cfg(test)]
+mod tests {
+    use landfall_core::files::Mtime;
+
+    use super::*;
+
+    fn path(path: &'static str) -> FilePath {
+        FilePath::new(path).unwrap()
+    }
+
+    fn every_kind_of_step() -> Vec<Operation> {
+        let meta = |kind| Meta { kind, mode: 0o640, uid: 1000, gid: 300, mtime: Mtime { seconds: -1, nanos: 5 } };
+        let file = FileKind::File { size: 3, content: Content::Whole };
+        let xattrs = vec![("user.a".into(), "1".into()), ("user.b".into(), Bytes::new())];
+        vec![
+            Operation::RestoreDirectory { path: path(""), meta: meta(FileKind::Directory) },
+            Operation::Put { path: path("a"), meta: meta(file) },
+            Operation::Xattrs { path: path("a"), xattrs },
+            Operation::Alter { path: path("b"), meta: meta(FileKind::Symlink("t".into())) },
+            Operation::Remove { path: path("c") },
+            Operation::Refresh { path: path("d") },
+        ]
+    }
+
+    fn write(directory: &std::path::Path, steps: &[Operation]) {
+        let mut writer = PlanWriter::create(std::fs::File::open(directory).unwrap(), "plan").unwrap();
+        for step in steps {
+            writer.push(step).unwrap();
+        }
+        writer.commit().unwrap();
+    }
+
+    #[track_caller]
+    fn check_read(steps: &[Operation]) {
+        let directory = tempfile::tempdir().unwrap();
+        write(directory.path(), steps);
+        let at = std::fs::File::open(directory.path()).unwrap();
+        let mut reader = PlanReader::open(&at, "plan").unwrap();
+        let forward: Vec<_> = std::iter::from_fn(|| reader.next_step().unwrap()).collect();
+        assert_eq!(forward, steps);
+        let mut reader = ReversePlanReader::open(&at, "plan").unwrap();
+        let mut backward: Vec<_> = std::iter::from_fn(|| reader.next_step().unwrap()).collect();
+        backward.reverse();
+        assert_eq!(backward, steps);
+    }
+
+    #[test]
+    fn a_plan_reads_the_same_from_either_end() {
+        check_read(&[]);
+        check_read(&every_kind_of_step());
+        let many = (0..20_000).map(|n| Operation::Remove { path: FilePath::new(format!("f{n:06}")).unwrap() });
+        check_read(&many.collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn content_is_not_carried_twice() {
+        let directory = tempfile::tempdir().unwrap();
+        let content = Content::Inline(Bytes::from_static(b"bytes"));
+        let kind = FileKind::File { size: 5, content };
+        let meta = Meta { kind, mode: 0o600, uid: 0, gid: 0, mtime: Mtime::default() };
+        write(directory.path(), &[Operation::Put { path: path("a"), meta }]);
+        let at = std::fs::File::open(directory.path()).unwrap();
+        let Some(Operation::Put { meta, .. }) = PlanReader::open(&at, "plan").unwrap().next_step().unwrap() else {
+            panic!("no step");
+        };
+        assert_eq!(meta.kind, FileKind::File { size: 5, content: Content::Whole });
+    }
+
+    #[test]
+    fn the_encoding_is_frozen() {
+        let directory = tempfile::tempdir().unwrap();
+        write(directory.path(), &every_kind_of_step());
+        let bytes = std::fs::read(directory.path().join("plan")).unwrap();
+        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, GOLDEN);
+    }
+
+    /// Magic; the empty header; the six steps; the end.
+    const GOLDEN: &str = concat!(
+        "4c46706c616e3031",
+        "00000000c74b674800000000",
+        "61000000a2c604ee",
+        "05001301a001e807ac02ffffffffffffffff05000000",
+        "0101611405a001e807ac02ffffffffffffffff0500000003",
+        "030161",
+        "0206757365722e61013106757365722e6200",
+        "0201621402a001e807ac02ffffffffffffffff0500000074",
+        "040163",
+        "060164",
+        "61000000",
+        "ffffffff656e642e0600000000000000",
+    );
+}

@@ -47,6 +47,9 @@ impl Placement {
         let operation = &operation;
         let path = operation.path();
         self.check_path(path)?;
+        if let Operation::Put { meta: Meta { kind: FileKind::HardLink(first), .. }, .. } = &operation {
+            self.check_path(first)?;
+        }
         let mut recorder = self.recorder();
         check_order(&recorder, operation)?;
         recorder.last = Some(path.clone());

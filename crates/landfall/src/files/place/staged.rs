@@ -12,7 +12,7 @@ use std::sync::Arc;
 use landfall_core::files::{FilePath, Meta};
 use landfall_core::limits::CHUNK_BYTES_MAX;
 use landfall_core::tree::ChunkRef;
-use landfall_core::{Chunk, ChunkId, Domain};
+use landfall_core::{ChunkId, Domain, Proven};
 use rustix::fs::{Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 
@@ -62,7 +62,7 @@ impl StagedFile {
     }
 
     /// Writes a verified chunk at `offset`. A chunk of zeros takes no space.
-    pub fn write_chunk(&self, offset: u64, chunk: &Chunk) -> Result<(), PlaceError> {
+    pub fn write_chunk(&self, offset: u64, chunk: Proven<'_>) -> Result<(), PlaceError> {
         if chunk.domain() != Domain::Data {
             return Err(self.refuse("a tree node is no content"));
         }
@@ -183,6 +183,15 @@ pub(super) fn open_or_create(ground: &Ground, at: &OwnedFd, name: &[u8]) -> io::
     }
     sweep::remove(&ground.edge, at, name)?;
     Ok((ground.edge.create(at, name, 0o600)?, Origin::New))
+}
+
+/// A new file counts as new only where the file system says that it is one hole: else what was written cannot be told from what
+/// was not, and every range must be hashed.
+pub(super) fn trusted_origin(file: &File, origin: Origin) -> Origin {
+    match (origin, rustix::fs::seek(file, SeekFrom::Data(0))) {
+        (Origin::New, Err(Errno::NXIO)) => Origin::New,
+        _ => Origin::Resumed,
+    }
 }
 
 /// An earlier pull may have completed the file, with a mode that lets nobody write.

@@ -245,7 +245,7 @@ fn stage(placement: &Placement, path: &FilePath, node: &Node) -> Result<(), Plac
                 continue;
             }
         }
-        staged.write_chunk(offset, &chunk)?;
+        staged.write_chunk(offset, chunk.as_proven())?;
     }
     staged.complete()
 }
