@@ -12,13 +12,16 @@ mod content;
 mod disk;
 mod fate;
 pub mod fuzz_targets;
+mod life;
 mod log;
 mod member;
 mod network;
 mod pull;
+mod pulling;
 mod random;
 mod scenario;
 mod source;
+mod traffic;
 mod world;
 
 pub use checks::Violation;
