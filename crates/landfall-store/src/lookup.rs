@@ -17,13 +17,22 @@ impl Shared {
     /// Reads a chunk and checks the checksum of its frame.
     pub(crate) fn get(&self, id: ChunkId, purpose: Purpose) -> Result<Option<StoredFrame>, StoreError> {
         while let Some(location) = self.locate(id, purpose)? {
-            let Some(bytes) = self.read(id, location, location.frame_bytes)? else { continue };
-            return match read_frame(bytes, place_of(location)) {
-                Some((header, frame)) if header.id == id => Ok(Some(frame)),
-                _ => Err(self.damaged(id, location)),
-            };
+            let Some(frame) = self.read_sound(id, location)? else { continue };
+            return frame.map(Some).ok_or_else(|| self.damaged(id, location));
         }
         Ok(None)
+    }
+
+    /// Reads a frame, a second time if the first looks damaged: what a disk got wrong once on the way must not cost the frame, which
+    /// the next garbage collection would sweep. `None` if its pack went away meanwhile.
+    fn read_sound(&self, id: ChunkId, location: Location) -> Result<Option<Option<StoredFrame>>, StoreError> {
+        for _ in 0..READS_BEFORE_DAMAGED {
+            let Some(bytes) = self.read(id, location, location.frame_bytes)? else { return Ok(None) };
+            if let Some((_, frame)) = read_frame(bytes, place_of(location)).filter(|(header, _)| header.id == id) {
+                return Ok(Some(Some(frame)));
+            }
+        }
+        Ok(Some(None))
     }
 
     /// Finds a chunk.
@@ -160,6 +169,9 @@ impl Shared {
         StoreError::Damaged(DamagedFrame { pack, offset: location.offset, id: Some(id) })
     }
 }
+
+/// How often a frame is read before it counts as damaged.
+const READS_BEFORE_DAMAGED: u32 = 2;
 
 /// Why somebody looks for a chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
