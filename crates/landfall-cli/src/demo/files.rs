@@ -81,7 +81,7 @@ impl Story<'_> {
         let records = number(&newest, "entries")?;
         let (size, rate) = (output::bytes(state_bytes), output::rate(state_bytes, took));
         self.narrator.tell(format!(
-            "{size} in {} read, cut, hashed, compressed and stored in {} ({rate}); serving at {}",
+            "{size} in {} read, cut, hashed and stored in {} ({rate}); serving at {}",
             output::counted(records, "tree record"),
             output::seconds(took),
             alpha.address
