@@ -201,6 +201,11 @@ impl Transfer {
         }
     }
 
+    /// Was a peer dropped for good, because it sent too much that does not match its hash?
+    pub fn is_banned(&self, peer: PeerId) -> bool {
+        self.liars.contains(&peer)
+    }
+
     /// Is a want of a request still open? If not, its bytes came from elsewhere and need not even be decoded.
     pub fn is_wanted(&self, request: RequestId, want: u32) -> bool {
         let want = want as usize;

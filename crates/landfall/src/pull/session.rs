@@ -2,7 +2,7 @@
 //!
 //! It never decides whom to ask: it does what the transfer says.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -31,8 +31,6 @@ pub(super) struct Session {
     /// Something happened: the outcome may have changed.
     changed: Condvar,
     peers: Mutex<BTreeMap<PeerId, Vec<Arc<LaneHandle>>>>,
-    /// Sources that lied too often.
-    dropped: Mutex<BTreeSet<PeerId>>,
     /// Commands are carried out in the order in which they were given, whoever asks for them.
     carrying_out: Mutex<()>,
     inspections: Mutex<Inspections>,
@@ -114,7 +112,6 @@ impl Session {
             driver: Mutex::new(Driver { transfer, requests: HashMap::new(), failure: None, ended: false }),
             changed: Condvar::new(),
             peers: Mutex::default(),
-            dropped: Mutex::default(),
             carrying_out: Mutex::default(),
             inspections: Mutex::default(),
             inspection_added: Condvar::new(),
@@ -156,10 +153,7 @@ impl Session {
 
     /// A source is gone.
     pub(super) fn lose_peer(&self, peer: PeerId) {
-        let lanes = self.peers.lock().expect("no panic under the lock").remove(&peer).unwrap_or_default();
-        for lane in lanes {
-            lane.closer.close();
-        }
+        self.close_lanes(peer);
         self.driver().requests.retain(|_, request| request.lane.peer != peer);
         self.tell(|transfer, now| transfer.handle_peer_lost(peer, now));
     }
@@ -238,7 +232,7 @@ impl Session {
 
     /// Was a source dropped for good?
     pub(super) fn is_dropped(&self, peer: PeerId) -> bool {
-        self.dropped.lock().expect("no panic under the lock").contains(&peer)
+        self.driver().transfer.is_banned(peer)
     }
 
     /// The failure that came after the end, if there was one: a duplicate may still be on its way into a file.
@@ -367,9 +361,10 @@ impl Session {
 
     fn drop_peer(&self, peer: PeerId, reason: DropReason) {
         self.status.note_dropped(peer, reason);
-        if reason == DropReason::Corrupt {
-            self.dropped.lock().expect("no panic under the lock").insert(peer);
-        }
+        self.close_lanes(peer);
+    }
+
+    fn close_lanes(&self, peer: PeerId) {
         let lanes = self.peers.lock().expect("no panic under the lock").remove(&peer).unwrap_or_default();
         for lane in lanes {
             lane.closer.close();
