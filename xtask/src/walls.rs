@@ -12,6 +12,8 @@ const EDGES: &[(&str, &[&str])] = &[
     ("landfall-net", &["landfall-core"]),
     ("landfall", &["landfall-core", "landfall-net", "landfall-store"]),
     ("landfall-cli", &["landfall"]),
+    ("landfall-raft", &["landfall"]),
+    ("landfall-kv", &["landfall-raft"]),
     ("landfall-sim", &["landfall-core", "landfall-net", "landfall-store"]),
     ("landfall-bench", &["landfall", "landfall-core", "landfall-net", "landfall-store"]),
     ("xtask", &[]),

@@ -1,0 +1,3 @@
+//! The `landfall-kv` server.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Raft members whose snapshots are pulled from everybody: openraft on Landfall.
