@@ -77,7 +77,8 @@ impl Ground {
     /// Gives back the memory that caches a range of an old file, so that the new file's pages take its place: a machine need
     /// not hold both copies, and memory that is in use already is quicker than memory that is not.
     pub(super) fn done_with_old(&self, old: &File, offset: u64, bytes: usize) {
-        let Some(length) = NonZeroU64::new(bytes as u64).filter(|_| self.old_is_done_with.load(Ordering::Relaxed)) else {
+        let Some(length) = NonZeroU64::new(bytes as u64).filter(|_| self.old_is_done_with.load(Ordering::Relaxed))
+        else {
             return;
         };
         // Advice: where it is not taken nothing is lost.
