@@ -44,7 +44,7 @@ pub enum Compressible {
 }
 
 /// What a link did over a span of time in which there was always something to send.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LinkFacts {
     /// Encoded bytes that were handed to the link.
     pub sent_bytes: u64,
@@ -52,6 +52,8 @@ pub struct LinkFacts {
     pub elapsed: Duration,
     /// How long of it the sender waited for the link to take more.
     pub blocked: Duration,
+    /// Cores of the sender's machine that had nothing to do, on average.
+    pub spare_cores: f64,
 }
 
 /// What one or more encodings with one codec cost and gave.
@@ -111,7 +113,7 @@ impl Automatic {
     pub fn new() -> Self {
         Self {
             link_rate: None,
-            span: LinkFacts { sent_bytes: 0, elapsed: Duration::ZERO, blocked: Duration::ZERO },
+            span: NOTHING_SENT,
             lz4: Pace { plain_bytes_per_second: 700e6, encoded_per_plain: 0.65 },
             zstd: Pace { plain_bytes_per_second: 450e6, encoded_per_plain: 0.45 },
             current: Codec::Raw,
@@ -147,7 +149,12 @@ impl Automatic {
     /// Learns the link's rate from a span: exactly while it binds, else only that it is at least what went through.
     fn learn_link(&mut self, span: LinkFacts) {
         let rate = span.sent_bytes as f64 / span.elapsed.as_secs_f64();
-        let blocked_share = span.blocked.as_secs_f64() / span.elapsed.as_secs_f64();
+        let mut blocked_share = span.blocked.as_secs_f64() / span.elapsed.as_secs_f64();
+        if self.current == Codec::Raw {
+            // Where no core is idle it is the machine that binds, however full the socket looks; a sender that compresses keeps
+            // cores busy itself, which proves nothing.
+            blocked_share *= span.spare_cores.min(1.0);
+        }
         self.link_rate = match self.link_rate {
             None if blocked_share >= BINDING_SHARE => Some(rate),
             None => None,
@@ -173,8 +180,8 @@ impl CodecPolicy for Automatic {
         if self.span.elapsed < SPAN_MIN {
             return;
         }
-        let none = LinkFacts { sent_bytes: 0, elapsed: Duration::ZERO, blocked: Duration::ZERO };
-        let span = std::mem::replace(&mut self.span, none);
+        self.span.spare_cores = link.spare_cores;
+        let span = std::mem::replace(&mut self.span, NOTHING_SENT);
         self.learn_link(span);
         self.reconsider();
     }
@@ -206,6 +213,8 @@ fn blend(known: f64, measured: f64) -> f64 {
     known + (measured - known) / 8.0
 }
 
+const NOTHING_SENT: LinkFacts =
+    LinkFacts { sent_bytes: 0, elapsed: Duration::ZERO, blocked: Duration::ZERO, spare_cores: 0.0 };
 /// Facts are gathered until they span this much, so that one full buffer decides nothing.
 const SPAN_MIN: Duration = Duration::from_millis(20);
 /// The link binds when the sender waits for it this share of the time.
@@ -227,6 +236,7 @@ mod tests {
         lz4_rate: f64,
         zstd_rate: f64,
         ratio: f64,
+        spare_cores: f64,
     }
 
     impl Sender {
@@ -248,6 +258,7 @@ mod tests {
                 sent_bytes: encoded_bytes,
                 elapsed: Duration::from_secs_f64(elapsed),
                 blocked: Duration::from_secs_f64(elapsed - encoding),
+                spare_cores: self.spare_cores,
             });
             elapsed
         }
@@ -278,7 +289,7 @@ mod tests {
     }
 
     fn sender(link_rate: f64, ratio: f64) -> Sender {
-        Sender { link_rate, lz4_rate: 700e6, zstd_rate: 450e6, ratio }
+        Sender { link_rate, lz4_rate: 700e6, zstd_rate: 450e6, ratio, spare_cores: 0.9 }
     }
 
     #[test]
@@ -305,8 +316,21 @@ mod tests {
 
     #[test]
     fn a_starved_core_does_not_compress() {
-        let starved = Sender { link_rate: 125e6, lz4_rate: 60e6, zstd_rate: 30e6, ratio: 0.4 };
+        let starved = Sender { link_rate: 125e6, lz4_rate: 60e6, zstd_rate: 30e6, ratio: 0.4, spare_cores: 0.3 };
         check(&starved, &mut Automatic::new(), &[Codec::Raw]);
+    }
+
+    #[test]
+    fn where_no_core_is_idle_a_full_socket_is_no_slow_link() {
+        let busy = Sender { spare_cores: 0.05, ..sender(125e6, 0.4) };
+        let mut policy = Automatic::new();
+        for _ in 0..1000 {
+            busy.send(&mut policy);
+            assert_eq!(policy.choose(LIKELY), Codec::Raw);
+        }
+        // Once it compresses, cores that are busy with that are no reason to stop.
+        check(&sender(125e6, 0.4), &mut policy, &[Codec::Zstd]);
+        check(&busy, &mut policy, &[Codec::Zstd]);
     }
 
     #[test]
@@ -325,9 +349,9 @@ mod tests {
     #[test]
     fn nothing_measured_harms_nothing() {
         let mut policy = Automatic::new();
-        let none = LinkFacts { sent_bytes: 0, elapsed: Duration::ZERO, blocked: Duration::ZERO };
-        policy.handle_link(none);
-        policy.handle_link(LinkFacts { elapsed: Duration::from_secs(1), blocked: Duration::from_secs(5), ..none });
+        policy.handle_link(NOTHING_SENT);
+        let blocked = LinkFacts { elapsed: Duration::from_secs(1), blocked: Duration::from_secs(5), ..NOTHING_SENT };
+        policy.handle_link(LinkFacts { spare_cores: f64::INFINITY, ..blocked });
         policy.handle_encoded(EncodeFacts {
             codec: Codec::Zstd,
             plain_bytes: 0,

@@ -219,6 +219,10 @@ impl Destination {
         if placement.kind() == Kind::First {
             placement.expect_bytes(target.payload_bytes)?;
         }
+        // Who allows open files has a service that reads the old ones until the end.
+        if options.open_files != OnOpenFiles::Allow {
+            placement.release_old_pages();
+        }
         let writing = store.begin_session();
         let assembly =
             Arc::new(Assembly::new(placement, store.clone(), nodes.clone(), status.clone(), base_root, target));

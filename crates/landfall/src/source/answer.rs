@@ -18,6 +18,7 @@ use landfall_net::{FrameSender, SendError};
 
 use super::core_wait::CoreWait;
 use super::offering::as_id;
+use super::spare_cores::SpareCores;
 use super::state::{Content, ServedState};
 use crate::content::{ContentError, PackedContent};
 
@@ -26,6 +27,7 @@ pub(super) struct Answers {
     state: Arc<ServedState>,
     coder: Coder,
     core_wait: CoreWait,
+    spare_cores: SpareCores,
 }
 
 /// Buffers and contexts that are used again for every chunk.
@@ -56,7 +58,7 @@ impl Answers {
             base: Vec::new(),
             encoded: Vec::new(),
         };
-        Self { state, coder, core_wait: CoreWait::of_this_thread() }
+        Self { state, coder, core_wait: CoreWait::of_this_thread(), spare_cores: SpareCores::new() }
     }
 
     /// Sends one item for each want of `fetch`.
@@ -66,6 +68,7 @@ impl Answers {
         sender: &mut dyn FrameSender,
     ) -> Result<Result<(), Refusal>, SendError> {
         let began = Instant::now();
+        let cores_began = self.spare_cores.begin();
         let before = sender.pressure();
         let waited_before = self.core_wait.so_far();
         let answered = match &fetch.what {
@@ -74,13 +77,15 @@ impl Answers {
             None => Err(Refusal::new(RefusalReason::Protocol, "a request for nothing")),
         };
         let after = sender.pressure();
+        // Neither a receiver that is slow to take bytes nor a want of cores is cured by more work for the cores.
+        let blocked = (after.blocked.saturating_sub(before.blocked))
+            .saturating_sub(after.receiver_limited.saturating_sub(before.receiver_limited))
+            .saturating_sub(self.core_wait.so_far().saturating_sub(waited_before));
         self.coder.policy.handle_link(LinkFacts {
             sent_bytes: after.bytes_sent - before.bytes_sent,
             elapsed: began.elapsed(),
-            // Neither a receiver that is slow to take bytes nor a want of cores is cured by more work for the cores.
-            blocked: (after.blocked.saturating_sub(before.blocked))
-                .saturating_sub(after.receiver_limited.saturating_sub(before.receiver_limited))
-                .saturating_sub(self.core_wait.so_far().saturating_sub(waited_before)),
+            blocked,
+            spare_cores: self.spare_cores.spare(&cores_began),
         });
         Ok(answered)
     }

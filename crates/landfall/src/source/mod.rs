@@ -5,6 +5,7 @@ mod conversation;
 mod core_wait;
 mod lease;
 mod offering;
+mod spare_cores;
 mod state;
 
 pub(crate) use conversation::{ServingMember, converse, own_hello};

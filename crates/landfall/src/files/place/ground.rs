@@ -3,14 +3,16 @@
 
 use std::fs::File;
 use std::io;
+use std::num::NonZeroU64;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use landfall_core::files::{FileKind, FilePath, Meta};
+use rustix::fs::Advice;
 use rustix::io::Errno;
 
 use super::edge::{self, Edge, Owner, UNCHANGED};
@@ -27,6 +29,8 @@ pub(super) struct Ground {
     mask: u32,
     bytes_expected: AtomicU64,
     bytes_written: AtomicU64,
+    /// Nobody reads the old files any more: what was copied from them need not stay in memory.
+    old_is_done_with: AtomicBool,
     unkept_owners: AtomicU64,
     unkept_owner: OnceLock<FilePath>,
     unkept_xattrs: AtomicU64,
@@ -44,6 +48,7 @@ impl Ground {
             mask: creation_mask(),
             bytes_expected: AtomicU64::new(0),
             bytes_written: AtomicU64::new(0),
+            old_is_done_with: AtomicBool::new(false),
             unkept_owners: AtomicU64::new(0),
             unkept_owner: OnceLock::new(),
             unkept_xattrs: AtomicU64::new(0),
@@ -63,6 +68,21 @@ impl Ground {
 
     pub(super) fn count_written(&self, bytes: usize) {
         self.bytes_written.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn release_old_pages(&self) {
+        self.old_is_done_with.store(true, Ordering::Relaxed);
+    }
+
+    /// Gives back the memory that caches a range of an old file, so that the new file's pages take its place: a machine need
+    /// not hold both copies, and memory that is in use already is quicker than memory that is not.
+    pub(super) fn done_with_old(&self, old: &File, offset: u64, bytes: usize) {
+        let Some(length) = NonZeroU64::new(bytes as u64).filter(|_| self.old_is_done_with.load(Ordering::Relaxed))
+        else {
+            return;
+        };
+        // Advice: where it is not taken nothing is lost.
+        let _ = rustix::fs::fadvise(old, offset, Some(length), Advice::DontNeed);
     }
 
     /// Makes an error of what the operating system said about `path`.

@@ -163,6 +163,11 @@ impl Placement {
         }
     }
 
+    /// Says that nobody else reads the old files: what was copied from them gives its memory to the new ones.
+    pub fn release_old_pages(&self) {
+        self.ground.release_old_pages();
+    }
+
     /// Reads the old content of a path at `offset` into all of `buffer`. Returns false if there is no such content. The bytes
     /// carry no proof.
     pub fn read_old(&self, path: &FilePath, offset: u64, buffer: &mut [u8]) -> Result<bool, PlaceError> {

@@ -103,6 +103,7 @@ impl StagedFile {
         if ChunkId::of(Domain::Data, buffer) != expected {
             return Ok(Copied::No);
         }
+        self.ground.done_with_old(old, old_offset, buffer.len());
         self.write_verified(offset, buffer)?;
         Ok(Copied::Yes)
     }
@@ -110,7 +111,9 @@ impl StagedFile {
     /// Reads the old file at `offset` into all of `buffer`. Returns false if it is not there or shorter. The bytes carry no proof.
     pub fn read_old(&self, offset: u64, buffer: &mut [u8]) -> Result<bool, PlaceError> {
         let Some(old) = &self.old else { return Ok(false) };
-        read_at(old, offset, buffer).map_err(self.ground.refused("read", &self.path))
+        let found = read_at(old, offset, buffer).map_err(self.ground.refused("read", &self.path))?;
+        self.ground.done_with_old(old, offset, buffer.len());
+        Ok(found)
     }
 
     /// The ranges that may hold anything but zeros, in order.
