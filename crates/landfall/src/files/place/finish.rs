@@ -12,6 +12,7 @@ use landfall_core::files::{FileKind, FilePath, Meta};
 use super::error::PlaceError;
 use super::journal::Journal;
 use super::operation::{Operation, PlanReader};
+use super::previous::NO_SNAPSHOT;
 use super::walk::{Walk, WalkError};
 use super::{DRAFT, INDEX, JOURNAL, Kind, PLAN, PREVIOUS, PREVIOUS_NEW, Placement, edge, open, sweep};
 use crate::files::index::{FileStat, IndexHeader, IndexReader, IndexRecord, IndexWriter, wall_clock};
@@ -154,7 +155,7 @@ impl Placement {
     fn finish_update(self, manifest: ChunkId, previous: Previous) -> Result<FinishReport, PlaceError> {
         let linked = self.commit_draft()?;
         self.close_plan(&linked)?;
-        let before = self.index().map_or(ChunkId::from_bytes([0; 32]), |index| index.header().manifest);
+        let before = self.snapshot_before(previous)?;
         let journal = Journal { manifest, before, previous };
         if previous == Previous::Keep {
             self.plan_way_back(&journal)?;
@@ -167,6 +168,14 @@ impl Placement {
             .map_err(self.ground.refused_own("write", JOURNAL.as_ref()))?;
         self.sync_control()?;
         Ok(FinishReport { sync, ..self.roll_forward(&journal)? })
+    }
+
+    /// What a way back will lead to. Local changes that are about to be overwritten are kept, too, and no snapshot has them.
+    fn snapshot_before(&self, previous: Previous) -> Result<ChunkId, PlaceError> {
+        match previous {
+            Previous::Keep => self.snapshot_held(),
+            Previous::Drop => Ok(self.index().map_or(NO_SNAPSHOT, |index| index.header().manifest)),
+        }
     }
 
     /// Carries out a plan whose journal is written. It may have been begun before.

@@ -46,6 +46,7 @@ pub use finish::{FinishReport, Previous, Shortfall};
 pub use ground::CONTROL;
 pub use holders::{Holder, Holders};
 pub use operation::Operation;
+pub use previous::WayBack;
 pub use staged::{Copied, Origin, StagedFile};
 
 use self::beneath::{Beneath, Missing};
