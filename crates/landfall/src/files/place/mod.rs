@@ -212,6 +212,9 @@ impl Placement {
         if first == Some(CONTROL.as_bytes()) {
             return Err(PlaceError::Reserved(path.clone()));
         }
+        if path.name().len() as u64 > self.ground.name_bytes_max {
+            return Err(PlaceError::NameTooLong { path: path.clone(), bytes_max: self.ground.name_bytes_max });
+        }
         Ok(())
     }
 }
