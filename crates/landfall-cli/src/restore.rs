@@ -25,7 +25,7 @@ pub(crate) struct Arguments {
     /// The directory of the copy
     #[arg(value_name = "DEST")]
     destination: PathBuf,
-    /// Overwrite what was changed in DEST since the last pull; without this it is listed and nothing happens
+    /// Overwrite what was changed in DEST since the last pull and is in the way; without this all of it is listed and nothing happens
     #[arg(long)]
     discard_local_changes: bool,
     /// Replace files that other processes have open; they keep the newer ones until they open them again
