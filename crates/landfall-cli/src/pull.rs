@@ -48,7 +48,7 @@ pub(crate) struct Arguments {
     /// Replace files that other processes have open; they keep the old ones until they open them again
     #[arg(long)]
     while_running: bool,
-    /// Keep what is replaced in DEST/.landfall until the next pull
+    /// Keep what is replaced in DEST/.landfall until the next pull, so that `landfall restore DEST` can go back
     #[arg(long)]
     keep_previous: bool,
     /// What to show on stderr while it runs
