@@ -8,6 +8,8 @@ mod chunk;
 pub mod chunker;
 pub mod codec;
 pub mod files;
+pub mod join;
+pub mod keyed;
 pub mod limits;
 pub mod offer;
 pub mod snapshot;
