@@ -17,8 +17,6 @@ fn name() -> StateName {
 fn serve(directory: &Path, data: &Path, keep: Keep) -> Member {
     Member::serve(ServeConfig {
         listen: Some("127.0.0.1:0".into()),
-        transport: Arc::new(PlainTransport),
-        signer: None,
         states: vec![StateConfig {
             name: name(),
             directory: directory.to_owned(),
@@ -28,6 +26,7 @@ fn serve(directory: &Path, data: &Path, keep: Keep) -> Member {
             before_snapshot: None,
             after_snapshot: None,
         }],
+        ..ServeConfig::new(Arc::new(PlainTransport))
     })
     .unwrap()
 }

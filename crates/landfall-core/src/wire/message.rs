@@ -4,7 +4,7 @@ use bytes::Bytes;
 use prost::Message as _;
 
 use super::item::Item;
-use super::{CONTROL_BYTES_MAX, WANTS_PER_REQUEST_MAX, WireError};
+use super::{CONTROL_BYTES_MAX, SERVICE_NAME_BYTES_MAX, WANTS_PER_REQUEST_MAX, WireError};
 
 /// Anything that a frame can hold.
 #[derive(Debug, Clone, PartialEq)]
@@ -35,6 +35,10 @@ pub enum Message<'a> {
     Renew(Lease),
     /// The lease as it stands now.
     Renewed(Lease),
+    /// The connection is to be handed to a service of the member, in place of a question for a state.
+    Open(Open),
+    /// The service has the connection: from here on every frame is the service's own.
+    Opened,
 }
 
 /// Who speaks, and what it understands.
@@ -55,6 +59,14 @@ pub struct Hello {
     /// Its software and version, for people.
     #[prost(string, tag = "5")]
     pub software: String,
+}
+
+/// Names the service that is to have the connection.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Open {
+    /// The service, as its member registered it; at most [`super::SERVICE_NAME_BYTES_MAX`] bytes.
+    #[prost(string, tag = "1")]
+    pub service: String,
 }
 
 /// What a joiner wants, and what it has.
@@ -160,6 +172,8 @@ pub enum RefusalReason {
     Broken = 6,
     /// Too many joiners at once: come back later.
     Busy = 7,
+    /// No such service here.
+    UnknownService = 8,
 }
 
 /// A request for nodes or chunks. Its answers come as items, in order, and then a `Done`.
@@ -220,6 +234,8 @@ pub(super) const KIND_ITEM: u8 = 7;
 const KIND_DONE: u8 = 8;
 const KIND_RENEW: u8 = 9;
 const KIND_RENEWED: u8 = 10;
+const KIND_OPEN: u8 = 11;
+const KIND_OPENED: u8 = 12;
 
 impl<'a> Message<'a> {
     /// The bytes of the frame. Items are better sent as head and payload, without a copy.
@@ -232,6 +248,8 @@ impl<'a> Message<'a> {
             Self::Fetch(fetch) => control(KIND_FETCH, fetch),
             Self::Renew(lease) => control(KIND_RENEW, lease),
             Self::Renewed(lease) => control(KIND_RENEWED, lease),
+            Self::Open(open) => control(KIND_OPEN, open),
+            Self::Opened => control(KIND_OPENED, &Opened {}),
             Self::Cancel { request } => numbered(KIND_CANCEL, *request),
             Self::Done { request } => numbered(KIND_DONE, *request),
             Self::Item(item) => [&item.head()[..], item.payload()].concat(),
@@ -255,6 +273,8 @@ impl<'a> Message<'a> {
             KIND_FETCH => Self::Fetch(within_limits(Fetch::decode(body)?)?),
             KIND_RENEW => Self::Renew(Lease::decode(body)?),
             KIND_RENEWED => Self::Renewed(Lease::decode(body)?),
+            KIND_OPEN => Self::Open(named(Open::decode(body)?)?),
+            KIND_OPENED => Opened::decode(body).map(|_| Self::Opened)?,
             KIND_CANCEL => Self::Cancel { request: number(body)? },
             KIND_DONE => Self::Done { request: number(body)? },
             _ => return Err(WireError::Malformed("an unknown kind of message")),
@@ -267,6 +287,18 @@ impl Refusal {
     pub fn new(reason: RefusalReason, message: impl Into<String>) -> Self {
         Self { reason: reason as u32, message: message.into() }
     }
+}
+
+/// Nothing yet; fields may follow.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Opened {}
+
+/// A name longer than any is refused before anybody looks for it.
+fn named(open: Open) -> Result<Open, WireError> {
+    if open.service.len() > SERVICE_NAME_BYTES_MAX {
+        return Err(WireError::Malformed("a name of a service longer than any"));
+    }
+    Ok(open)
 }
 
 /// A request that names more than any may is refused before it waits anywhere.
@@ -329,6 +361,8 @@ mod tests {
         check(&Message::Done { request: 3 });
         check(&Message::Renew(lease.clone()));
         check(&Message::Renewed(lease));
+        check(&Message::Open(Open { service: "raft.orders".into() }));
+        check(&Message::Opened);
     }
 
     #[test]
@@ -337,6 +371,17 @@ mod tests {
         // Field 99, a number.
         frame.extend_from_slice(&[0x98, 0x06, 0x01]);
         assert_eq!(Message::decode(&frame), Ok(Message::Hello(Hello { version_max: 4, ..Hello::default() })));
+    }
+
+    #[test]
+    fn the_words_that_open_a_service_are_frozen() {
+        let open = Message::Open(Open { service: "raft".into() });
+        assert_eq!(open.encode(), b"\x0b\x0a\x04raft");
+        assert_eq!(Message::Opened.encode(), b"\x0c");
+        // Field 99, a number: from the future.
+        assert_eq!(Message::decode(b"\x0c\x98\x06\x01"), Ok(Message::Opened));
+        let long = Message::Open(Open { service: "s".repeat(SERVICE_NAME_BYTES_MAX + 1) });
+        assert!(Message::decode(&long.encode()).is_err());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod error;
 mod inspect;
 mod publisher;
+mod service;
 mod sinks;
 
 use std::collections::BTreeMap;
@@ -19,9 +20,11 @@ use crate::clock::Clock;
 use crate::source::{ServingMember, converse};
 
 pub use crate::files::scan::ChangingFiles;
+pub use crate::source::ConnectionService;
 pub use error::{InspectError, ServeError, TakeError};
 pub use inspect::{CollectReport, Damage, DiffReport, ListedFile, SnapshotSummary, VerifyReport};
 pub use publisher::{Keep, SnapshotReport, StateConfig};
+pub use service::open_service;
 
 use publisher::Publisher;
 
@@ -42,6 +45,15 @@ pub struct ServeConfig {
     pub signer: Option<Arc<Identity>>,
     /// The states.
     pub states: Vec<StateConfig>,
+    /// Services to which peers may open connections, by name.
+    pub services: BTreeMap<String, ConnectionService>,
+}
+
+impl ServeConfig {
+    /// A member that serves nothing and does not listen: a base for what differs.
+    pub fn new(transport: Arc<dyn Transport>) -> Self {
+        Self { listen: None, transport, signer: None, states: Vec::new(), services: BTreeMap::new() }
+    }
 }
 
 /// A process that serves states until it is closed.
@@ -94,7 +106,7 @@ impl Member {
             }
         }
         let states = publishers.iter().map(|(name, publisher)| (name.clone(), publisher.state.clone())).collect();
-        let shared = Arc::new(ServingMember { states: RwLock::new(states), clock });
+        let shared = Arc::new(ServingMember { states: RwLock::new(states), services: config.services, clock });
         let connections = Arc::new(Connections::default());
         let listener: Option<Arc<dyn Listener>> = match &config.listen {
             Some(address) => Some(Arc::from(config.transport.listen(address)?)),

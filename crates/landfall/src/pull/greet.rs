@@ -113,9 +113,7 @@ pub(super) fn greet(
     address: &str,
     question: &Question,
 ) -> Result<Greeted, SourceError> {
-    let mut connection = transport.connect(address, CONNECT_MAX)?;
-    connection.receiver.set_idle_deadline(ANSWER_MAX);
-    connection.sender.set_stall_deadline(ANSWER_MAX);
+    let mut connection = connect(transport, address)?;
     // Both messages in one flight: asking costs one round trip.
     connection.sender.send(&Message::Hello(own_hello()).encode(), &[])?;
     connection.sender.send(&Message::Ask(ask(question)).encode(), &[])?;
@@ -123,6 +121,14 @@ pub(super) fn greet(
     hear_hello(&mut connection)?;
     let offer = hear_offer(&mut connection, question)?;
     accept(connection, *offer, question, trust)
+}
+
+/// Connects, with deadlines for a first exchange.
+pub(crate) fn connect(transport: &Arc<dyn Transport>, address: &str) -> Result<Connection, SourceError> {
+    let mut connection = transport.connect(address, CONNECT_MAX)?;
+    connection.receiver.set_idle_deadline(ANSWER_MAX);
+    connection.sender.set_stall_deadline(ANSWER_MAX);
+    Ok(connection)
 }
 
 fn ask(question: &Question) -> Ask {
@@ -135,7 +141,8 @@ fn ask(question: &Question) -> Ask {
     }
 }
 
-fn hear_hello(connection: &mut Connection) -> Result<(), SourceError> {
+/// Takes the first message of the other side.
+pub(crate) fn hear_hello(connection: &mut Connection) -> Result<(), SourceError> {
     let frame = connection.receiver.receive()?.ok_or(SourceError::Silent)?;
     match Message::decode(frame)? {
         Message::Hello(hello) if common_version(hello.version_min, hello.version_max).is_some() => Ok(()),
@@ -202,7 +209,7 @@ fn check_head(
     Ok(())
 }
 
-fn refused(refusal: Refusal) -> SourceError {
+pub(crate) fn refused(refusal: Refusal) -> SourceError {
     if refusal.reason == RefusalReason::Busy as u32 || refusal.reason == RefusalReason::Broken as u32 {
         return SourceError::Busy(refusal.message);
     }

@@ -6,7 +6,7 @@
 mod assembly;
 mod discard;
 mod error;
-mod greet;
+pub(crate) mod greet;
 mod install;
 mod link;
 mod rescan;
