@@ -14,7 +14,7 @@ use landfall_core::tree::{ChunkRef, Cursor, Leaf, Nodes, Root, TreeError, Value,
 use landfall_core::{ChunkId, Domain, Proven};
 use landfall_store::{Store, StoreError};
 
-use super::status::Status;
+use crate::fetch::status::Status;
 use crate::files::place::{Copied, Origin, PlaceError, Placement, StagedFile};
 use crate::nodes::NodeCache;
 
@@ -57,7 +57,7 @@ pub enum AssemblyError {
 
 /// Where a chunk goes.
 #[derive(Debug, Clone)]
-pub(super) enum Place {
+pub(crate) enum Place {
     /// It is all of a small file.
     Whole { path: FilePath, meta: Meta },
     /// It is a part of a larger file.
@@ -77,43 +77,43 @@ impl fmt::Display for Place {
 }
 
 /// What comparing a leaf with the destination gave.
-pub(super) struct Inspection {
+pub(crate) struct Inspection {
     /// Chunks to fetch.
-    pub(super) wants: Vec<Want>,
+    pub(crate) wants: Vec<Want>,
     /// Chunks that the old copy has.
-    pub(super) unchanged: Vec<Unchanged>,
+    pub(crate) unchanged: Vec<Unchanged>,
 }
 
 /// A chunk that the old copy has.
 #[derive(Debug, Clone)]
-pub(super) struct Unchanged {
+pub(crate) struct Unchanged {
     /// The entry of the leaf that names it.
-    pub(super) entry: u32,
-    pub(super) path: FilePath,
-    pub(super) offset: u64,
-    pub(super) old_offset: u64,
-    pub(super) chunk: ChunkRef,
+    pub(crate) entry: u32,
+    pub(crate) path: FilePath,
+    pub(crate) offset: u64,
+    pub(crate) old_offset: u64,
+    pub(crate) chunk: ChunkRef,
 }
 
 /// A destination under construction.
 pub(crate) struct Assembly {
-    pub(super) placement: Placement,
-    pub(super) store: Arc<Store>,
+    pub(crate) placement: Placement,
+    pub(crate) store: Arc<Store>,
     nodes: Arc<NodeCache>,
     status: Arc<Status>,
-    pub(super) base: Option<Root>,
-    pub(super) target: Root,
+    pub(crate) base: Option<Root>,
+    pub(crate) target: Root,
     open: Mutex<VecDeque<(FilePath, Arc<Building>)>>,
     /// Files that this pull itself began, by a hash of their paths: when opened again they still hold only what it wrote.
     begun: Mutex<HashSet<ChunkId>>,
 }
 
 /// A large file under construction.
-pub(super) struct Building {
-    pub(super) staged: StagedFile,
+pub(crate) struct Building {
+    pub(crate) staged: StagedFile,
     content: Content,
     /// It may hold what another pull left: nothing in it counts before it is hashed.
-    pub(super) is_leftover: bool,
+    pub(crate) is_leftover: bool,
     /// Chunks of the old file by id, where they may have moved.
     old_chunks: Option<OldChunks>,
 }
@@ -125,7 +125,7 @@ struct OldChunks {
 }
 
 impl Assembly {
-    pub(super) fn new(
+    pub(crate) fn new(
         placement: Placement,
         store: Arc<Store>,
         nodes: Arc<NodeCache>,
@@ -137,7 +137,7 @@ impl Assembly {
     }
 
     /// Compares a leaf with what is here.
-    pub(super) fn inspect(&self, nodes: &NodeCache, leaf: ChunkId) -> Result<Inspection, AssemblyError> {
+    pub(crate) fn inspect(&self, nodes: &NodeCache, leaf: ChunkId) -> Result<Inspection, AssemblyError> {
         let bytes = nodes.get(leaf)?.ok_or(AssemblyError::NodeLost(leaf))?;
         let leaf = Leaf::parse(&bytes)?;
         let mut inspection = Inspection { wants: Vec::new(), unchanged: Vec::new() };
@@ -233,7 +233,7 @@ impl Assembly {
     }
 
     /// Copies what the old copy has. What it turns out not to have is wanted after all.
-    pub(super) fn copy_unchanged(&self, unchanged: Vec<Unchanged>) -> Result<Vec<Want>, AssemblyError> {
+    pub(crate) fn copy_unchanged(&self, unchanged: Vec<Unchanged>) -> Result<Vec<Want>, AssemblyError> {
         let mut wants = Vec::new();
         let mut buffer = Vec::new();
         for chunk in unchanged {
@@ -248,7 +248,7 @@ impl Assembly {
     }
 
     /// Where the chunk of an entry goes.
-    pub(super) fn place_of(&self, key: &Bytes, value: &Value) -> Result<Place, AssemblyError> {
+    pub(crate) fn place_of(&self, key: &Bytes, value: &Value) -> Result<Place, AssemblyError> {
         Ok(match FileKey::decode(key)? {
             FileKey::Meta(path) => Place::Whole { path, meta: decode_meta(&value.inline)? },
             FileKey::Content { path, offset } => Place::Range { path, offset },
@@ -257,7 +257,7 @@ impl Assembly {
     }
 
     /// Puts a verified chunk where it belongs.
-    pub(super) fn put(&self, place: &Place, chunk: Proven<'_>) -> Result<(), AssemblyError> {
+    pub(crate) fn put(&self, place: &Place, chunk: Proven<'_>) -> Result<(), AssemblyError> {
         match place {
             Place::Whole { path, meta } => Ok(self.placement.place_small(path, meta, chunk.bytes())?),
             Place::Range { path, offset } => Ok(self.building(path)?.staged.write_chunk(*offset, chunk)?),
@@ -266,7 +266,7 @@ impl Assembly {
     }
 
     /// Reads the old chunk that a patch was made against. False if it cannot be found; its bytes carry no proof.
-    pub(super) fn read_base(&self, place: &Place, base: ChunkId, out: &mut Vec<u8>) -> Result<bool, AssemblyError> {
+    pub(crate) fn read_base(&self, place: &Place, base: ChunkId, out: &mut Vec<u8>) -> Result<bool, AssemblyError> {
         match place {
             Place::Whole { path, .. } => {
                 let old = self.old_value(&FileKey::Meta(path.clone()))?.and_then(|old| old.chunk);
@@ -299,7 +299,7 @@ impl Assembly {
     }
 
     /// The large file at `path`, begun if it is not.
-    pub(super) fn building(&self, path: &FilePath) -> Result<Arc<Building>, AssemblyError> {
+    pub(crate) fn building(&self, path: &FilePath) -> Result<Arc<Building>, AssemblyError> {
         let mut open = self.open.lock().expect("no panic under the lock");
         if let Some((_, building)) = open.iter().find(|(open, _)| open == path) {
             return Ok(building.clone());
@@ -313,12 +313,12 @@ impl Assembly {
     }
 
     /// Gives the destination back, for its last step.
-    pub(super) fn into_placement(self) -> Placement {
+    pub(crate) fn into_placement(self) -> Placement {
         self.placement
     }
 
     /// Closes every large file.
-    pub(super) fn close_files(&self) {
+    pub(crate) fn close_files(&self) {
         self.open.lock().expect("no panic under the lock").clear();
     }
 
@@ -453,7 +453,7 @@ impl BaseEntries {
 }
 
 /// Does a staged file already hold the chunk?
-pub(super) fn holds(staged: &StagedFile, offset: u64, chunk: ChunkRef) -> Result<bool, AssemblyError> {
+pub(crate) fn holds(staged: &StagedFile, offset: u64, chunk: ChunkRef) -> Result<bool, AssemblyError> {
     let mut buffer = vec![0; chunk.bytes as usize];
     staged.read_range(offset, &mut buffer)?;
     Ok(ChunkId::of(Domain::Data, &buffer) == chunk.id)

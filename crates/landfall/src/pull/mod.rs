@@ -3,15 +3,11 @@
 //! Look at the destination, ask the sources, fetch what is not here, put everything in place at once. Each step leaves what it did
 //! for the next pull, should this one be cut short.
 
-mod assembly;
+pub(crate) mod assembly;
 mod discard;
 mod error;
-pub(crate) mod greet;
 mod install;
-mod link;
 mod rescan;
-mod session;
-mod status;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -27,20 +23,20 @@ use landfall_store::vfs::RealVfs;
 use landfall_store::{Store, StoreOptions};
 
 use crate::clock::wall_seconds;
+use crate::fetch::greet::{Greeted, Question, greet};
+use crate::fetch::link::{Source, lanes};
+use crate::fetch::session::{Session, SessionEnd};
 use crate::files::place::{Kind, Placement, Previous};
 use crate::history::{self, Held};
 use crate::nodes::NodeCache;
 
+pub use crate::fetch::greet::{SourceError, Trust, TrustAll};
+pub use crate::fetch::status::{SourceStatus, Stage, Status, StatusFigures};
 pub use assembly::AssemblyError;
 pub use error::PullError;
-pub use greet::{SourceError, Trust, TrustAll};
 pub use install::ChangedPaths;
-pub use status::{SourceStatus, Stage, Status, StatusFigures};
 
 use assembly::Assembly;
-use greet::{Greeted, Question, greet};
-use link::Source;
-use session::{Session, SessionEnd};
 
 /// What to pull, from where, and what may be overwritten.
 pub struct PullOptions {
@@ -105,11 +101,6 @@ pub struct PullReport {
     pub figures: StatusFigures,
     /// What people should know.
     pub notes: Vec<String>,
-}
-
-/// How many connections one source gets: enough for its cores and ours.
-fn lanes() -> u32 {
-    std::thread::available_parallelism().map_or(2, |cores| cores.get() as u32).clamp(1, 4)
 }
 
 /// Makes the destination a copy of the newest snapshot that the sources hold.

@@ -16,17 +16,17 @@ use landfall_core::wire::{Fetch, FetchWhat, Item, ItemBody, Message, NodeRequest
 use landfall_core::{Chunk, ChunkId, Domain, Proven, Time};
 use landfall_net::{Closer, FrameSender};
 
-use super::assembly::{Assembly, AssemblyError, Place};
 use super::status::Status;
 use crate::clock::Clock;
 use crate::nodes::NodeCache;
+use crate::pull::assembly::{Assembly, AssemblyError, Place};
 
 /// A transfer and everything that carries it out.
-pub(super) struct Session {
-    pub(super) clock: Clock,
-    pub(super) nodes: Arc<NodeCache>,
-    pub(super) assembly: Arc<Assembly>,
-    pub(super) status: Arc<Status>,
+pub(crate) struct Session {
+    pub(crate) clock: Clock,
+    pub(crate) nodes: Arc<NodeCache>,
+    pub(crate) assembly: Arc<Assembly>,
+    pub(crate) status: Arc<Status>,
     driver: Mutex<Driver>,
     /// Something happened: the outcome may have changed.
     changed: Condvar,
@@ -51,9 +51,9 @@ struct Inspections {
 }
 
 /// The sending side of one connection.
-pub(super) struct LaneHandle {
-    pub(super) sender: Mutex<Box<dyn FrameSender>>,
-    pub(super) closer: Closer,
+pub(crate) struct LaneHandle {
+    pub(crate) sender: Mutex<Box<dyn FrameSender>>,
+    pub(crate) closer: Closer,
 }
 
 /// A request that has not been answered.
@@ -76,27 +76,27 @@ struct AskedChunk {
 }
 
 /// Contexts and buffers of one lane's thread.
-pub(super) struct Workbench {
+pub(crate) struct Workbench {
     decoder: Decoder,
     base: Vec<u8>,
     plain: Vec<u8>,
 }
 
 impl Workbench {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { decoder: Decoder::new(), base: Vec::new(), plain: Vec::new() }
     }
 }
 
 /// How a transfer ended.
-pub(super) enum SessionEnd {
+pub(crate) enum SessionEnd {
     Complete,
     Stuck(Stuck),
     Failed(AssemblyError),
 }
 
 impl Session {
-    pub(super) fn new(
+    pub(crate) fn new(
         trees: Vec<TreePair>,
         nodes: Arc<NodeCache>,
         assembly: Arc<Assembly>,
@@ -119,7 +119,7 @@ impl Session {
     }
 
     /// Waits until everything is here, or cannot come. Other threads do the work.
-    pub(super) fn run(&self) -> SessionEnd {
+    pub(crate) fn run(&self) -> SessionEnd {
         loop {
             self.pump();
             let mut driver = self.driver();
@@ -140,7 +140,7 @@ impl Session {
     }
 
     /// A source can be asked from now on, on these lanes.
-    pub(super) fn join_peer(&self, peer: PeerId, lanes: Vec<Arc<LaneHandle>>, cost: PeerCost) {
+    pub(crate) fn join_peer(&self, peer: PeerId, lanes: Vec<Arc<LaneHandle>>, cost: PeerCost) {
         let count = lanes.len() as u32;
         self.peers.lock().expect("no panic under the lock").insert(peer, lanes.clone());
         if self.is_over() {
@@ -152,26 +152,26 @@ impl Session {
     }
 
     /// A source is gone.
-    pub(super) fn lose_peer(&self, peer: PeerId) {
+    pub(crate) fn lose_peer(&self, peer: PeerId) {
         self.close_lanes(peer);
         self.driver().requests.retain(|_, request| request.lane.peer != peer);
         self.tell(|transfer, now| transfer.handle_peer_lost(peer, now));
     }
 
     /// Has the transfer ended, however?
-    pub(super) fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         self.driver().ended
     }
 
     /// Waits until the transfer ends, at most for `delay`. True if it has ended.
-    pub(super) fn wait_for_end(&self, delay: Duration) -> bool {
+    pub(crate) fn wait_for_end(&self, delay: Duration) -> bool {
         let driver = self.driver();
         let waited = self.changed.wait_timeout_while(driver, delay, |driver| !driver.ended);
         waited.expect("no panic under the lock").0.ended
     }
 
     /// Takes one item that came on `lane`.
-    pub(super) fn take_item(&self, lane: Lane, item: &Item<'_>, bench: &mut Workbench) -> Result<(), BadItem> {
+    pub(crate) fn take_item(&self, lane: Lane, item: &Item<'_>, bench: &mut Workbench) -> Result<(), BadItem> {
         let request = RequestId(item.request);
         let driver = self.driver();
         // A request that ended meanwhile, or a chunk that came from elsewhere.
@@ -208,7 +208,7 @@ impl Session {
     }
 
     /// The source says that a request has been answered.
-    pub(super) fn end_request(&self, lane: Lane, request: RequestId) -> Result<(), BadItem> {
+    pub(crate) fn end_request(&self, lane: Lane, request: RequestId) -> Result<(), BadItem> {
         let mut driver = self.driver();
         match driver.requests.get(&request) {
             Some(open) if open.lane != lane => return Err(BadItem),
@@ -221,27 +221,27 @@ impl Session {
     }
 
     /// A source is being connected.
-    pub(super) fn expect_peer(&self, peer: PeerId) {
+    pub(crate) fn expect_peer(&self, peer: PeerId) {
         self.tell(|transfer, now| transfer.handle_peer_expected(peer, now));
     }
 
     /// A source will not come, or not come back.
-    pub(super) fn give_up_peer(&self, peer: PeerId) {
+    pub(crate) fn give_up_peer(&self, peer: PeerId) {
         self.tell(|transfer, now| transfer.handle_peer_given_up(peer, now));
     }
 
     /// Was a source dropped for good?
-    pub(super) fn is_dropped(&self, peer: PeerId) -> bool {
+    pub(crate) fn is_dropped(&self, peer: PeerId) -> bool {
         self.driver().transfer.is_banned(peer)
     }
 
     /// The failure that came after the end, if there was one: a duplicate may still be on its way into a file.
-    pub(super) fn late_failure(&self) -> Option<AssemblyError> {
+    pub(crate) fn late_failure(&self) -> Option<AssemblyError> {
         self.driver().failure.take()
     }
 
     /// Compares leaves with what is here until the transfer ends.
-    pub(super) fn inspect_until_end(&self) {
+    pub(crate) fn inspect_until_end(&self) {
         while let Some((tree, leaf)) = self.next_inspection() {
             debug_assert_eq!(tree, 0, "a directory is one section");
             if let Err(failure) = self.inspect(leaf) {
@@ -259,7 +259,7 @@ impl Session {
         Ok(())
     }
 
-    pub(super) fn fail(&self, failure: AssemblyError) {
+    pub(crate) fn fail(&self, failure: AssemblyError) {
         self.driver().failure.get_or_insert(failure);
         self.changed.notify_all();
     }
@@ -346,7 +346,7 @@ impl Session {
     }
 
     /// Sends a message on a lane, if it is still there.
-    pub(super) fn say(&self, lane: Lane, message: &Message<'_>) {
+    pub(crate) fn say(&self, lane: Lane, message: &Message<'_>) {
         let peers = self.peers.lock().expect("no panic under the lock");
         let Some(handle) = peers.get(&lane.peer).and_then(|lanes| lanes.get(lane.index as usize)).cloned() else {
             return;
@@ -476,7 +476,7 @@ impl Session {
 
 /// An item that answers no want: the peer breaks the protocol.
 #[derive(Debug)]
-pub(super) struct BadItem;
+pub(crate) struct BadItem;
 
 fn ended(driver: &mut Driver) -> Option<SessionEnd> {
     if let Some(failure) = driver.failure.take() {

@@ -20,19 +20,24 @@ const RENEWAL_MIN: Duration = Duration::from_secs(3);
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_LONGEST: Duration = Duration::from_secs(3);
 
-/// One source of a pull.
-pub(super) struct Source<'a> {
-    pub(super) peer: PeerId,
-    pub(super) address: &'a str,
-    pub(super) transport: &'a Arc<dyn Transport>,
-    pub(super) trust: &'a dyn Trust,
-    pub(super) question: Question,
-    pub(super) lanes: u32,
+/// How many connections one source gets: enough for its cores and ours.
+pub(crate) fn lanes() -> u32 {
+    std::thread::available_parallelism().map_or(2, |cores| cores.get() as u32).clamp(1, 4)
+}
+
+/// One source of a transfer.
+pub(crate) struct Source<'a> {
+    pub(crate) peer: PeerId,
+    pub(crate) address: &'a str,
+    pub(crate) transport: &'a Arc<dyn Transport>,
+    pub(crate) trust: &'a dyn Trust,
+    pub(crate) question: Question,
+    pub(crate) lanes: u32,
 }
 
 impl Source<'_> {
     /// Keeps the source connected until the transfer ends or the source is of no use. `first` is a connection that asked already.
-    pub(super) fn keep(&self, session: &Session, first: Option<Greeted>) {
+    pub(crate) fn keep(&self, session: &Session, first: Option<Greeted>) {
         let mut first = first;
         let mut pause = RETRY_FIRST;
         while !session.is_over() {
