@@ -3,6 +3,7 @@
 //! What is fetched lands somewhere else; nothing here knows files or keys.
 
 pub(crate) mod greet;
+pub(crate) mod landing;
 pub(crate) mod link;
 pub(crate) mod session;
 pub(crate) mod status;

@@ -1,13 +1,12 @@
 //! Owns the figures of a pull while it runs: what a progress line shows and what the summary adds up. It decides nothing.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use landfall_core::codec::Codec;
 use landfall_core::transfer::{DropReason, PeerId, Progress};
-
-use crate::pull::assembly::Place;
 
 /// Notes that are kept for the summary; more are counted only.
 const NOTES_MAX: usize = 100;
@@ -188,12 +187,12 @@ impl Status {
         self.source(peer, |source| source.connected = false);
     }
 
-    pub(crate) fn note_damaged(&self, peer: PeerId, place: &Place) {
+    pub(crate) fn note_damaged(&self, peer: PeerId, place: &dyn Display) {
         let address = self.blame(peer);
         self.note(format!("{address} found its own copy of {place} damaged; it is asked of another source"));
     }
 
-    pub(crate) fn note_corrupt(&self, peer: PeerId, place: &Place) {
+    pub(crate) fn note_corrupt(&self, peer: PeerId, place: &dyn Display) {
         let address = self.blame(peer);
         self.note(format!(
             "{address} sent bytes for {place} that do not match their hash; refused, and asked of another source"

@@ -214,7 +214,7 @@ impl Destination {
         let assembly =
             Arc::new(Assembly::new(placement, store.clone(), nodes.clone(), status.clone(), base_root, target));
         status.enter(Stage::Fetching);
-        fetch(options, plan, asked, &nodes, &assembly, status)?;
+        fetch(options, plan, asked, &assembly, status)?;
         status.enter(Stage::Installing);
         let changed = install::record_changes(&assembly, &nodes)?;
         assembly.close_files();
@@ -309,12 +309,11 @@ fn fetch(
     options: &PullOptions,
     plan: &Planned,
     asked: Vec<Asked>,
-    nodes: &Arc<NodeCache>,
     assembly: &Arc<Assembly>,
     status: &Arc<Status>,
 ) -> Result<(), PullError> {
     let trees = vec![TreePair { base: assembly.base, target: assembly.target }];
-    let session = Session::new(trees, nodes.clone(), assembly.clone(), status.clone());
+    let session = Session::new(trees, assembly.clone(), status.clone());
     let question = Question { state: options.state.clone(), held: Vec::new(), wanted: Some(plan.snapshot) };
     let end = std::thread::scope(|scope| {
         for _ in 0..lanes() {
