@@ -2,6 +2,7 @@
 //!
 //! What is fetched lands somewhere else; nothing here knows files or keys.
 
+pub(crate) mod ask;
 pub(crate) mod greet;
 pub(crate) mod landing;
 pub(crate) mod link;

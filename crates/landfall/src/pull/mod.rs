@@ -16,18 +16,18 @@ use std::time::{Duration, Instant};
 use landfall_core::ChunkId;
 use landfall_core::offer::Strategy;
 use landfall_core::snapshot::{Manifest, Position, SectionKind, StateName, StateRoot};
-use landfall_core::transfer::{PeerId, TreePair};
+use landfall_core::transfer::TreePair;
 use landfall_core::tree::Root;
 use landfall_net::Transport;
 use landfall_store::vfs::RealVfs;
 use landfall_store::{Store, StoreOptions};
 
 use crate::clock::wall_seconds;
-use crate::fetch::greet::{Greeted, Question, greet};
-use crate::fetch::link::{Source, lanes};
+use crate::fetch::ask::{Answers, Asked, Ways};
+use crate::fetch::greet::{Greeted, Question};
 use crate::fetch::session::{Session, SessionEnd};
 use crate::files::place::{Kind, Placement, Previous};
-use crate::history::{self, Held};
+use crate::history::{self, Extent, Held};
 use crate::nodes::NodeCache;
 
 pub use crate::fetch::greet::{SourceError, Trust, TrustAll};
@@ -125,13 +125,6 @@ struct Planned {
     manifest_chunk: landfall_core::Chunk,
     head: Option<landfall_core::wire::SignedHead>,
     strategy: Strategy,
-}
-
-/// A source that was asked.
-struct Asked {
-    peer: PeerId,
-    address: String,
-    greeted: Option<Greeted>,
 }
 
 /// A destination before anything was fetched.
@@ -262,27 +255,21 @@ fn report(
     }
 }
 
-/// Asks every source at once.
+/// Asks every source.
 fn ask_all(options: &PullOptions, status: &Status, held: Option<ChunkId>) -> Result<(Planned, Vec<Asked>), PullError> {
     let question = Question { state: options.state.clone(), held: held.into_iter().collect(), wanted: None };
-    let answers: Vec<Result<Greeted, SourceError>> = std::thread::scope(|scope| {
-        let (transport, trust, question) = (&options.transport, &*options.trust, &question);
-        let ask = |address| scope.spawn(move || greet(transport, trust, address, question));
-        let threads: Vec<_> = options.sources.iter().map(|address| ask(address)).collect();
-        threads.into_iter().map(|thread| thread.join().expect("asking does not panic")).collect()
-    });
-    let newest = answers.iter().flatten().max_by_key(|greeted| greeted.manifest.position).map(Planned::from);
-    let mut asked = Vec::new();
-    let mut failures = Vec::new();
-    for (at, (answer, address)) in answers.into_iter().zip(&options.sources).enumerate() {
-        let greeted = answer.map_err(|error| failures.push((address.clone(), error))).ok();
-        asked.push(Asked { peer: PeerId(at as u32), address: address.clone(), greeted });
-    }
+    let answers = ways(options).ask_all(&question);
+    let newest = answers.newest().map(Planned::from);
+    let Answers { asked, failures } = answers;
     let Some(newest) = newest else { return Err(PullError::NoSource { state: options.state.clone(), failures }) };
     for (address, error) in failures {
         status.note(format!("{address}: {error}"));
     }
     Ok((newest, asked))
+}
+
+fn ways(options: &PullOptions) -> Ways<'_> {
+    Ways { sources: &options.sources, transport: &options.transport, trust: &*options.trust }
 }
 
 /// Counts what asking cost, where nothing else is fetched on these connections.
@@ -315,25 +302,7 @@ fn fetch(
     let trees = vec![TreePair { base: assembly.base, target: assembly.target }];
     let session = Session::new(trees, assembly.clone(), status.clone());
     let question = Question { state: options.state.clone(), held: Vec::new(), wanted: Some(plan.snapshot) };
-    let end = std::thread::scope(|scope| {
-        for _ in 0..lanes() {
-            scope.spawn(|| session.inspect_until_end());
-        }
-        for source in &asked {
-            session.expect_peer(source.peer);
-        }
-        for Asked { peer, address, greeted } in asked {
-            let (session, question) = (&session, question.clone());
-            scope.spawn(move || {
-                let (transport, trust) = (&options.transport, &*options.trust);
-                let source = Source { peer, address: &address, transport, trust, question, lanes: lanes() };
-                // A source that offered an older snapshot has to be asked again for this one.
-                let first = greeted.filter(|greeted| greeted.snapshot == plan.snapshot);
-                source.keep(session, first);
-            });
-        }
-        session.run()
-    });
+    let end = ways(options).fetch(&session, plan.snapshot, &question, asked);
     match end {
         SessionEnd::Complete => session.late_failure().map_or(Ok(()), |failure| Err(failure.into())),
         SessionEnd::Stuck(stuck) => Err(PullError::Stuck { stuck, notes: status.notes() }),
@@ -371,6 +340,7 @@ fn held_after(plan: &Planned, base: Option<Held>) -> Vec<Held> {
         manifest_bytes: plan.manifest_chunk.bytes().clone(),
         head: plan.head.clone(),
         since: wall_seconds(),
+        extent: Extent::Whole,
     };
     base.into_iter().filter(|base| base.id != plan.snapshot).chain([new]).collect()
 }
