@@ -289,7 +289,11 @@ impl Keyed {
         let Some(lanes) = lanes else {
             return Err(KeyedError::NotHere { nodes: missing.nodes.len(), chunks: missing.chunks.len() });
         };
-        Ok(lanes.fetch_missing(missing)?)
+        match lanes.fetch_missing(missing) {
+            // What did not come before the join ended is here if it ended well, and nobody's to give if it did not.
+            Err(FaultError::Ended) => Ok(()),
+            fetched => Ok(fetched?),
+        }
     }
 
     /// What is not here is asked for on these lanes from now on.

@@ -125,7 +125,7 @@ impl FaultLanes {
                 [way] => self.fetch_path(&way.root, &way.key)?,
                 ways => std::thread::scope(|scope| {
                     let fetch = |way| scope.spawn(move || self.fetch_way(way));
-                    let threads: Vec<_> = ways.iter().map(|way| fetch(way)).collect();
+                    let threads: Vec<_> = ways.iter().map(fetch).collect();
                     threads.into_iter().try_for_each(|thread| thread.join().expect("fetching does not panic"))
                 })?,
             }
