@@ -1,0 +1,7 @@
+//! Keyed states are changed, sealed, served, and joined by other members, in one process, over loopback.
+
+mod gate;
+mod ground;
+mod join;
+mod seal;
+mod trouble;
