@@ -1,5 +1,4 @@
-//! Owns the few facts of a member that are neither log nor state: its vote, how far its log was purged, a reference that openraft may have
-//! seen. They stand in one small file that is replaced whole and synced before anybody acts on them.
+//! Owns the few facts of a member that are neither log nor state: its vote, and a reference that openraft may have seen. They stand in one small file that is replaced whole and synced before anybody acts on them.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -21,8 +20,8 @@ pub(crate) struct Facts {
     /// Whose directory this is.
     pub(crate) member: MemberId,
     pub(crate) vote: Option<RaftVote>,
-    /// The newest position that is gone from the log, as epoch and index.
-    purged: Option<(u64, u64)>,
+    /// What the salts of a state that is born here are drawn from.
+    pub(crate) salt_seed: [u8; 32],
     /// A snapshot that openraft was, or is about to be, told to install.
     pub(crate) pending: Option<Pending>,
 }
@@ -35,20 +34,12 @@ pub(crate) struct Pending {
 }
 
 impl Facts {
-    pub(crate) fn purged(&self) -> Option<Position> {
-        self.purged.map(|(epoch, index)| Position { epoch, index })
-    }
-
-    pub(crate) fn set_purged(&mut self, position: Position) {
-        self.purged = Some((position.epoch, position.index));
-    }
-
     /// The reference that stands for the state: openraft has purged the log that led to it, so there is no way back.
     ///
     /// One that openraft never saw, because the process died first, does not count: the log still leads on.
-    pub(crate) fn binding_reference(&self) -> Option<&Pending> {
+    pub(crate) fn binding_reference(&self, purged: Option<Position>) -> Option<&Pending> {
         let pending = self.pending.as_ref()?;
-        (self.purged()? >= pending.reference.position()).then_some(pending)
+        (purged? >= pending.reference.position()).then_some(pending)
     }
 }
 
@@ -92,13 +83,13 @@ pub enum BallotError {
 
 impl Ballot {
     /// Reads the facts of `member`, or writes the first ones.
-    pub(crate) fn open(directory: &Path, member: MemberId) -> Result<Self, BallotError> {
+    pub(crate) fn open(directory: &Path, member: MemberId, salt_seed: [u8; 32]) -> Result<Self, BallotError> {
         let io = |source| BallotError::Io { directory: directory.to_owned(), source };
         fs::create_dir_all(directory).map_err(io)?;
         let facts = match fs::read(directory.join(FILE_NAME)) {
             Ok(bytes) => decode(&bytes)
                 .map_err(|reason| BallotError::Damaged { directory: directory.to_owned(), reason })?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Facts { member, ..Facts::default() },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Facts { member, salt_seed, ..Facts::default() },
             Err(error) => return Err(io(error)),
         };
         if facts.member != member {
@@ -160,34 +151,31 @@ mod tests {
     #[test]
     fn what_was_changed_is_there_after_a_restart() {
         let directory = tempfile::tempdir().unwrap();
-        let mut ballot = Ballot::open(directory.path(), 4).unwrap();
+        let mut ballot = Ballot::open(directory.path(), 4, [1; 32]).unwrap();
         ballot.change(|facts| facts.vote = Some(RaftVote::new(3, 4))).unwrap();
         ballot.change(|facts| facts.pending = Some(pending(9))).unwrap();
-        ballot.change(|facts| facts.set_purged(at(9))).unwrap();
-        let again = Ballot::open(directory.path(), 4).unwrap();
+        let again = Ballot::open(directory.path(), 4, [1; 32]).unwrap();
         assert_eq!(again.facts(), ballot.facts());
         assert_eq!(again.facts().vote, Some(RaftVote::new(3, 4)));
     }
 
     #[test]
     fn a_reference_binds_only_once_the_log_before_it_is_gone() {
-        let mut facts = Facts { pending: Some(pending(9)), ..Facts::default() };
-        assert_eq!(facts.binding_reference(), None);
-        facts.set_purged(at(8));
-        assert_eq!(facts.binding_reference(), None);
-        facts.set_purged(at(9));
-        assert_eq!(facts.binding_reference(), Some(&pending(9)));
+        let facts = Facts { pending: Some(pending(9)), ..Facts::default() };
+        assert_eq!(facts.binding_reference(None), None);
+        assert_eq!(facts.binding_reference(Some(at(8))), None);
+        assert_eq!(facts.binding_reference(Some(at(9))), Some(&pending(9)));
     }
 
     #[test]
     fn a_damaged_vote_is_never_taken_for_none() {
         let directory = tempfile::tempdir().unwrap();
-        Ballot::open(directory.path(), 4).unwrap();
+        Ballot::open(directory.path(), 4, [1; 32]).unwrap();
         let path = directory.path().join(FILE_NAME);
         let whole = fs::read(&path).unwrap();
         for length in 0..whole.len() {
             fs::write(&path, &whole[..length]).unwrap();
-            let opened = Ballot::open(directory.path(), 4);
+            let opened = Ballot::open(directory.path(), 4, [1; 32]);
             assert!(matches!(opened, Err(BallotError::Damaged { .. })), "cut to {length}");
         }
     }
@@ -195,8 +183,8 @@ mod tests {
     #[test]
     fn a_directory_belongs_to_one_member() {
         let directory = tempfile::tempdir().unwrap();
-        Ballot::open(directory.path(), 4).unwrap();
-        let opened = Ballot::open(directory.path(), 5);
+        Ballot::open(directory.path(), 4, [1; 32]).unwrap();
+        let opened = Ballot::open(directory.path(), 5, [1; 32]);
         assert!(matches!(opened, Err(BallotError::OtherMember { found: 4, wanted: 5, .. })));
     }
 }

@@ -55,11 +55,14 @@ pub(crate) type StorageError = openraft::StorageError<MemberId>;
 pub(crate) type RaftSnapshotMeta = openraft::SnapshotMeta<MemberId, MemberAddress>;
 
 /// The place in the order of changes that a log id names: there is one leader per term, so nothing is lost.
+///
+/// openraft counts from 0; positions from 1, because `0.0` is where a state stands before its first change.
 pub(crate) fn position_of(id: RaftLogId) -> Position {
-    Position { epoch: id.leader_id.term, index: id.index }
+    Position { epoch: id.leader_id.term, index: id.index + 1 }
 }
 
-/// The log id at a position.
-pub(crate) fn log_id_of(position: Position) -> RaftLogId {
-    LogId::new(CommittedLeaderId::new(position.epoch, MemberId::default()), position.index)
+/// The log id at a position; nothing before the first change.
+pub(crate) fn log_id_of(position: Position) -> Option<RaftLogId> {
+    let index = position.index.checked_sub(1)?;
+    Some(LogId::new(CommittedLeaderId::new(position.epoch, MemberId::default()), index))
 }

@@ -75,7 +75,7 @@ pub(crate) struct Origin {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Mark {
     pub(crate) time: LogTime,
-    /// Nobody purges the log from this index on: a member that is alive has not confirmed it yet.
+    /// Nobody purges the log from this position's index on: a member that is alive has not confirmed it yet.
     pub(crate) keep_from: u64,
 }
 
@@ -86,7 +86,7 @@ pub struct Lease {
     pub holder: MemberId,
     /// Grows with every lease that the holder takes.
     pub version: u64,
-    /// The first index that is needed.
+    /// The index of the first position that is needed.
     pub keep_from: u64,
     /// When it ends unless renewed; a time already past gives it back.
     pub until: LogTime,
@@ -177,6 +177,11 @@ pub(crate) fn encode(payload: &EntryPayload<crate::consensus::Consensus>) -> Byt
     }
 }
 
+/// What kind of record an entry is, for whoever walks the log without knowing entries.
+pub(crate) fn record_kind(encoded: &Bytes) -> u8 {
+    encoded.first().copied().unwrap_or(BLANK)
+}
+
 /// The entry at a position whose bytes [`encode`] made.
 pub(crate) fn decode(position: Position, bytes: &Bytes) -> Result<RaftEntry, EntryError> {
     let payload = match bytes.first().ok_or(EntryError::Malformed("an entry without a kind"))? {
@@ -185,7 +190,8 @@ pub(crate) fn decode(position: Position, bytes: &Bytes) -> Result<RaftEntry, Ent
         &(COMMANDS | MARK | LEASE) => EntryPayload::Normal(Payload(bytes.clone())),
         &other => return Err(EntryError::UnknownKind(other)),
     };
-    Ok(RaftEntry { log_id: log_id_of(position), payload })
+    let log_id = log_id_of(position).ok_or(EntryError::Malformed("an entry before the first position"))?;
+    Ok(RaftEntry { log_id, payload })
 }
 
 /// What an entry asks for.
@@ -324,7 +330,7 @@ mod tests {
     fn check_bytes(payload: EntryPayload<crate::consensus::Consensus>, expected: &[u8]) {
         let bytes = encode(&payload);
         assert_eq!(&bytes[..], expected);
-        assert_eq!(decode(AT, &bytes).unwrap(), RaftEntry { log_id: log_id_of(AT), payload });
+        assert_eq!(decode(AT, &bytes).unwrap(), RaftEntry { log_id: log_id_of(AT).unwrap(), payload });
     }
 
     #[track_caller]

@@ -111,6 +111,8 @@ pub(crate) enum Reply {
     AskLeader(Option<(MemberId, MemberAddress)>),
     /// Not now: why.
     NotYet(String),
+    /// Never: why.
+    Refused(String),
 }
 
 /// Where a joiner begins.
@@ -265,7 +267,7 @@ mod tests {
     use openraft::{EntryPayload, Vote};
 
     fn append() -> AppendEntriesRequest<Consensus> {
-        let at = |index| log_id_of(Position { epoch: 2, index });
+        let at = |index| log_id_of(Position { epoch: 2, index }).unwrap();
         AppendEntriesRequest {
             vote: Vote::new_committed(2, 1),
             prev_log_id: Some(at(4)),

@@ -2,7 +2,7 @@
 //!
 //! It never looks into commands or replies.
 
-use landfall::core::keyed::{ReadError, SectionSchema, Transaction};
+use landfall::core::keyed::{ReadError, Refused, SectionSchema, Transaction};
 use openraft::error::ForwardToLeader;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -28,7 +28,8 @@ pub trait Service: Send + Sync + 'static {
     /// it must not have effects but those on `state`, and must pass a [`ReadError`] on.
     ///
     /// # Errors
-    /// Only what a read of `state` returned. A command that makes no sense is answered with a reply that says so.
+    /// Only what a call of `state` returned. A command that makes no sense is answered with a reply that says so. After a
+    /// [`Refused`] change, whoever proposed hears of it; what the command changed before stands.
     fn apply(
         &self,
         time: LogTime,
@@ -58,12 +59,18 @@ pub enum ProposeError {
         /// Its length, encoded.
         bytes: usize,
     },
+    /// Nothing happened: the command's type cannot be written as MessagePack.
+    #[error("the command cannot be encoded: {0}")]
+    NotEncodable(String),
     /// Nothing happened: too many commands wait; slow down and try again.
     #[error("too many commands wait for the log")]
     Busy,
     /// The command may have taken effect or may still: look before you try again.
     #[error("the leader changed before the command was confirmed; it may have taken effect")]
     Unknown,
+    /// The state takes no such change; what the command changed before stands.
+    #[error("the state takes no such change: {0}")]
+    Refused(#[source] Refused),
     /// This member has stopped; what was under way may have taken effect.
     #[error("this member has stopped")]
     Stopped,
