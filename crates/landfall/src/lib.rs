@@ -2,6 +2,7 @@
 
 mod clock;
 mod content;
+mod fetch;
 pub mod files;
 mod history;
 pub mod member;

@@ -318,6 +318,23 @@ fn a_large_file_changes_in_one_place_and_keeps_the_rest() {
 }
 
 #[test]
+fn a_place_that_changes_in_every_snapshot_stays_readable() {
+    let ground = ground();
+    let path = ground.source.join("deep/er/pages");
+    let mut bytes = fs::read(&path).unwrap();
+    let member = serve(&ground.source, &ground.data, Keep::Store);
+    for round in 0..20 {
+        bytes[5000] = round;
+        fs::write(&path, &bytes).unwrap();
+        member.snapshot(&name()).unwrap();
+        let verified = member.verify(&name()).unwrap();
+        assert!(verified.is_clean(), "round {round}: {verified:?}");
+    }
+    pull_from(&ground.copy, &[&member]).unwrap();
+    assert_eq!(listing(&ground.copy), listing(&ground.source));
+}
+
+#[test]
 fn zeros_links_and_kinds_survive_their_changes() {
     let ground = ground();
     let source = |name: &str| ground.source.join(name);

@@ -5,6 +5,7 @@ use prost::Message as _;
 
 use super::item::Item;
 use super::{CONTROL_BYTES_MAX, SERVICE_NAME_BYTES_MAX, WANTS_PER_REQUEST_MAX, WireError};
+use crate::limits::KEY_BYTES_MAX;
 
 /// Anything that a frame can hold.
 #[derive(Debug, Clone, PartialEq)]
@@ -183,7 +184,7 @@ pub struct Fetch {
     #[prost(uint32, tag = "1")]
     pub request: u32,
     /// What is asked for.
-    #[prost(oneof = "FetchWhat", tags = "2, 3")]
+    #[prost(oneof = "FetchWhat", tags = "2, 3, 4, 5")]
     pub what: Option<FetchWhat>,
 }
 
@@ -196,6 +197,12 @@ pub enum FetchWhat {
     /// Chunks that a leaf refers to.
     #[prost(message, tag = "3")]
     Unit(UnitRequest),
+    /// Everything that reading one key of a keyed state needs.
+    #[prost(message, tag = "4")]
+    Path(PathRequest),
+    /// Chunks by id, of a source that keeps its chunks in packs.
+    #[prost(message, tag = "5")]
+    Chunks(ChunkRequest),
 }
 
 /// Names nodes.
@@ -221,6 +228,31 @@ pub struct UnitRequest {
     /// For each entry the chunk of the joiner that a patch may be made against; empty where there is none.
     #[prost(bytes = "bytes", repeated, tag = "3")]
     pub bases: Vec<Bytes>,
+}
+
+/// Names a key of a tree: a cold read is one request.
+///
+/// The items are the nodes on the way from the root down to the leaf that covers the key, want 0 being the first that the joiner lacks; then,
+/// if the leaf has the key and its value is a chunk, that chunk. A `Missing` item ends the way: what follows it is not sent.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct PathRequest {
+    /// The root node of a section of a snapshot that the source holds.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub root: Bytes,
+    /// The key.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub key: Bytes,
+    /// How many of the way's nodes, from the root on, the joiner has.
+    #[prost(uint32, tag = "3")]
+    pub levels_held: u32,
+}
+
+/// Names chunks of data. A source that serves files in place answers `Missing`: it finds chunks by their place only.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ChunkRequest {
+    /// The ids.
+    #[prost(bytes = "bytes", repeated, tag = "1")]
+    pub ids: Vec<Bytes>,
 }
 
 /// The byte that begins a frame.
@@ -306,6 +338,11 @@ fn within_limits(fetch: Fetch) -> Result<Fetch, WireError> {
     let counts = match &fetch.what {
         Some(FetchWhat::Nodes(nodes)) => [nodes.ids.len(), nodes.bases.len()],
         Some(FetchWhat::Unit(unit)) => [unit.entries.len(), unit.bases.len()],
+        Some(FetchWhat::Path(path)) if path.key.len() > KEY_BYTES_MAX as usize => {
+            return Err(WireError::Malformed("a key longer than any"));
+        }
+        Some(FetchWhat::Path(_)) => [1, 0],
+        Some(FetchWhat::Chunks(chunks)) => [chunks.ids.len(), 0],
         None => return Err(WireError::Malformed("a request for nothing")),
     };
     if counts.into_iter().any(|count| count > WANTS_PER_REQUEST_MAX) {
@@ -357,6 +394,10 @@ mod tests {
         check(&Message::Fetch(Fetch { request: 3, what: Some(FetchWhat::Nodes(nodes)) }));
         let unit = UnitRequest { leaf: id, entries: vec![0, 5, 6], bases: vec![] };
         check(&Message::Fetch(Fetch { request: 3, what: Some(FetchWhat::Unit(unit)) }));
+        let path = PathRequest { root: vec![7; 32].into(), key: Bytes::from_static(b"key"), levels_held: 2 };
+        check(&Message::Fetch(Fetch { request: 3, what: Some(FetchWhat::Path(path)) }));
+        let chunks = ChunkRequest { ids: vec![vec![7; 32].into()] };
+        check(&Message::Fetch(Fetch { request: 3, what: Some(FetchWhat::Chunks(chunks)) }));
         check(&Message::Cancel { request: 3 });
         check(&Message::Done { request: 3 });
         check(&Message::Renew(lease.clone()));
@@ -371,6 +412,17 @@ mod tests {
         // Field 99, a number.
         frame.extend_from_slice(&[0x98, 0x06, 0x01]);
         assert_eq!(Message::decode(&frame), Ok(Message::Hello(Hello { version_max: 4, ..Hello::default() })));
+    }
+
+    #[test]
+    fn the_request_for_a_path_is_frozen() {
+        let path = |key: Bytes| {
+            let path = PathRequest { root: Bytes::from_static(b"R"), key, levels_held: 2 };
+            Message::Fetch(Fetch { request: 3, what: Some(FetchWhat::Path(path)) }).encode()
+        };
+        assert_eq!(path(Bytes::from_static(b"key")), b"\x05\x08\x03\x22\x0a\x0a\x01R\x12\x03key\x18\x02");
+        assert!(Message::decode(&path(vec![0; KEY_BYTES_MAX as usize].into())).is_ok());
+        assert!(Message::decode(&path(vec![0; KEY_BYTES_MAX as usize + 1].into())).is_err());
     }
 
     #[test]

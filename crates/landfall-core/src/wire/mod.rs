@@ -8,8 +8,8 @@ mod message;
 
 pub use item::{ITEM_HEAD_BYTES, Item, ItemBody, ItemForm};
 pub use message::{
-    Ask, Fetch, FetchWhat, Hello, Lease, Message, NodeRequest, Offer, Open, Refusal, RefusalReason, SignedHead,
-    UnitRequest,
+    Ask, ChunkRequest, Fetch, FetchWhat, Hello, Lease, Message, NodeRequest, Offer, Open, PathRequest, Refusal,
+    RefusalReason, SignedHead, UnitRequest,
 };
 
 /// Oldest protocol version that this member speaks.

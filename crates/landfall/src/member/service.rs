@@ -5,8 +5,7 @@ use std::sync::Arc;
 use landfall_core::wire::{Message, Open};
 use landfall_net::{Connection, Transport};
 
-use crate::pull::SourceError;
-use crate::pull::greet::{connect, hear_hello, refused};
+use crate::fetch::greet::{SourceError, connect, hear_hello, refused};
 use crate::source::own_hello;
 
 /// Connects to the member at `address` and opens its service `name`: whatever is sent from here on, that service hears.

@@ -89,25 +89,25 @@ impl Trust for landfall_net::Trust {
 
 /// What a joiner says of itself.
 #[derive(Debug, Clone)]
-pub(super) struct Question {
-    pub(super) state: StateName,
-    pub(super) held: Vec<ChunkId>,
-    pub(super) wanted: Option<ChunkId>,
+pub(crate) struct Question {
+    pub(crate) state: StateName,
+    pub(crate) held: Vec<ChunkId>,
+    pub(crate) wanted: Option<ChunkId>,
 }
 
 /// A source that answered.
-pub(super) struct Greeted {
-    pub(super) connection: Connection,
-    pub(super) snapshot: ChunkId,
-    pub(super) manifest: Manifest,
-    pub(super) manifest_chunk: Chunk,
-    pub(super) head: Option<SignedHead>,
-    pub(super) strategy: Strategy,
-    pub(super) lease: Lease,
+pub(crate) struct Greeted {
+    pub(crate) connection: Connection,
+    pub(crate) snapshot: ChunkId,
+    pub(crate) manifest: Manifest,
+    pub(crate) manifest_chunk: Chunk,
+    pub(crate) head: Option<SignedHead>,
+    pub(crate) strategy: Strategy,
+    pub(crate) lease: Lease,
 }
 
 /// Connects to a source and asks.
-pub(super) fn greet(
+pub(crate) fn greet(
     transport: &Arc<dyn Transport>,
     trust: &dyn Trust,
     address: &str,
