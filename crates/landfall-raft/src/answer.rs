@@ -70,7 +70,7 @@ async fn answer_patiently(cluster: &Arc<Cluster>, request: Request, answers: &An
         match tokio::time::timeout(PROGRESS_INTERVAL, &mut answering).await {
             Ok(answer) => return answer,
             Err(_) => {
-                let bytes = cluster.arrivals.status().map_or(0, |status| status.bytes());
+                let bytes = cluster.arrivals.bytes();
                 // One that cannot be told has gone; what it began goes on, the next leader will want the same.
                 send(answers, number, &Answer::Progress(bytes));
             }

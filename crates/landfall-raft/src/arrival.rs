@@ -58,6 +58,12 @@ impl Arrivals {
         self.current().as_ref().map(|arrival| arrival.join.status())
     }
 
+    /// Bytes that came with the newest pull.
+    pub(crate) fn bytes(&self) -> u64 {
+        let status = self.status();
+        status.map_or(0, |status| status.figures.node_bytes + status.figures.bytes_done + status.fault_bytes)
+    }
+
     /// Something to wait on: it changes whenever a pull begins, reaches what a learner or a voter needs, or ends.
     pub(crate) fn changes(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()

@@ -31,7 +31,7 @@ impl fmt::Display for MemberAddress {
 
 /// openraft with this crate's log entries and snapshots.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Consensus;
+pub(crate) struct Consensus;
 
 impl openraft::RaftTypeConfig for Consensus {
     type D = Payload;

@@ -39,7 +39,7 @@ pub struct LogTime(pub u64);
 
 /// The bytes of an entry that is neither blank nor a membership.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Payload(Bytes);
+pub(crate) struct Payload(Bytes);
 
 /// What an entry asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -34,6 +34,8 @@ mod seals;
 mod service;
 mod state_machine;
 mod status;
+#[cfg(test)]
+mod suite;
 mod upkeep;
 
 pub use landfall;

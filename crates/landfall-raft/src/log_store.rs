@@ -144,6 +144,9 @@ impl LogStore {
 
     /// Appends behind what stays. openraft truncates by itself, but for entries that a snapshot passed over.
     fn write(&self, records: &[LogRecord]) -> Result<(), LogError> {
+        // What a snapshot passed over need not be kept.
+        let purged = self.log.purged_through().map_or(0, |purged| purged.index);
+        let records = &records[records.partition_point(|record| record.position.index <= purged)..];
         let Some(first) = records.first() else { return Ok(()) };
         if self.log.last_index().is_some_and(|last| last >= first.position.index) {
             self.log.truncate_from(first.position.index)?;

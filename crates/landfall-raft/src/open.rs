@@ -119,6 +119,11 @@ impl Parts {
         Ok(Self { keyed, log, disk, arrivals, config: section })
     }
 
+    /// The section in which the cluster keeps what it knows of itself.
+    pub(crate) fn config(&self) -> SectionId {
+        self.config
+    }
+
     /// Whether this directory never belonged to a cluster.
     pub(crate) fn is_pristine(&self) -> bool {
         self.log.last_position().is_none() && self.keyed.sealed().is_none()
@@ -233,6 +238,7 @@ async fn listen(cluster: &Arc<Cluster>, config: &NodeConfig, runtime: Handle) ->
     let member = tokio::task::spawn_blocking(move || Member::serve(serve)).await;
     let member = member.map_err(|error| OpenError::Io(io::Error::other(error)))??;
     let peers = config.advertise.clone().or_else(|| member.address()).unwrap_or_default();
+    cluster.seals.set_address(peers.clone());
     // It is set once, here.
     let _ = cluster.address.set(MemberAddress { peers, clients: config.clients.clone() });
     Ok(member)

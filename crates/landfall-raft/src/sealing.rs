@@ -14,6 +14,9 @@ use crate::consensus::{MemberId, StoredMembership};
 use crate::message::SealedAt;
 use crate::seals::{Sealed, Seals};
 
+/// What a node costs on the disk that is kept as a patch, beyond the changes in it: its frame, and the inner nodes above.
+const NODE_WRITTEN_BYTES_ABOUT: u64 = 160;
+
 /// Follows seals on threads that may block.
 #[derive(Clone)]
 pub(crate) struct Sealing {
@@ -71,7 +74,8 @@ impl Sealing {
         self.runtime.spawn_blocking(move || {
             match ticket.wait() {
                 Ok(report) => {
-                    sealing.learn(SealCost { changed_bytes, written_bytes: report.bytes_written });
+                    let written_bytes = changed_bytes + report.nodes * NODE_WRITTEN_BYTES_ABOUT;
+                    sealing.learn(SealCost { changed_bytes, written_bytes });
                     sealing.handle_durable(membership);
                 }
                 Err(error) => tracing::error!(%error, "a seal failed; the next mark tries again"),

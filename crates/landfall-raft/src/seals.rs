@@ -3,7 +3,7 @@
 //! From these reports come the members that hold a snapshot, and the audit: equal positions must have equal roots and log hashes.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use landfall::core::ChunkId;
 use landfall::core::snapshot::{LogHash, Manifest, Position};
@@ -19,6 +19,8 @@ const POSITIONS_MAX: usize = 64;
 /// What is sealed, here and elsewhere.
 pub(crate) struct Seals {
     member: MemberId,
+    /// Where this member serves what it sealed; known once it listens.
+    address: OnceLock<String>,
     ledger: Mutex<Ledger>,
     /// Counts changes, so that whoever waits looks again.
     changed: watch::Sender<u64>,
@@ -77,7 +79,13 @@ impl Sealed {
 
 impl Seals {
     pub(crate) fn new(member: MemberId) -> Self {
-        Self { member, ledger: Mutex::default(), changed: watch::Sender::new(0) }
+        Self { member, address: OnceLock::new(), ledger: Mutex::default(), changed: watch::Sender::new(0) }
+    }
+
+    /// Where this member serves.
+    pub(crate) fn set_address(&self, address: String) {
+        // A member listens once.
+        let _ = self.address.set(address);
     }
 
     /// The newest durable snapshot here.
@@ -138,11 +146,10 @@ impl Seals {
         let holds = |member: &MemberId| {
             *member != self.member && reports.get(member).is_some_and(|at| at.snapshot == *sealed.snapshot.as_bytes())
         };
-        let members: Vec<_> = sealed.membership.nodes().collect();
-        let others = members.iter().filter(|(member, _)| holds(member));
-        let own = members.iter().filter(|(member, _)| **member == self.member);
+        let others = sealed.membership.nodes().filter(|(member, _)| holds(member));
+        let others = others.map(|(member, address)| Holder { member: *member, address: address.peers.clone() });
+        let own = self.address.get().map(|address| Holder { member: self.member, address: address.clone() });
         let holders = others.chain(own);
-        let holders = holders.map(|(member, address)| Holder { member: **member, address: address.peers.clone() });
         Reference::new(sealed.snapshot, sealed.position, sealed.log_hash, holders.collect())
     }
 
