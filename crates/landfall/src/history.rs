@@ -21,7 +21,7 @@ pub(crate) struct Held {
 
 /// How much of a snapshot is here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Extent {
+pub enum Extent {
     /// Every node and, where they are kept in packs, every chunk.
     Whole,
     /// What came so far: the state stands on it already, and the rest is being fetched.

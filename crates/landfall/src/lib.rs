@@ -5,6 +5,7 @@ mod content;
 mod fetch;
 pub mod files;
 mod history;
+pub mod keyed;
 pub mod member;
 mod nodes;
 pub mod pull;

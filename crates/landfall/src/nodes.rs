@@ -97,6 +97,11 @@ impl NodeCache {
         Ok(Some(bytes))
     }
 
+    /// Remembers why something looked missing to a reader that cannot be told.
+    pub(crate) fn note_failure(&self, failure: StoreError) {
+        self.failure.lock().expect("no panic under the lock").get_or_insert(failure);
+    }
+
     /// The failure that made a node look missing, if there was one.
     pub(crate) fn take_failure(&self) -> Option<StoreError> {
         self.failure.lock().expect("no panic under the lock").take()
@@ -110,7 +115,7 @@ impl NodeCache {
 impl Nodes for NodeCache {
     fn node(&self, id: ChunkId) -> Option<Bytes> {
         self.get(id).unwrap_or_else(|failure| {
-            self.failure.lock().expect("no panic under the lock").get_or_insert(failure);
+            self.note_failure(failure);
             None
         })
     }

@@ -187,7 +187,10 @@ fn accept(
     if manifest.state != question.state {
         return Err(SourceError::Protocol("it offers another state than it was asked for"));
     }
-    check_head(offer.head.as_ref(), snapshot, &manifest, trust)?;
+    // The id of what was asked for proves it; what only claims to be the newest needs its writer's word.
+    if question.wanted.is_none() || offer.head.is_some() {
+        check_head(offer.head.as_ref(), snapshot, &manifest, trust)?;
+    }
     let strategy = Strategy::from_number(offer.strategy).ok_or(SourceError::Protocol("its offer has no strategy"))?;
     let lease = offer.lease.ok_or(SourceError::Protocol("its offer has no lease"))?;
     Ok(Greeted { connection, snapshot, manifest, manifest_chunk, head: offer.head, strategy, lease })

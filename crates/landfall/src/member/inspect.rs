@@ -359,7 +359,7 @@ fn check_on_disk(
 }
 
 /// Removes what no pin needs.
-pub(super) fn collect(store: &Store, budget: CollectBudget) -> Result<landfall_store::CollectReport, StoreError> {
+pub(crate) fn collect(store: &Store, budget: CollectBudget) -> Result<landfall_store::CollectReport, StoreError> {
     store.collect(&[], &SnapshotReach::new(store), UnixMillis(wall_seconds() * 1000), budget)
 }
 
