@@ -5,7 +5,10 @@
 //! state in [`keyspace`], which is pure, and [`reply`] turns what they answer into bytes again.
 
 pub mod command;
+pub mod glob;
 pub mod keyspace;
 pub mod limits;
+pub mod replica;
 pub mod reply;
 pub mod request;
+pub mod server;

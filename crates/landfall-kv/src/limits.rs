@@ -28,3 +28,13 @@ pub const SESSION_REPLY_BYTES_MAX: usize = 64 * 1024;
 
 const _: () = assert!(VALUE_BYTES_MAX + KEY_BYTES_MAX < WRITES_BYTES_MAX);
 const _: () = assert!(VALUE_BYTES_MAX < ARGUMENT_BYTES_MAX && ARGUMENT_BYTES_MAX < REQUEST_BYTES_MAX);
+/// Most clients connected at a time.
+pub const CONNECTIONS_MAX: usize = 10_000;
+/// Answers that are gathered before they go out, even if more requests are here.
+pub const OUTPUT_BYTES_MAX: usize = 1024 * 1024;
+/// Most keys that one `SCAN` looks at, whatever it asks for.
+pub const SCANNED_KEYS_MAX: usize = 10_000;
+/// Most keys that `KEYS` answers.
+pub const LISTED_KEYS_MAX: usize = 1_000_000;
+/// Most walks through the keys that can be under way at a time; the oldest is forgotten first.
+pub const CURSORS_MAX: usize = 4096;

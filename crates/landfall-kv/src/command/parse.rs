@@ -242,7 +242,7 @@ pub(super) fn set_many_if_absent(arguments: Arguments<'_>) -> Parsed {
 }
 
 fn pairs(arguments: Arguments<'_>, name: &str) -> Result<Vec<(Bytes, Bytes)>, Refusal> {
-    if arguments.count() % 2 == 0 {
+    if arguments.count().is_multiple_of(2) {
         return Err(wrong_count(name));
     }
     let starts = (1..arguments.count()).step_by(2);

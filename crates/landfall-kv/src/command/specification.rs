@@ -52,11 +52,6 @@ impl Specification {
         let count = i64::try_from(count).unwrap_or(i64::MAX);
         if self.arity >= 0 { count == self.arity } else { count >= -self.arity }
     }
-
-    /// The same for a command that must not stand in a transaction.
-    pub fn is_allowed_in_transaction(&self) -> bool {
-        !self.flags.contains(&Flag::NoMulti)
-    }
 }
 
 /// Finds a command by its name, in whatever letters.

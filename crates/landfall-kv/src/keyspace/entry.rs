@@ -14,9 +14,9 @@ pub struct Entry {
 impl Entry {
     /// Reads a stored value. Nothing if the bytes are none.
     pub fn decode(stored: &Bytes) -> Option<Self> {
-        match stored.first()? {
-            &STAYS => Some(Self { value: stored.slice(1..), deadline_ms: None }),
-            &GOES => {
+        match *stored.first()? {
+            STAYS => Some(Self { value: stored.slice(1..), deadline_ms: None }),
+            GOES => {
                 let deadline = stored.get(1..HEADER_BYTES)?.try_into().ok()?;
                 let deadline_ms = Some(u64::from_be_bytes(deadline));
                 Some(Self { value: stored.slice(HEADER_BYTES..), deadline_ms })

@@ -9,6 +9,7 @@ mod entry;
 mod read;
 mod sessions;
 mod sweep;
+mod weight;
 mod write;
 
 use std::collections::BTreeMap;

@@ -147,3 +147,14 @@ fn read_command() -> impl Strategy<Value = Read> {
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![6 => write().prop_map(Step::Write), 3 => read_command().prop_map(Step::Read), 1 => Just(Step::Sweep)]
 }
+
+proptest! {
+    #[test]
+    fn a_step_never_takes_more_of_the_log_than_it_weighs(steps in prop::collection::vec(step(), 1..6)) {
+        for step in steps.iter().cloned().chain([Step::Transaction(steps.clone())]) {
+            let encoded = rmp_serde::to_vec(&step).unwrap();
+            prop_assert!(encoded.len() <= step.weight(), "{:?}: {} > {}", step, encoded.len(), step.weight());
+            prop_assert_eq!(rmp_serde::from_slice::<Step>(&encoded).unwrap(), step);
+        }
+    }
+}
