@@ -140,7 +140,7 @@ impl Model {
                 None => -2,
                 Some(None) => -1,
                 Some(Some(deadline)) if *unit == Unit::Milliseconds => (deadline - time_ms) as i64,
-// To the nearest second.
+                // To the nearest second.
                 Some(Some(deadline)) => ((deadline - time_ms) as i64 + 500) / 1000,
             }),
             Read::Kind(key) => Reply::Status(if self.keys.contains_key(key) { "string" } else { "none" }.into()),

@@ -108,3 +108,41 @@ fn a_session_that_nobody_uses_is_forgotten() {
     sweep_all(end_ms, &mut state);
     assert_eq!(state.section(Section::Inflight), []);
 }
+
+/// Steps stand in logs on disk: what one version wrote, the next must read.
+#[test]
+fn the_bytes_of_steps_never_change() {
+    let key = || bytes("k");
+    let set = Set {
+        key: key(),
+        value: bytes("v"),
+        deadline: Deadline::At(Moment::FromNow(1000)),
+        condition: Condition::IfAbsent,
+        answer: SetAnswer::Word,
+    };
+    let expire = ExpireCondition { present: Some(Present::Yes), order: Some(Order::Later) };
+    let steps = [
+        (Step::Write(Write::Set(set)), "81a17781a17395c4016bc40176 81a16181a166cd03e8 a16e a177"),
+        (
+            Step::Write(Write::SetMany(vec![(key(), bytes("v"))], Condition::Always)),
+            "81a17781a16d92 9192c4016bc40176 a161",
+        ),
+        (Step::Write(Write::Delete(vec![key()])), "81a17781a16491c4016b"),
+        (Step::Write(Write::Take(key())), "81a17781a174c4016b"),
+        (Step::Write(Write::Increment(key(), -1)), "81a17781a16992c4016bff"),
+        (Step::Write(Write::Append(key(), bytes("v"))), "81a17781a16192c4016bc40176"),
+        (Step::Write(Write::Expire(key(), Moment::Unix(5), expire)), "81a17781a16593c4016b 81a17505 92a179a167"),
+        (Step::Write(Write::Persist(key())), "81a17781a170c4016b"),
+        (Step::Write(Write::Flush), "81a177a166"),
+        (
+            Step::Transaction(vec![Step::Read(Read::Get(key())), Step::Say(Reply::Ok)]),
+            "81a17492 81a17281a167c4016b 81a173a16b",
+        ),
+        (once(7, Write::Flush), "81a16f93c4017307a166"),
+        (Step::Sweep, "a178"),
+    ];
+    for (step, expected) in steps {
+        let encoded: String = rmp_serde::to_vec(&step).unwrap().iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(encoded, expected.replace(' ', ""), "{step:?}");
+    }
+}
