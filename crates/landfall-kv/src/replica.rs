@@ -18,7 +18,10 @@ pub trait Replica: Lookup<Error = Unavailable> + Send + Sync + 'static {
     /// Returns once everything that was acknowledged anywhere before the call has been applied here.
     fn barrier(&self) -> impl Future<Output = Result<(), Unavailable>> + Send;
 
-    /// What time it is for reads.
+    /// The log's time as far as it was applied here, in milliseconds since 1970.
+    fn log_time_ms(&self) -> u64;
+
+    /// The same, and what time it is by this member's own clock where that is ahead.
     fn clock(&self) -> Clock;
 
     /// May a look wait for bytes from another member? Then it must not hold up other connections.
@@ -79,6 +82,9 @@ pub enum Unavailable {
     /// It may have happened: look before trying again.
     #[error("the leader changed before the command was confirmed")]
     Unknown,
+    /// Nothing happened: try again, here or elsewhere.
+    #[error("too few members answer to be sure that this one still leads")]
+    NoQuorum,
     /// The member is going down.
     #[error("this member is stopping")]
     Stopping,
@@ -99,6 +105,7 @@ impl Unavailable {
             Self::TooLong => Reply::refused(texts::WRITE_TOO_LARGE),
             Self::Busy => Reply::refused("TRYAGAIN too many commands wait for the log"),
             Self::Unknown => Reply::refused(UNKNOWN),
+            Self::NoQuorum => Reply::refused("CLUSTERDOWN too few members answer; try again"),
             Self::Stopping => Reply::refused("LOADING this member is stopping; ask another one"),
             Self::State(problem) => Reply::error(format!("ERR cannot read the state: {problem}")),
         }

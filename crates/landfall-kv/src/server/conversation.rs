@@ -11,7 +11,7 @@ use bytes::{Bytes, BytesMut};
 use super::queue::Queue;
 use super::{Desk, introspection, survey};
 use crate::command::{Command, Connection, Read, Server, Survey, parse, texts};
-use crate::keyspace::{Step, read};
+use crate::keyspace::{Clock, Step, read};
 use crate::limits::{OUTPUT_BYTES_MAX, WRITES_BYTES_MAX};
 use crate::replica::{Replica, Unavailable, Waiting};
 use crate::reply::{Reply, Version};
@@ -204,7 +204,11 @@ impl<R: Replica> Conversation<R> {
         if let Err(unavailable) = self.refresh().await {
             return self.say(&unavailable.refusal(Some(command.first_key())));
         }
-        let look = || read(self.replica.clock(), command, &*self.replica);
+        let clock = match command {
+            Read::TimeLeft(..) => self.replica.clock(),
+            _ => Clock::log(self.replica.log_time_ms()),
+        };
+        let look = || read(clock, command, &*self.replica);
         let answer = match self.replica.may_wait() {
             Waiting::Never => look(),
             Waiting::Sometimes => tokio::task::block_in_place(look),

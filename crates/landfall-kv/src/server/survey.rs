@@ -54,7 +54,7 @@ fn scan<R: Replica>(
         Some((last, _)) if stretch.len() == count => cursors.note(just_after(last)),
         _ => 0,
     };
-    let time_ms = replica.clock().log_ms;
+    let time_ms = replica.log_time_ms();
     let found = stretch.into_iter().filter(|(key, stored)| is_live(stored, time_ms) && wanted.takes(key));
     let found = found.map(|(key, _)| Reply::Bulk(key)).collect();
     let cursor = i64::try_from(next).map(format_integer).unwrap_or_default();
@@ -65,7 +65,7 @@ const UNKNOWN_CURSOR: &str =
     "ERR invalid cursor: the walk began at another member, or too long ago; begin again with 0";
 
 fn keys<R: Replica>(pattern: &[u8], replica: &R) -> Result<Reply, Unavailable> {
-    let time_ms = replica.clock().log_ms;
+    let time_ms = replica.log_time_ms();
     let mut found = Vec::new();
     walk(replica, |key, stored| {
         if found.len() <= LISTED_KEYS_MAX && is_live(stored, time_ms) && glob::matches(pattern, key) {
@@ -88,14 +88,17 @@ fn count<R: Replica>(replica: &R) -> Result<Reply, Unavailable> {
 fn walk<R: Replica>(replica: &R, mut visit: impl FnMut(&Bytes, &Bytes)) -> Result<(), Unavailable> {
     let mut from = Bytes::new();
     loop {
-        let stretch = replica.scan(Section::Data, &from, SCANNED_KEYS_MAX)?;
+        let stretch = replica.scan(Section::Data, &from, STRETCH_KEYS)?;
         stretch.iter().for_each(|(key, stored)| visit(key, stored));
         match stretch.last() {
-            Some((last, _)) if stretch.len() == SCANNED_KEYS_MAX => from = just_after(last),
+            Some((last, _)) if stretch.len() == STRETCH_KEYS => from = just_after(last),
             _ => return Ok(()),
         }
     }
 }
+
+/// Keys that a walk looks at in one go: while it does, nothing can be applied.
+const STRETCH_KEYS: usize = 1000;
 
 fn is_live(stored: &Bytes, time_ms: u64) -> bool {
     Entry::decode(stored).is_some_and(|entry| entry.is_live(time_ms))

@@ -91,8 +91,12 @@ impl Replica for MemoryReplica {
         ready(self.check())
     }
 
+    fn log_time_ms(&self) -> u64 {
+        self.time_ms.load(Ordering::Relaxed)
+    }
+
     fn clock(&self) -> Clock {
-        Clock::log(self.time_ms.load(Ordering::Relaxed))
+        Clock::log(self.log_time_ms())
     }
 
     fn may_wait(&self) -> Waiting {
