@@ -118,6 +118,13 @@ pub struct KeyRange {
     pub end: Option<Bytes>,
 }
 
+impl KeyRange {
+    /// Whether `key` may be held.
+    pub fn contains(&self, key: &[u8]) -> bool {
+        self.start <= key && self.end.as_ref().is_none_or(|end| key < end.as_ref())
+    }
+}
+
 /// A part of a state with a tree of its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Section {

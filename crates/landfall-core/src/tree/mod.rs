@@ -22,7 +22,7 @@ pub use leaf::{Child, Children, Leaf, check_node, children};
 pub use leaves::NewLeaves;
 pub use lookup::{Cursor, get};
 pub use memory::MemoryNodes;
-pub use node::Claim;
+pub use node::{Claim, empty_leaf};
 
 /// The secret, or public, key of a tree's boundary hash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -147,11 +147,22 @@ pub struct NewLeaf {
 pub trait NodeSink {
     /// Takes one new node.
     fn put(&mut self, node: Chunk);
+
+    /// Takes one new node and hears which old node of the same level covers its first key, if one does: the likeliest base
+    /// of a patch. It is a hint; nothing depends on it.
+    fn put_in_place_of(&mut self, node: Chunk, old: Option<ChunkId>) {
+        let _ = old;
+        self.put(node);
+    }
 }
 
 impl<S: NodeSink + ?Sized> NodeSink for &mut S {
     fn put(&mut self, node: Chunk) {
         (**self).put(node);
+    }
+
+    fn put_in_place_of(&mut self, node: Chunk, old: Option<ChunkId>) {
+        (**self).put_in_place_of(node, old);
     }
 }
 

@@ -3,13 +3,14 @@
 //! It never decides where a node ends. The layout, byte by byte, is in `docs/format.md`.
 
 use std::ops::Range;
+use std::sync::LazyLock;
 
 use bytes::Bytes;
 
 use super::boundary::NODE_BYTES_CLOSE;
 use super::{ChunkRef, NewLeaf, NodeWant, Nodes, Root, TreeError, Value};
 use crate::limits::{CHUNK_BYTES_MAX, INLINE_VALUE_BYTES_MAX, KEY_BYTES_MAX};
-use crate::{ChunkId, Domain};
+use crate::{Chunk, ChunkId, Domain};
 
 /// Format byte, level, count of entries.
 pub(super) const HEADER_BYTES: usize = 4;
@@ -74,7 +75,17 @@ pub struct Claim<'a> {
     pub chunk_refs: u64,
 }
 
+/// The one leaf without entries. Every empty tree is this node, whatever its salt.
+pub fn empty_leaf() -> Chunk {
+    Chunk::new(Domain::Node, Bytes::from_static(&[FORMAT, 0, 0, 0]))
+}
+
 impl Root {
+    /// The root of a tree without entries.
+    pub fn empty() -> Self {
+        Self::new(*EMPTY_LEAF_ID, 0, Totals::default())
+    }
+
     /// What the root says about its node.
     pub fn claim(&self) -> Claim<'static> {
         Claim {
@@ -474,6 +485,8 @@ impl Node {
         if at < self.len() && self.key(at) == key { at } else { at.saturating_sub(1).max(from) }
     }
 }
+
+static EMPTY_LEAF_ID: LazyLock<ChunkId> = LazyLock::new(|| empty_leaf().id());
 
 /// What is wrong with a node.
 type Defect = &'static str;

@@ -126,7 +126,10 @@ struct OpenNode {
     entries: u16,
     totals: Totals,
     last_closed: Option<ChunkId>,
+    /// The old node whose entries are being merged at this level.
     replaced: Option<ChunkId>,
+    /// The old node that was being merged when this node got its first entry.
+    began_in: Option<ChunkId>,
 }
 
 impl OpenNode {
@@ -141,10 +144,14 @@ impl OpenNode {
             totals: Totals::default(),
             last_closed: None,
             replaced: None,
+            began_in: None,
         }
     }
 
     fn count(&mut self, entries: u16, totals: Totals) {
+        if self.entries == 0 {
+            self.began_in = self.replaced;
+        }
         self.entries += entries;
         self.totals.add(totals);
     }
@@ -167,7 +174,7 @@ impl OpenNode {
         let node = Chunk::new(Domain::Node, Bytes::copy_from_slice(&self.bytes));
         let id = node.id();
         if self.replaced != Some(id) {
-            sink.put(node);
+            sink.put_in_place_of(node, self.began_in);
         }
         self.last_closed = Some(id);
         id
@@ -176,6 +183,7 @@ impl OpenNode {
     /// Starts the next node.
     fn clear(&mut self) {
         self.entries = 0;
+        self.began_in = None;
         self.totals = Totals::default();
         self.bytes.truncate(HEADER_BYTES);
     }

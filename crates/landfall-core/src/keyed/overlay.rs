@@ -1,0 +1,168 @@
+//! Owns changes that no tree has yet: for each section what was put and deleted, and whether what is below counts.
+//!
+//! It never reads a tree, so changing it never misses.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Range;
+use std::ops::Bound;
+
+use bytes::Bytes;
+
+use super::{Batch, Op, SectionId};
+use crate::snapshot::Position;
+
+/// What a change costs in memory beside its key and its value: two shared slices, a position, its share of the map's nodes and the
+/// two allocations.
+const ENTRY_BYTES: u64 = 160;
+
+/// Changes of all sections.
+#[derive(Debug, Clone)]
+pub(super) struct Overlay {
+    /// By section.
+    layers: Vec<Layer>,
+}
+
+impl Overlay {
+    pub(super) fn empty(sections: usize) -> Self {
+        Self { layers: std::iter::repeat_with(Layer::default).take(sections).collect() }
+    }
+
+    /// All changes; none are left.
+    pub(super) fn take(&mut self) -> Self {
+        let sections = self.layers.len();
+        std::mem::replace(self, Self::empty(sections))
+    }
+
+    pub(super) fn layer(&self, section: SectionId) -> &Layer {
+        &self.layers[section.index()]
+    }
+
+    /// Bytes of memory, nearly.
+    pub(super) fn bytes(&self) -> u64 {
+        self.layers.iter().map(|layer| layer.bytes).sum()
+    }
+
+    /// Enters changes. Keys and values are copied: a slice would keep alive what it was cut from, which nobody counts.
+    pub(super) fn apply(&mut self, position: Position, changes: &Batch) {
+        for (section, op) in changes.ops() {
+            let layer = &mut self.layers[section.index()];
+            match op {
+                Op::Put { key, value } => layer.set(key, Some(Bytes::copy_from_slice(value)), position, copied),
+                Op::Delete { key } => layer.set(key, None, position, copied),
+                Op::Clear => layer.clear(position),
+            }
+        }
+    }
+
+    /// Forgets everything at or below `position`.
+    pub(super) fn forget(&mut self, position: Position) {
+        self.layers.iter_mut().for_each(|layer| layer.forget(position));
+    }
+
+    /// Enters everything of `newer` on top.
+    pub(super) fn put_on_top(&mut self, newer: Self) {
+        for (layer, newer) in self.layers.iter_mut().zip(newer.layers) {
+            layer.put_on_top(newer);
+        }
+    }
+}
+
+/// Changes of one section.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Layer {
+    /// Where the section was cleared last: what is below this layer does not count.
+    cleared: Option<Position>,
+    entries: BTreeMap<Bytes, Entry>,
+    bytes: u64,
+}
+
+/// The last change of one key.
+#[derive(Debug, Clone)]
+pub(super) struct Entry {
+    position: Position,
+    /// Nothing if the key was deleted.
+    pub(super) value: Option<Bytes>,
+}
+
+impl Layer {
+    pub(super) fn hides_below(&self) -> bool {
+        self.cleared.is_some()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.cleared.is_none() && self.entries.is_empty()
+    }
+
+    /// What this layer knows of a key; nothing if the layers below decide.
+    pub(super) fn look(&self, key: &[u8]) -> Option<Option<&Bytes>> {
+        match self.entries.get(key) {
+            Some(entry) => Some(entry.value.as_ref()),
+            None => self.hides_below().then_some(None),
+        }
+    }
+
+    /// All entries whose keys `start` admits, in order.
+    pub(super) fn entries(&self, start: Bound<&[u8]>) -> Range<'_, Bytes, Entry> {
+        self.entries.range::<[u8], _>((start, Bound::Unbounded))
+    }
+
+    /// Enters the last change of a key, which is owned as `own` says.
+    pub(super) fn set(&mut self, key: &Bytes, value: Option<Bytes>, position: Position, own: fn(&Bytes) -> Bytes) {
+        let value_bytes = value.as_ref().map_or(0, |value| value.len() as u64);
+        match self.entries.get_mut(key) {
+            Some(entry) => {
+                self.bytes -= entry.value.as_ref().map_or(0, |value| value.len() as u64);
+                *entry = Entry { position, value };
+            }
+            None => {
+                self.bytes += key.len() as u64 + ENTRY_BYTES;
+                self.entries.insert(own(key), Entry { position, value });
+            }
+        }
+        self.bytes += value_bytes;
+    }
+
+    pub(super) fn clear(&mut self, position: Position) {
+        *self = Self { cleared: Some(position), ..Self::default() };
+    }
+
+    fn forget(&mut self, position: Position) {
+        self.cleared = self.cleared.filter(|cleared| *cleared > position);
+        let bytes = &mut self.bytes;
+        self.entries.retain(|key, entry| {
+            let is_kept = entry.position > position;
+            if !is_kept {
+                *bytes -= cost(key, entry);
+            }
+            is_kept
+        });
+    }
+
+    fn put_on_top(&mut self, newer: Self) {
+        if newer.hides_below() || self.is_empty() {
+            *self = newer;
+            return;
+        }
+        for (key, entry) in newer.entries {
+            self.set(&key, entry.value, entry.position, Bytes::clone);
+        }
+    }
+
+    /// The changes as a batch has them: what hides comes first, then keys in order.
+    pub(super) fn into_ops(self) -> impl Iterator<Item = Op> {
+        let clear = self.cleared.map(|_| Op::Clear);
+        let entries = self.entries.into_iter().map(|(key, entry)| match entry.value {
+            Some(value) => Op::Put { key, value },
+            None => Op::Delete { key },
+        });
+        clear.into_iter().chain(entries)
+    }
+}
+
+fn copied(key: &Bytes) -> Bytes {
+    Bytes::copy_from_slice(key)
+}
+
+fn cost(key: &Bytes, entry: &Entry) -> u64 {
+    key.len() as u64 + entry.value.as_ref().map_or(0, |value| value.len() as u64) + ENTRY_BYTES
+}
