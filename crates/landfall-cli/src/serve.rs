@@ -128,9 +128,9 @@ fn start(arguments: &Arguments) -> Result<Member, Failure> {
     }
     let config = ServeConfig {
         listen: Some(arguments.listen.clone()),
-        transport: credentials.transport,
         signer: credentials.identity,
         states,
+        ..ServeConfig::new(credentials.transport)
     };
     Member::serve(config).map_err(|error| Failure::of(&error))
 }

@@ -38,9 +38,6 @@ impl OpenState {
         let record = StateRecord::read(data)?;
         let state = StateName::new(record.state.clone()).map_err(|error| Failure::of(&error))?;
         let config = ServeConfig {
-            listen: None,
-            transport: Arc::new(PlainTransport),
-            signer: None,
             states: vec![StateConfig {
                 name: state.clone(),
                 directory: record.directory(data),
@@ -50,6 +47,7 @@ impl OpenState {
                 before_snapshot: None,
                 after_snapshot: None,
             }],
+            ..ServeConfig::new(Arc::new(PlainTransport))
         };
         let member = Member::serve(config)
             .map_err(|error| Failure::new(format!("cannot open {}", data.display())).because(&error))?;

@@ -45,7 +45,8 @@ impl Serving {
         let wants = match &fetch.what {
             Some(FetchWhat::Nodes(nodes)) => nodes.ids.len(),
             Some(FetchWhat::Unit(unit)) => unit.entries.len(),
-            None => 0,
+            // Simulated states are directories.
+            Some(FetchWhat::Path(_) | FetchWhat::Chunks(_)) | None => 0,
         };
         if wants == 0 || wants > WANTS_PER_REQUEST_MAX {
             return Err(Refusal::new(RefusalReason::Protocol, "a request for nothing, or for too much"));
@@ -125,7 +126,7 @@ impl Request {
         match &self.fetch.what {
             Some(FetchWhat::Nodes(nodes)) => nodes.ids.len() as u32,
             Some(FetchWhat::Unit(unit)) => unit.entries.len() as u32,
-            None => 0,
+            Some(FetchWhat::Path(_) | FetchWhat::Chunks(_)) | None => 0,
         }
     }
 }
@@ -142,7 +143,7 @@ fn named(fetch: &Fetch, want: u32, disk: &Disk) -> Result<Option<(ChunkId, Optio
             let chunk = entry.and_then(|(_, value)| value.chunk);
             chunk.map(|chunk| (chunk.id, unit.bases.get(want).and_then(as_id)))
         }
-        None => None,
+        Some(FetchWhat::Path(_) | FetchWhat::Chunks(_)) | None => None,
     })
 }
 

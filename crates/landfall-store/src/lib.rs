@@ -27,6 +27,7 @@ pub use control::{Lease, LeaseError, NAME_BYTES_MAX, Pin, RECORD_BYTES_MAX, Unix
 pub use error::{DamagedFrame, OpenError, StoreError};
 pub use frame::{CODEC_RAW, Encoded, PAYLOAD_BYTES_MAX, StoredFrame};
 pub use gc::{Below, CollectBudget, CollectOutcome, CollectReport, Reach, Reference, Undecodable};
+pub use lookup::PATCHES_IN_CHAIN_MAX;
 pub use pack::PACK_BYTES_TARGET_MAX;
 pub use recovery::Recovery;
 pub use sessions::Session;

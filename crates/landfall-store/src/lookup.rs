@@ -194,5 +194,5 @@ pub(crate) fn place_of(location: Location) -> FramePlace {
     FramePlace { pack: location.pack.0, offset: location.offset }
 }
 
-/// Longest chain of patches: a read costs as many frames.
-pub(crate) const PATCHES_IN_CHAIN_MAX: u32 = 32;
+/// A chain of patches is shorter than this: a read costs as many frames.
+pub const PATCHES_IN_CHAIN_MAX: u32 = 8;

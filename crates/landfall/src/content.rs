@@ -13,11 +13,9 @@ use landfall_core::codec::{Codec, Decoder};
 use landfall_core::files::FilePath;
 use landfall_core::tree::ChunkRef;
 use landfall_core::{ChunkId, Domain};
-use landfall_store::{Store, StoreError, StoredFrame};
+use landfall_store::{PATCHES_IN_CHAIN_MAX, Store, StoreError, StoredFrame};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
-/// Patches on patches at most: a read costs one more decode for each.
-pub(crate) const PATCH_DEPTH_MAX: u32 = 4;
 /// Files that are kept open between two reads.
 const OPEN_FILES_MAX: usize = 64;
 
@@ -56,7 +54,7 @@ impl<'a> PackedContent<'a> {
         decoder: &mut Decoder,
         out: &mut Vec<u8>,
     ) -> Result<(), ContentError> {
-        self.plain_within(frame, decoder, out, PATCH_DEPTH_MAX)
+        self.plain_within(frame, decoder, out, PATCHES_IN_CHAIN_MAX)
     }
 
     fn plain_within(

@@ -16,6 +16,16 @@ pub(crate) struct Held {
     pub(crate) head: Option<SignedHead>,
     /// When it came to be held here, in seconds since 1970.
     pub(crate) since: u64,
+    pub(crate) extent: Extent,
+}
+
+/// How much of a snapshot is here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// Every node and, where they are kept in packs, every chunk.
+    Whole,
+    /// What came so far: the state stands on it already, and the rest is being fetched.
+    Filling,
 }
 
 /// Why the record of held snapshots cannot be read.
@@ -44,7 +54,9 @@ pub(crate) fn load(store: &Store) -> Result<Vec<Held>, HistoryError> {
         };
         let Some(frame) = frame.filter(|frame| frame.domain == Domain::Manifest) else { continue };
         let manifest = Manifest::decode(&frame.bytes).map_err(|source| HistoryError::Manifest { id, source })?;
-        held.push(Held { id, manifest, manifest_bytes: frame.bytes, head: record.head, since: record.since });
+        let extent = if record.filling { Extent::Filling } else { Extent::Whole };
+        let (head, since) = (record.head, record.since);
+        held.push(Held { id, manifest, manifest_bytes: frame.bytes, head, since, extent });
     }
     Ok(held)
 }
@@ -61,6 +73,7 @@ pub(crate) fn save(store: &Store, held: &[Held]) -> Result<(), StoreError> {
             id: Bytes::copy_from_slice(held.id.as_bytes()),
             head: held.head.clone(),
             since: held.since,
+            filling: held.extent == Extent::Filling,
         })
         .collect();
     store.set_record(RECORD, &HistoryRecord { snapshots }.encode_to_vec())?;
@@ -87,6 +100,8 @@ struct HeldRecord {
     head: Option<SignedHead>,
     #[prost(uint64, tag = "3")]
     since: u64,
+    #[prost(bool, tag = "4")]
+    filling: bool,
 }
 
 const RECORD: &str = "snapshots";

@@ -2,8 +2,10 @@
 
 mod clock;
 mod content;
+mod fetch;
 pub mod files;
 mod history;
+pub mod keyed;
 pub mod member;
 mod nodes;
 pub mod pull;

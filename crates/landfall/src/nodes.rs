@@ -1,16 +1,17 @@
 //! Owns the tree nodes that are near: a bounded cache over the store. It never asks a peer.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use landfall_core::codec::{Codec, Decoder};
+use landfall_core::codec::{Codec, Decoder, Encoder};
 use landfall_core::tree::{NodeSink, Nodes};
 use landfall_core::{Chunk, ChunkId, Domain};
-use landfall_store::{Store, StoreError, StoredFrame};
+use landfall_store::{Encoded, PATCHES_IN_CHAIN_MAX, Store, StoreError, StoredFrame};
 
-/// Plaintext of nodes that the cache keeps.
-const CACHE_BYTES_MAX: usize = 24 * 1024 * 1024;
+/// Plaintext of nodes that a cache keeps unless it is told otherwise.
+const CACHE_BYTES_DEFAULT: u64 = 24 * 1024 * 1024;
 
 /// Tree nodes from a store, the recently used ones from memory.
 pub(crate) struct NodeCache {
@@ -22,7 +23,13 @@ pub(crate) struct NodeCache {
 
 impl NodeCache {
     pub(crate) fn new(store: Arc<Store>) -> Self {
-        Self { store, recent: Mutex::new(Generations::default()), failure: Mutex::new(None) }
+        Self::with_cache_bytes(store, CACHE_BYTES_DEFAULT)
+    }
+
+    /// A cache that keeps about `cache_bytes` of plaintext at most.
+    pub(crate) fn with_cache_bytes(store: Arc<Store>, cache_bytes: u64) -> Self {
+        let recent = Generations { young_bytes_max: cache_bytes / 2, ..Generations::default() };
+        Self { store, recent: Mutex::new(recent), failure: Mutex::new(None) }
     }
 
     /// Keeps a node for good.
@@ -32,8 +39,40 @@ impl NodeCache {
         Ok(())
     }
 
+    /// Keeps a node for good, as what differs from the node `replaced` if that saves at least half.
+    pub(crate) fn put_in_place_of(
+        &self,
+        node: &Chunk,
+        replaced: ChunkId,
+        patching: &mut Patching,
+    ) -> Result<(), StoreError> {
+        if let Some(base) = self.get(replaced)? {
+            let encoded = patching.encoder.encode(Codec::ZstdPatch, node.bytes(), Some(&base), &mut patching.patch);
+            if encoded.is_ok() && Codec::ZstdPatch.is_worth_it(node.bytes().len(), patching.patch.len()) {
+                return self.put_patch(node, replaced, &patching.patch);
+            }
+        }
+        self.put(node)
+    }
+
+    /// Keeps a node for good, as the patch that makes it of the node `base`.
+    pub(crate) fn put_patch(&self, node: &Chunk, base: ChunkId, patch: &[u8]) -> Result<(), StoreError> {
+        let form = Encoded { codec: Codec::ZstdPatch as u8, base: Some(base), bytes: patch };
+        match self.store.put_encoded(node, form) {
+            Ok(()) => self.lock().insert(node.id(), node.bytes().clone()),
+            // It hangs on too many patches already: a whole node ends the chain.
+            Err(StoreError::BaseUnusable { .. }) => self.put(node)?,
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
     /// The plaintext of a node, or nothing if it is not here.
     pub(crate) fn get(&self, id: ChunkId) -> Result<Option<Bytes>, StoreError> {
+        self.get_within(id, PATCHES_IN_CHAIN_MAX)
+    }
+
+    fn get_within(&self, id: ChunkId, depth: u32) -> Result<Option<Bytes>, StoreError> {
         if let Some(bytes) = self.lock().get(id) {
             return Ok(Some(bytes));
         }
@@ -44,13 +83,23 @@ impl NodeCache {
         };
         let Some(frame) = frame.filter(|frame| frame.domain == Domain::Node) else { return Ok(None) };
         // The frame's checksum guards against the disk; only what was hashed may enter a tree.
-        let Some(node) = plain(&frame).and_then(|bytes| Chunk::verify(id, Domain::Node, bytes).ok()) else {
+        let base = match frame.base {
+            Some(base) if depth > 0 => self.get_within(base, depth - 1)?,
+            _ => None,
+        };
+        let plain = plain(&frame, base.as_ref());
+        let Some(node) = plain.and_then(|bytes| Chunk::verify(id, Domain::Node, bytes).ok()) else {
             self.store.forget(id)?;
             return Ok(None);
         };
         let bytes = node.into_bytes();
         self.lock().insert(id, bytes.clone());
         Ok(Some(bytes))
+    }
+
+    /// Remembers why something looked missing to a reader that cannot be told.
+    pub(crate) fn note_failure(&self, failure: StoreError) {
+        self.failure.lock().expect("no panic under the lock").get_or_insert(failure);
     }
 
     /// The failure that made a node look missing, if there was one.
@@ -66,21 +115,34 @@ impl NodeCache {
 impl Nodes for NodeCache {
     fn node(&self, id: ChunkId) -> Option<Bytes> {
         self.get(id).unwrap_or_else(|failure| {
-            self.failure.lock().expect("no panic under the lock").get_or_insert(failure);
+            self.note_failure(failure);
             None
         })
     }
 }
 
 /// The plaintext of a stored node, if it decodes.
-fn plain(frame: &StoredFrame) -> Option<Bytes> {
+fn plain(frame: &StoredFrame, base: Option<&Bytes>) -> Option<Bytes> {
     let codec = Codec::from_byte(frame.codec)?;
     if codec == Codec::Raw {
         return Some(frame.bytes.clone());
     }
     let mut plain = Vec::new();
-    Decoder::new().decode(codec, &frame.bytes, frame.plain_bytes, None, &mut plain).ok()?;
+    let base = base.map(|base| &base[..]);
+    DECODER.with_borrow_mut(|decoder| decoder.decode(codec, &frame.bytes, frame.plain_bytes, base, &mut plain)).ok()?;
     Some(plain.into())
+}
+
+thread_local! {
+    /// A context costs more to make than a node to decode.
+    static DECODER: RefCell<Decoder> = RefCell::new(Decoder::new());
+}
+
+/// What making patches needs, used again from node to node.
+#[derive(Default)]
+pub(crate) struct Patching {
+    encoder: Encoder,
+    patch: Vec<u8>,
 }
 
 /// A sink that keeps every node and remembers the first failure.
@@ -112,7 +174,8 @@ impl NodeSink for StoringSink<'_> {
 struct Generations {
     young: HashMap<ChunkId, Bytes>,
     old: HashMap<ChunkId, Bytes>,
-    young_bytes: usize,
+    young_bytes: u64,
+    young_bytes_max: u64,
 }
 
 impl Generations {
@@ -126,11 +189,86 @@ impl Generations {
     }
 
     fn insert(&mut self, id: ChunkId, bytes: Bytes) {
-        self.young_bytes += bytes.len();
+        self.young_bytes += bytes.len() as u64;
         self.young.insert(id, bytes);
-        if self.young_bytes > CACHE_BYTES_MAX / 2 {
+        if self.young_bytes > self.young_bytes_max {
             self.old = std::mem::take(&mut self.young);
             self.young_bytes = 0;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use landfall_store::vfs::RealVfs;
+    use landfall_store::{StoreOptions, StoreStats};
+
+    use super::*;
+
+    fn open(directory: &std::path::Path) -> Arc<Store> {
+        Arc::new(Store::open(Arc::new(RealVfs), directory, StoreOptions::default()).unwrap())
+    }
+
+    /// A node of 16 KiB that no codec makes smaller; a later version differs in eight bytes.
+    fn node(version: u64) -> Chunk {
+        let mut bytes: Vec<u8> =
+            (0..2048_u64).flat_map(|at| at.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes()).collect();
+        bytes[4096..4104].copy_from_slice(&version.to_le_bytes());
+        Chunk::new(Domain::Node, bytes.into())
+    }
+
+    fn stored_bytes(store: Arc<Store>, directory: &std::path::Path) -> (Arc<Store>, StoreStats) {
+        drop(store);
+        let store = open(directory);
+        let stats = store.stats();
+        (store, stats)
+    }
+
+    #[test]
+    fn a_node_that_is_replaced_again_and_again_costs_little_and_stays_readable() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = open(directory.path());
+        let cache = NodeCache::new(store.clone());
+        let mut patching = Patching::default();
+        cache.put(&node(0)).unwrap();
+        for version in 1..64 {
+            cache.put_in_place_of(&node(version), node(version - 1).id(), &mut patching).unwrap();
+        }
+        drop(cache);
+        let (store, stats) = stored_bytes(store, directory.path());
+        assert!(stats.pack_bytes < 64 * 16 * 1024 / 4, "{stats:?}");
+        for version in (0..64).rev() {
+            let cold = NodeCache::new(store.clone());
+            assert_eq!(cold.get(node(version).id()).unwrap().as_ref(), Some(node(version).bytes()), "{version}");
+        }
+    }
+
+    #[test]
+    fn a_node_without_likeness_or_without_its_base_is_kept_whole() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = open(directory.path());
+        let cache = NodeCache::new(store.clone());
+        let mut patching = Patching::default();
+        let other = Chunk::new(Domain::Node, vec![7; 100].into());
+        cache.put(&other).unwrap();
+        for (version, base) in [(1, other.id()), (2, node(9).id())] {
+            cache.put_in_place_of(&node(version), base, &mut patching).unwrap();
+            assert_eq!(store.get_encoded(node(version).id()).unwrap().unwrap().base, None);
+        }
+    }
+
+    #[test]
+    fn a_small_cache_forgets_and_reads_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let cache = NodeCache::with_cache_bytes(open(directory.path()), 40_000);
+        for version in 0..8 {
+            cache.put(&node(version)).unwrap();
+        }
+        let kept = {
+            let recent = cache.lock();
+            recent.young.len() + recent.old.len()
+        };
+        assert!(kept <= 3, "{kept}");
+        assert!((0..8).all(|version| cache.get(node(version).id()).unwrap().is_some()));
     }
 }

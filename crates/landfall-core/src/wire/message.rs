@@ -4,7 +4,8 @@ use bytes::Bytes;
 use prost::Message as _;
 
 use super::item::Item;
-use super::{CONTROL_BYTES_MAX, WANTS_PER_REQUEST_MAX, WireError};
+use super::{CONTROL_BYTES_MAX, SERVICE_NAME_BYTES_MAX, WANTS_PER_REQUEST_MAX, WireError};
+use crate::limits::KEY_BYTES_MAX;
 
 /// Anything that a frame can hold.
 #[derive(Debug, Clone, PartialEq)]
@@ -35,6 +36,10 @@ pub enum Message<'a> {
     Renew(Lease),
     /// The lease as it stands now.
     Renewed(Lease),
+    /// The connection is to be handed to a service of the member, in place of a question for a state.
+    Open(Open),
+    /// The service has the connection: from here on every frame is the service's own.
+    Opened,
 }
 
 /// Who speaks, and what it understands.
@@ -55,6 +60,14 @@ pub struct Hello {
     /// Its software and version, for people.
     #[prost(string, tag = "5")]
     pub software: String,
+}
+
+/// Names the service that is to have the connection.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Open {
+    /// The service, as its member registered it; at most [`super::SERVICE_NAME_BYTES_MAX`] bytes.
+    #[prost(string, tag = "1")]
+    pub service: String,
 }
 
 /// What a joiner wants, and what it has.
@@ -160,6 +173,8 @@ pub enum RefusalReason {
     Broken = 6,
     /// Too many joiners at once: come back later.
     Busy = 7,
+    /// No such service here.
+    UnknownService = 8,
 }
 
 /// A request for nodes or chunks. Its answers come as items, in order, and then a `Done`.
@@ -169,7 +184,7 @@ pub struct Fetch {
     #[prost(uint32, tag = "1")]
     pub request: u32,
     /// What is asked for.
-    #[prost(oneof = "FetchWhat", tags = "2, 3")]
+    #[prost(oneof = "FetchWhat", tags = "2, 3, 4, 5")]
     pub what: Option<FetchWhat>,
 }
 
@@ -182,6 +197,12 @@ pub enum FetchWhat {
     /// Chunks that a leaf refers to.
     #[prost(message, tag = "3")]
     Unit(UnitRequest),
+    /// Everything that reading one key of a keyed state needs.
+    #[prost(message, tag = "4")]
+    Path(PathRequest),
+    /// Chunks by id, of a source that keeps its chunks in packs.
+    #[prost(message, tag = "5")]
+    Chunks(ChunkRequest),
 }
 
 /// Names nodes.
@@ -209,6 +230,31 @@ pub struct UnitRequest {
     pub bases: Vec<Bytes>,
 }
 
+/// Names a key of a tree: a cold read is one request.
+///
+/// The items are the nodes on the way from the root down to the leaf that covers the key, want 0 being the first that the joiner lacks; then,
+/// if the leaf has the key and its value is a chunk, that chunk. A `Missing` item ends the way: what follows it is not sent.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct PathRequest {
+    /// The root node of a section of a snapshot that the source holds.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub root: Bytes,
+    /// The key.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub key: Bytes,
+    /// How many of the way's nodes, from the root on, the joiner has.
+    #[prost(uint32, tag = "3")]
+    pub levels_held: u32,
+}
+
+/// Names chunks of data. A source that serves files in place answers `Missing`: it finds chunks by their place only.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ChunkRequest {
+    /// The ids.
+    #[prost(bytes = "bytes", repeated, tag = "1")]
+    pub ids: Vec<Bytes>,
+}
+
 /// The byte that begins a frame.
 const KIND_HELLO: u8 = 1;
 const KIND_ASK: u8 = 2;
@@ -220,6 +266,8 @@ pub(super) const KIND_ITEM: u8 = 7;
 const KIND_DONE: u8 = 8;
 const KIND_RENEW: u8 = 9;
 const KIND_RENEWED: u8 = 10;
+const KIND_OPEN: u8 = 11;
+const KIND_OPENED: u8 = 12;
 
 impl<'a> Message<'a> {
     /// The bytes of the frame. Items are better sent as head and payload, without a copy.
@@ -232,6 +280,8 @@ impl<'a> Message<'a> {
             Self::Fetch(fetch) => control(KIND_FETCH, fetch),
             Self::Renew(lease) => control(KIND_RENEW, lease),
             Self::Renewed(lease) => control(KIND_RENEWED, lease),
+            Self::Open(open) => control(KIND_OPEN, open),
+            Self::Opened => control(KIND_OPENED, &Opened {}),
             Self::Cancel { request } => numbered(KIND_CANCEL, *request),
             Self::Done { request } => numbered(KIND_DONE, *request),
             Self::Item(item) => [&item.head()[..], item.payload()].concat(),
@@ -255,6 +305,8 @@ impl<'a> Message<'a> {
             KIND_FETCH => Self::Fetch(within_limits(Fetch::decode(body)?)?),
             KIND_RENEW => Self::Renew(Lease::decode(body)?),
             KIND_RENEWED => Self::Renewed(Lease::decode(body)?),
+            KIND_OPEN => Self::Open(named(Open::decode(body)?)?),
+            KIND_OPENED => Opened::decode(body).map(|_| Self::Opened)?,
             KIND_CANCEL => Self::Cancel { request: number(body)? },
             KIND_DONE => Self::Done { request: number(body)? },
             _ => return Err(WireError::Malformed("an unknown kind of message")),
@@ -269,11 +321,28 @@ impl Refusal {
     }
 }
 
+/// Nothing yet; fields may follow.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Opened {}
+
+/// A name longer than any is refused before anybody looks for it.
+fn named(open: Open) -> Result<Open, WireError> {
+    if open.service.len() > SERVICE_NAME_BYTES_MAX {
+        return Err(WireError::Malformed("a name of a service longer than any"));
+    }
+    Ok(open)
+}
+
 /// A request that names more than any may is refused before it waits anywhere.
 fn within_limits(fetch: Fetch) -> Result<Fetch, WireError> {
     let counts = match &fetch.what {
         Some(FetchWhat::Nodes(nodes)) => [nodes.ids.len(), nodes.bases.len()],
         Some(FetchWhat::Unit(unit)) => [unit.entries.len(), unit.bases.len()],
+        Some(FetchWhat::Path(path)) if path.key.len() > KEY_BYTES_MAX as usize => {
+            return Err(WireError::Malformed("a key longer than any"));
+        }
+        Some(FetchWhat::Path(_)) => [1, 0],
+        Some(FetchWhat::Chunks(chunks)) => [chunks.ids.len(), 0],
         None => return Err(WireError::Malformed("a request for nothing")),
     };
     if counts.into_iter().any(|count| count > WANTS_PER_REQUEST_MAX) {
@@ -325,10 +394,16 @@ mod tests {
         check(&Message::Fetch(Fetch { request: 3, what: Some(FetchWhat::Nodes(nodes)) }));
         let unit = UnitRequest { leaf: id, entries: vec![0, 5, 6], bases: vec![] };
         check(&Message::Fetch(Fetch { request: 3, what: Some(FetchWhat::Unit(unit)) }));
+        let path = PathRequest { root: vec![7; 32].into(), key: Bytes::from_static(b"key"), levels_held: 2 };
+        check(&Message::Fetch(Fetch { request: 3, what: Some(FetchWhat::Path(path)) }));
+        let chunks = ChunkRequest { ids: vec![vec![7; 32].into()] };
+        check(&Message::Fetch(Fetch { request: 3, what: Some(FetchWhat::Chunks(chunks)) }));
         check(&Message::Cancel { request: 3 });
         check(&Message::Done { request: 3 });
         check(&Message::Renew(lease.clone()));
         check(&Message::Renewed(lease));
+        check(&Message::Open(Open { service: "raft.orders".into() }));
+        check(&Message::Opened);
     }
 
     #[test]
@@ -337,6 +412,28 @@ mod tests {
         // Field 99, a number.
         frame.extend_from_slice(&[0x98, 0x06, 0x01]);
         assert_eq!(Message::decode(&frame), Ok(Message::Hello(Hello { version_max: 4, ..Hello::default() })));
+    }
+
+    #[test]
+    fn the_request_for_a_path_is_frozen() {
+        let path = |key: Bytes| {
+            let path = PathRequest { root: Bytes::from_static(b"R"), key, levels_held: 2 };
+            Message::Fetch(Fetch { request: 3, what: Some(FetchWhat::Path(path)) }).encode()
+        };
+        assert_eq!(path(Bytes::from_static(b"key")), b"\x05\x08\x03\x22\x0a\x0a\x01R\x12\x03key\x18\x02");
+        assert!(Message::decode(&path(vec![0; KEY_BYTES_MAX as usize].into())).is_ok());
+        assert!(Message::decode(&path(vec![0; KEY_BYTES_MAX as usize + 1].into())).is_err());
+    }
+
+    #[test]
+    fn the_words_that_open_a_service_are_frozen() {
+        let open = Message::Open(Open { service: "raft".into() });
+        assert_eq!(open.encode(), b"\x0b\x0a\x04raft");
+        assert_eq!(Message::Opened.encode(), b"\x0c");
+        // Field 99, a number: from the future.
+        assert_eq!(Message::decode(b"\x0c\x98\x06\x01"), Ok(Message::Opened));
+        let long = Message::Open(Open { service: "s".repeat(SERVICE_NAME_BYTES_MAX + 1) });
+        assert!(Message::decode(&long.encode()).is_err());
     }
 
     #[test]

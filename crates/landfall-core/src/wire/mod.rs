@@ -8,7 +8,8 @@ mod message;
 
 pub use item::{ITEM_HEAD_BYTES, Item, ItemBody, ItemForm};
 pub use message::{
-    Ask, Fetch, FetchWhat, Hello, Lease, Message, NodeRequest, Offer, Refusal, RefusalReason, SignedHead, UnitRequest,
+    Ask, ChunkRequest, Fetch, FetchWhat, Hello, Lease, Message, NodeRequest, Offer, Open, PathRequest, Refusal,
+    RefusalReason, SignedHead, UnitRequest,
 };
 
 /// Oldest protocol version that this member speaks.
@@ -19,6 +20,9 @@ pub const VERSION_MAX: u32 = 1;
 pub const CONTROL_BYTES_MAX: usize = 1024 * 1024;
 /// Most nodes or chunks that one request may name.
 pub const WANTS_PER_REQUEST_MAX: usize = 4096;
+
+/// Longest name of a service.
+pub const SERVICE_NAME_BYTES_MAX: usize = 128;
 
 /// Why a frame is not a message. The peer that sent it is broken or lying: drop it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

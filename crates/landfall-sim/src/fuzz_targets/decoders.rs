@@ -7,7 +7,9 @@ use landfall_core::files::{Content, FileKey, FileKind, FilePath, Meta, Mtime, de
 use landfall_core::limits::CHUNK_BYTES_MAX;
 use landfall_core::snapshot::{Head, Manifest};
 use landfall_core::tree::{Builder, Children, Leaf, NodeSink, Salt, Value, check_node, children};
-use landfall_core::wire::{Fetch, FetchWhat, Item, ItemBody, ItemForm, Message, NodeRequest, UnitRequest};
+use landfall_core::wire::{
+    ChunkRequest, Fetch, FetchWhat, Item, ItemBody, ItemForm, Message, NodeRequest, Open, PathRequest, UnitRequest,
+};
 use landfall_core::{Chunk, ChunkId, Domain};
 
 use crate::content::Model;
@@ -119,7 +121,7 @@ pub(super) fn valid_wire_message(random: &mut Random) -> Vec<u8> {
     let ids = |random: &mut Random| (0..random.below(5)).map(|_| Bytes::from(random.bytes(32))).collect::<Vec<_>>();
     let payload = random.text(40);
     let request = random.number() as u32;
-    match random.below(6) {
+    match random.below(9) {
         0 => crate::source::hello().encode(),
         1 => Message::Cancel { request }.encode(),
         2 => Message::Done { request }.encode(),
@@ -131,6 +133,15 @@ pub(super) fn valid_wire_message(random: &mut Random) -> Vec<u8> {
             let what = FetchWhat::Nodes(NodeRequest { ids: ids(random), bases: ids(random) });
             Message::Fetch(Fetch { request, what: Some(what) }).encode()
         }
+        5 => {
+            let path = PathRequest { root: random.bytes(32).into(), key: random.bytes(9).into(), levels_held: 1 };
+            Message::Fetch(Fetch { request, what: Some(FetchWhat::Path(path)) }).encode()
+        }
+        6 => {
+            let chunks = ChunkRequest { ids: ids(random) };
+            Message::Fetch(Fetch { request, what: Some(FetchWhat::Chunks(chunks)) }).encode()
+        }
+        7 => Message::Open(Open { service: "raft".into() }).encode(),
         _ => {
             let unit = UnitRequest { leaf: random.bytes(32).into(), entries: vec![0, 1, 300], bases: ids(random) };
             Message::Fetch(Fetch { request, what: Some(FetchWhat::Unit(unit)) }).encode()

@@ -1,5 +1,6 @@
 //! Owns what can be said of a state without changing it: its snapshots, its files, what differs, and whether all of it is intact.
 
+use std::cell::RefCell;
 use std::ops::Bound;
 use std::path::PathBuf;
 
@@ -157,7 +158,7 @@ impl Member {
         let publisher = self.publisher(state)?;
         let held = find(&publisher.state, snapshot)?;
         let mut cursor = Cursor::new(root(&held.manifest)?, Bound::Unbounded);
-        while let Some((key, value)) = cursor.next(&publisher.state.nodes)? {
+        while let Some((key, value)) = cursor.next(&*publisher.state.nodes)? {
             if let FileKey::Meta(path) = decode_key(&key)? {
                 let meta = decode_meta(&value.inline).map_err(|error| InspectError::NotFiles(error.to_string()))?;
                 let bytes = match &meta.kind {
@@ -187,7 +188,7 @@ impl Member {
         let mut diff = Diff::new(root(&old.manifest)?, root(&new.manifest)?);
         let mut report = DiffReport::default();
         let mut last: Option<FilePath> = None;
-        while let Some(change) = diff.next(&state.nodes)? {
+        while let Some(change) = diff.next(&*state.nodes)? {
             let key = decode_key(&change.key)?;
             report.count(&change);
             if last.as_ref() != Some(key.path()) {
@@ -269,7 +270,7 @@ fn verify_tree(publisher: &Publisher, root: Root, report: &mut VerifyReport) -> 
     let state = &publisher.state;
     let mut cursor = Cursor::new(root, Bound::Unbounded);
     let mut reader = ChunkReader { state, decoder: Decoder::new(), plain: Vec::new() };
-    while let Some((key, value)) = cursor.next(&state.nodes)? {
+    while let Some((key, value)) = cursor.next(&*state.nodes)? {
         report.entries += 1;
         let key = decode_key(&key)?;
         if let Some(chunk) = value.chunk {
@@ -358,18 +359,34 @@ fn check_on_disk(
 }
 
 /// Removes what no pin needs.
-pub(super) fn collect(store: &Store, budget: CollectBudget) -> Result<landfall_store::CollectReport, StoreError> {
-    store.collect(&[], &SnapshotReach, UnixMillis(wall_seconds() * 1000), budget)
+pub(crate) fn collect(store: &Store, budget: CollectBudget) -> Result<landfall_store::CollectReport, StoreError> {
+    store.collect(&[], &SnapshotReach::new(store), UnixMillis(wall_seconds() * 1000), budget)
 }
 
 /// Tells the store what a snapshot refers to.
-struct SnapshotReach;
+struct SnapshotReach<'a> {
+    packs: PackedContent<'a>,
+    decoder: RefCell<Decoder>,
+}
 
-impl Reach for SnapshotReach {
+impl<'a> SnapshotReach<'a> {
+    fn new(store: &'a Store) -> Self {
+        Self { packs: PackedContent::new(store), decoder: RefCell::new(Decoder::new()) }
+    }
+
+    /// The plaintext of a stored node, which may be a patch.
+    fn plain(&self, frame: &StoredFrame) -> Result<Bytes, Undecodable> {
+        let mut plain = Vec::new();
+        self.packs.plain(frame, &mut self.decoder.borrow_mut(), &mut plain).map_err(|_| Undecodable)?;
+        Ok(plain.into())
+    }
+}
+
+impl Reach for SnapshotReach<'_> {
     fn references(&self, _: ChunkId, frame: &StoredFrame, found: &mut Vec<Reference>) -> Result<(), Undecodable> {
         match frame.domain {
             Domain::Data => {}
-            Domain::Node => match children(&frame.bytes).map_err(|_| Undecodable)? {
+            Domain::Node => match children(&self.plain(frame)?).map_err(|_| Undecodable)? {
                 Children::Nodes(nodes) => {
                     found.extend(nodes.iter().map(|node| Reference { id: node.id, below: below(node) }));
                 }

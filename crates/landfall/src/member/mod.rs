@@ -3,6 +3,7 @@
 mod error;
 mod inspect;
 mod publisher;
+mod service;
 mod sinks;
 
 use std::collections::BTreeMap;
@@ -16,12 +17,16 @@ use landfall_core::snapshot::StateName;
 use landfall_net::{AcceptError, Accepted, Closer, Identity, Listener, Transport};
 
 use crate::clock::Clock;
-use crate::source::{ServingMember, converse};
+use crate::keyed::Keyed;
+use crate::source::{ServedStates, ServingMember, converse};
 
 pub use crate::files::scan::ChangingFiles;
+pub use crate::source::ConnectionService;
 pub use error::{InspectError, ServeError, TakeError};
+pub(crate) use inspect::collect;
 pub use inspect::{CollectReport, Damage, DiffReport, ListedFile, SnapshotSummary, VerifyReport};
 pub use publisher::{Keep, SnapshotReport, StateConfig};
+pub use service::open_service;
 
 use publisher::Publisher;
 
@@ -42,6 +47,17 @@ pub struct ServeConfig {
     pub signer: Option<Arc<Identity>>,
     /// The states.
     pub states: Vec<StateConfig>,
+    /// Keyed states, which stay the caller's to change.
+    pub keyed: Vec<Arc<Keyed>>,
+    /// Services to which peers may open connections, by name.
+    pub services: BTreeMap<String, ConnectionService>,
+}
+
+impl ServeConfig {
+    /// A member that serves nothing and does not listen: a base for what differs.
+    pub fn new(transport: Arc<dyn Transport>) -> Self {
+        Self { listen: None, transport, signer: None, states: Vec::new(), keyed: Vec::new(), services: BTreeMap::new() }
+    }
 }
 
 /// A process that serves states until it is closed.
@@ -93,8 +109,14 @@ impl Member {
                 publisher.publish_first()?;
             }
         }
-        let states = publishers.iter().map(|(name, publisher)| (name.clone(), publisher.state.clone())).collect();
-        let shared = Arc::new(ServingMember { states: RwLock::new(states), clock });
+        let mut states: ServedStates =
+            publishers.iter().map(|(name, publisher)| (name.clone(), publisher.state.clone())).collect();
+        for keyed in &config.keyed {
+            if states.insert(keyed.name().clone(), keyed.served().clone()).is_some() {
+                return Err(ServeError::TwiceNamed(keyed.name().clone()));
+            }
+        }
+        let shared = Arc::new(ServingMember { states: RwLock::new(states), services: config.services, clock });
         let connections = Arc::new(Connections::default());
         let listener: Option<Arc<dyn Listener>> = match &config.listen {
             Some(address) => Some(Arc::from(config.transport.listen(address)?)),

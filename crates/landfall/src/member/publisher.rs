@@ -26,7 +26,7 @@ use crate::content::FilesInPlace;
 use crate::files::index::{IndexHeader, IndexReader, IndexWriter, wall_clock};
 use crate::files::place::CONTROL;
 use crate::files::scan::{self, ChangingFiles, Previous, Scan, Stopped};
-use crate::history::{self, Held};
+use crate::history::{self, Extent, Held};
 use crate::source::{Content, LetGo, ServedState};
 
 /// A state to serve.
@@ -254,7 +254,7 @@ impl Publisher {
             record.as_ref().is_some_and(|record| *record == index_record(index.header().manifest, held.id))
         };
         let index = IndexReader::open(data, Path::new(INDEX)).ok().filter(fits);
-        Ok(Some(Previous { root: held.manifest.sections[0].root, nodes: &self.state.nodes, index }))
+        Ok(Some(Previous { root: held.manifest.sections[0].root, nodes: &*self.state.nodes, index }))
     }
 
     fn unreadable(&self, source: std::io::Error) -> TakeError {
@@ -289,7 +289,14 @@ impl Publisher {
             position,
             previous: previous.map(|held| held.id),
         });
-        Ok(Held { id: chunk.id(), manifest, manifest_bytes: chunk.into_bytes(), head, since: wall_seconds() })
+        Ok(Held {
+            id: chunk.id(),
+            manifest,
+            manifest_bytes: chunk.into_bytes(),
+            head,
+            since: wall_seconds(),
+            extent: Extent::Whole,
+        })
     }
 
     fn sign(&self, head: &Head) -> Option<SignedHead> {

@@ -10,11 +10,13 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use landfall_core::files::{BadPath, Content, FileKey, FileKind, FilePath, Meta, MetaError, decode_meta};
 use landfall_core::transfer::Want;
-use landfall_core::tree::{ChunkRef, Cursor, Leaf, Nodes, Root, TreeError, Value, get};
-use landfall_core::{ChunkId, Domain, Proven};
+use landfall_core::tree::{ChunkRef, Cursor, Leaf, NodeWant, Nodes, Root, TreeError, Value, get};
+use landfall_core::wire::ItemForm;
+use landfall_core::{Chunk, ChunkId, Domain, Proven};
 use landfall_store::{Store, StoreError};
 
-use super::status::Status;
+use crate::fetch::landing::{Inspection, Landing};
+use crate::fetch::status::Status;
 use crate::files::place::{Copied, Origin, PlaceError, Placement, StagedFile};
 use crate::nodes::NodeCache;
 
@@ -57,7 +59,7 @@ pub enum AssemblyError {
 
 /// Where a chunk goes.
 #[derive(Debug, Clone)]
-pub(super) enum Place {
+pub(crate) enum Place {
     /// It is all of a small file.
     Whole { path: FilePath, meta: Meta },
     /// It is a part of a larger file.
@@ -76,44 +78,36 @@ impl fmt::Display for Place {
     }
 }
 
-/// What comparing a leaf with the destination gave.
-pub(super) struct Inspection {
-    /// Chunks to fetch.
-    pub(super) wants: Vec<Want>,
-    /// Chunks that the old copy has.
-    pub(super) unchanged: Vec<Unchanged>,
-}
-
 /// A chunk that the old copy has.
 #[derive(Debug, Clone)]
-pub(super) struct Unchanged {
+pub(crate) struct Unchanged {
     /// The entry of the leaf that names it.
-    pub(super) entry: u32,
-    pub(super) path: FilePath,
-    pub(super) offset: u64,
-    pub(super) old_offset: u64,
-    pub(super) chunk: ChunkRef,
+    pub(crate) entry: u32,
+    pub(crate) path: FilePath,
+    pub(crate) offset: u64,
+    pub(crate) old_offset: u64,
+    pub(crate) chunk: ChunkRef,
 }
 
 /// A destination under construction.
 pub(crate) struct Assembly {
-    pub(super) placement: Placement,
-    pub(super) store: Arc<Store>,
+    pub(crate) placement: Placement,
+    pub(crate) store: Arc<Store>,
     nodes: Arc<NodeCache>,
     status: Arc<Status>,
-    pub(super) base: Option<Root>,
-    pub(super) target: Root,
+    pub(crate) base: Option<Root>,
+    pub(crate) target: Root,
     open: Mutex<VecDeque<(FilePath, Arc<Building>)>>,
     /// Files that this pull itself began, by a hash of their paths: when opened again they still hold only what it wrote.
     begun: Mutex<HashSet<ChunkId>>,
 }
 
 /// A large file under construction.
-pub(super) struct Building {
-    pub(super) staged: StagedFile,
+pub(crate) struct Building {
+    pub(crate) staged: StagedFile,
     content: Content,
     /// It may hold what another pull left: nothing in it counts before it is hashed.
-    pub(super) is_leftover: bool,
+    pub(crate) is_leftover: bool,
     /// Chunks of the old file by id, where they may have moved.
     old_chunks: Option<OldChunks>,
 }
@@ -125,7 +119,7 @@ struct OldChunks {
 }
 
 impl Assembly {
-    pub(super) fn new(
+    pub(crate) fn new(
         placement: Placement,
         store: Arc<Store>,
         nodes: Arc<NodeCache>,
@@ -136,23 +130,7 @@ impl Assembly {
         Self { placement, store, nodes, status, base, target, open: Mutex::default(), begun: Mutex::default() }
     }
 
-    /// Compares a leaf with what is here.
-    pub(super) fn inspect(&self, nodes: &NodeCache, leaf: ChunkId) -> Result<Inspection, AssemblyError> {
-        let bytes = nodes.get(leaf)?.ok_or(AssemblyError::NodeLost(leaf))?;
-        let leaf = Leaf::parse(&bytes)?;
-        let mut inspection = Inspection { wants: Vec::new(), unchanged: Vec::new() };
-        let Some((first_key, _)) = leaf.entry(0) else { return Ok(inspection) };
-        let mut base = BaseEntries::from(self.base, &first_key, nodes)?;
-        let mut shift = Shift::default();
-        for (index, key, value) in leaf.entries() {
-            let old = base.find(&key, nodes)?;
-            let entry = Entry { index: index as u32, key: FileKey::decode(&key)?, value, old };
-            self.inspect_entry(entry, &mut shift, &mut inspection)?;
-        }
-        Ok(inspection)
-    }
-
-    fn inspect_entry(&self, entry: Entry, shift: &mut Shift, inspection: &mut Inspection) -> Result<(), AssemblyError> {
+    fn inspect_entry(&self, entry: Entry, shift: &mut Shift, inspection: &mut Inspected) -> Result<(), AssemblyError> {
         match &entry.key {
             FileKey::Meta(path) => self.inspect_meta(path, &entry, inspection),
             FileKey::Content { path, offset } => {
@@ -171,7 +149,7 @@ impl Assembly {
     }
 
     /// Small files: what is inline is placed at once, what is one chunk is wanted unless it did not change.
-    fn inspect_meta(&self, path: &FilePath, entry: &Entry, inspection: &mut Inspection) -> Result<(), AssemblyError> {
+    fn inspect_meta(&self, path: &FilePath, entry: &Entry, inspection: &mut Inspected) -> Result<(), AssemblyError> {
         if entry.old.as_ref() == Some(&entry.value) {
             return Ok(());
         }
@@ -210,7 +188,7 @@ impl Assembly {
         chunk: ChunkRef,
         entry: &Entry,
         shift: &mut Shift,
-        inspection: &mut Inspection,
+        inspection: &mut Inspected,
     ) -> Result<(), AssemblyError> {
         let building = self.building(path)?;
         if building.is_leftover && holds(&building.staged, offset, chunk)? {
@@ -232,74 +210,13 @@ impl Assembly {
         Ok(())
     }
 
-    /// Copies what the old copy has. What it turns out not to have is wanted after all.
-    pub(super) fn copy_unchanged(&self, unchanged: Vec<Unchanged>) -> Result<Vec<Want>, AssemblyError> {
-        let mut wants = Vec::new();
-        let mut buffer = Vec::new();
-        for chunk in unchanged {
-            let building = self.building(&chunk.path)?;
-            buffer.resize(chunk.chunk.bytes as usize, 0);
-            match building.staged.copy_from_old(chunk.old_offset, chunk.offset, chunk.chunk.id, &mut buffer)? {
-                Copied::Yes => self.status.note_reused(u64::from(chunk.chunk.bytes)),
-                Copied::No => wants.push(Want { entry: chunk.entry, bytes: chunk.chunk.bytes, base: None }),
-            }
-        }
-        Ok(wants)
-    }
-
-    /// Where the chunk of an entry goes.
-    pub(super) fn place_of(&self, key: &Bytes, value: &Value) -> Result<Place, AssemblyError> {
-        Ok(match FileKey::decode(key)? {
-            FileKey::Meta(path) => Place::Whole { path, meta: decode_meta(&value.inline)? },
-            FileKey::Content { path, offset } => Place::Range { path, offset },
-            FileKey::Xattrs(path) => Place::Xattrs { path },
-        })
-    }
-
-    /// Puts a verified chunk where it belongs.
-    pub(super) fn put(&self, place: &Place, chunk: Proven<'_>) -> Result<(), AssemblyError> {
-        match place {
-            Place::Whole { path, meta } => Ok(self.placement.place_small(path, meta, chunk.bytes())?),
-            Place::Range { path, offset } => Ok(self.building(path)?.staged.write_chunk(*offset, chunk)?),
-            Place::Xattrs { .. } => Ok(self.store.put(&chunk.to_chunk())?),
-        }
-    }
-
-    /// Reads the old chunk that a patch was made against. False if it cannot be found; its bytes carry no proof.
-    pub(super) fn read_base(&self, place: &Place, base: ChunkId, out: &mut Vec<u8>) -> Result<bool, AssemblyError> {
-        match place {
-            Place::Whole { path, .. } => {
-                let old = self.old_value(&FileKey::Meta(path.clone()))?.and_then(|old| old.chunk);
-                let Some(old) = old.filter(|old| old.id == base) else { return Ok(false) };
-                out.resize(old.bytes as usize, 0);
-                Ok(self.placement.read_old(path, 0, out)?)
-            }
-            Place::Range { path, offset } => {
-                let building = self.building(path)?;
-                let old = match &building.old_chunks {
-                    Some(old_chunks) => old_chunks.find(base),
-                    None => {
-                        self.old_value(&FileKey::Content { path: path.clone(), offset: *offset })?.and_then(|old| {
-                            let chunk = old.chunk.filter(|chunk| chunk.id == base)?;
-                            Some((*offset, chunk.bytes))
-                        })
-                    }
-                };
-                let Some((offset, bytes)) = old else { return Ok(false) };
-                out.resize(bytes as usize, 0);
-                Ok(building.staged.read_old(offset, out)?)
-            }
-            Place::Xattrs { .. } => Ok(false),
-        }
-    }
-
     fn old_value(&self, key: &FileKey) -> Result<Option<Value>, AssemblyError> {
         let Some(base) = &self.base else { return Ok(None) };
         Ok(get(&*self.nodes, base, &key.encode())?)
     }
 
     /// The large file at `path`, begun if it is not.
-    pub(super) fn building(&self, path: &FilePath) -> Result<Arc<Building>, AssemblyError> {
+    pub(crate) fn building(&self, path: &FilePath) -> Result<Arc<Building>, AssemblyError> {
         let mut open = self.open.lock().expect("no panic under the lock");
         if let Some((_, building)) = open.iter().find(|(open, _)| open == path) {
             return Ok(building.clone());
@@ -313,12 +230,12 @@ impl Assembly {
     }
 
     /// Gives the destination back, for its last step.
-    pub(super) fn into_placement(self) -> Placement {
+    pub(crate) fn into_placement(self) -> Placement {
         self.placement
     }
 
     /// Closes every large file.
-    pub(super) fn close_files(&self) {
+    pub(crate) fn close_files(&self) {
         self.open.lock().expect("no panic under the lock").clear();
     }
 
@@ -364,6 +281,109 @@ impl Assembly {
             old.in_order.push((offset, chunk));
         }
         Ok(Some(old))
+    }
+}
+
+/// What comparing a leaf with the destination gave.
+type Inspected = Inspection<Unchanged>;
+
+impl Landing for Assembly {
+    type Place = Place;
+    type Unchanged = Unchanged;
+    type Failure = AssemblyError;
+
+    fn nodes(&self) -> &NodeCache {
+        &self.nodes
+    }
+
+    fn inspect(&self, tree: usize, leaf: ChunkId) -> Result<Inspected, AssemblyError> {
+        debug_assert_eq!(tree, 0, "a directory is one section");
+        let nodes = &*self.nodes;
+        let bytes = nodes.get(leaf)?.ok_or(AssemblyError::NodeLost(leaf))?;
+        let leaf = Leaf::parse(&bytes)?;
+        let mut inspection = Inspection { wants: Vec::new(), unchanged: Vec::new() };
+        let Some((first_key, _)) = leaf.entry(0) else { return Ok(inspection) };
+        let mut base = BaseEntries::from(self.base, &first_key, nodes)?;
+        let mut shift = Shift::default();
+        for (index, key, value) in leaf.entries() {
+            let old = base.find(&key, nodes)?;
+            let entry = Entry { index: index as u32, key: FileKey::decode(&key)?, value, old };
+            self.inspect_entry(entry, &mut shift, &mut inspection)?;
+        }
+        Ok(inspection)
+    }
+
+    fn take_unchanged(&self, unchanged: Vec<Unchanged>) -> Result<Vec<Want>, AssemblyError> {
+        let mut wants = Vec::new();
+        let mut buffer = Vec::new();
+        for chunk in unchanged {
+            let building = self.building(&chunk.path)?;
+            buffer.resize(chunk.chunk.bytes as usize, 0);
+            match building.staged.copy_from_old(chunk.old_offset, chunk.offset, chunk.chunk.id, &mut buffer)? {
+                Copied::Yes => self.status.note_reused(u64::from(chunk.chunk.bytes)),
+                Copied::No => wants.push(Want { entry: chunk.entry, bytes: chunk.chunk.bytes, base: None }),
+            }
+        }
+        Ok(wants)
+    }
+
+    fn put_node(&self, _: &NodeWant, node: &Chunk, _: &ItemForm<'_>) -> Result<(), AssemblyError> {
+        Ok(self.nodes.put(node)?)
+    }
+
+    fn place_of(&self, key: &Bytes, value: &Value) -> Result<Place, AssemblyError> {
+        Ok(match FileKey::decode(key)? {
+            FileKey::Meta(path) => Place::Whole { path, meta: decode_meta(&value.inline)? },
+            FileKey::Content { path, offset } => Place::Range { path, offset },
+            FileKey::Xattrs(path) => Place::Xattrs { path },
+        })
+    }
+
+    fn put(&self, place: &Place, chunk: Proven<'_>) -> Result<(), AssemblyError> {
+        match place {
+            Place::Whole { path, meta } => Ok(self.placement.place_small(path, meta, chunk.bytes())?),
+            Place::Range { path, offset } => Ok(self.building(path)?.staged.write_chunk(*offset, chunk)?),
+            Place::Xattrs { .. } => Ok(self.store.put(&chunk.to_chunk())?),
+        }
+    }
+
+    fn read_base(&self, place: &Place, base: ChunkId, out: &mut Vec<u8>) -> Result<bool, AssemblyError> {
+        match place {
+            Place::Whole { path, .. } => {
+                let old = self.old_value(&FileKey::Meta(path.clone()))?.and_then(|old| old.chunk);
+                let Some(old) = old.filter(|old| old.id == base) else { return Ok(false) };
+                out.resize(old.bytes as usize, 0);
+                Ok(self.placement.read_old(path, 0, out)?)
+            }
+            Place::Range { path, offset } => {
+                let building = self.building(path)?;
+                let old = match &building.old_chunks {
+                    Some(old_chunks) => old_chunks.find(base),
+                    None => {
+                        self.old_value(&FileKey::Content { path: path.clone(), offset: *offset })?.and_then(|old| {
+                            let chunk = old.chunk.filter(|chunk| chunk.id == base)?;
+                            Some((*offset, chunk.bytes))
+                        })
+                    }
+                };
+                let Some((offset, bytes)) = old else { return Ok(false) };
+                out.resize(bytes as usize, 0);
+                Ok(building.staged.read_old(offset, out)?)
+            }
+            Place::Xattrs { .. } => Ok(false),
+        }
+    }
+
+    fn node_lost(&self, node: ChunkId) -> AssemblyError {
+        AssemblyError::NodeLost(node)
+    }
+
+    fn no_such_chunk(&self) -> AssemblyError {
+        AssemblyError::NotAFileTree
+    }
+
+    fn base_changed(&self, place: &Place) -> AssemblyError {
+        AssemblyError::BaseChanged(place.to_string())
     }
 }
 
@@ -453,7 +473,7 @@ impl BaseEntries {
 }
 
 /// Does a staged file already hold the chunk?
-pub(super) fn holds(staged: &StagedFile, offset: u64, chunk: ChunkRef) -> Result<bool, AssemblyError> {
+pub(crate) fn holds(staged: &StagedFile, offset: u64, chunk: ChunkRef) -> Result<bool, AssemblyError> {
     let mut buffer = vec![0; chunk.bytes as usize];
     staged.read_range(offset, &mut buffer)?;
     Ok(ChunkId::of(Domain::Data, &buffer) == chunk.id)

@@ -8,7 +8,7 @@ use landfall_core::transfer::Stuck;
 use landfall_store::{OpenError, StoreError};
 
 use super::assembly::AssemblyError;
-use super::greet::SourceError;
+use crate::fetch::greet::SourceError;
 use crate::files::place::{ChangesError, Holders, LocalChanges, PlaceError};
 use crate::history::HistoryError;
 

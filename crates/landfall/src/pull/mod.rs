@@ -3,15 +3,11 @@
 //! Look at the destination, ask the sources, fetch what is not here, put everything in place at once. Each step leaves what it did
 //! for the next pull, should this one be cut short.
 
-mod assembly;
+pub(crate) mod assembly;
 mod discard;
 mod error;
-mod greet;
 mod install;
-mod link;
 mod rescan;
-mod session;
-mod status;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,27 +16,27 @@ use std::time::{Duration, Instant};
 use landfall_core::ChunkId;
 use landfall_core::offer::Strategy;
 use landfall_core::snapshot::{Manifest, Position, SectionKind, StateName, StateRoot};
-use landfall_core::transfer::{PeerId, TreePair};
+use landfall_core::transfer::TreePair;
 use landfall_core::tree::Root;
 use landfall_net::Transport;
 use landfall_store::vfs::RealVfs;
 use landfall_store::{Store, StoreOptions};
 
 use crate::clock::wall_seconds;
+use crate::fetch::ask::{Answers, Asked, Ways};
+use crate::fetch::greet::{Greeted, Question};
+use crate::fetch::session::{Session, SessionEnd};
 use crate::files::place::{Kind, Placement, Previous};
-use crate::history::{self, Held};
+use crate::history::{self, Extent, Held};
 use crate::nodes::NodeCache;
 
+pub use crate::fetch::greet::{SourceError, Trust, TrustAll};
+pub use crate::fetch::status::{SourceStatus, Stage, Status, StatusFigures};
 pub use assembly::AssemblyError;
 pub use error::PullError;
-pub use greet::{SourceError, Trust, TrustAll};
 pub use install::ChangedPaths;
-pub use status::{SourceStatus, Stage, Status, StatusFigures};
 
 use assembly::Assembly;
-use greet::{Greeted, Question, greet};
-use link::Source;
-use session::{Session, SessionEnd};
 
 /// What to pull, from where, and what may be overwritten.
 pub struct PullOptions {
@@ -107,11 +103,6 @@ pub struct PullReport {
     pub notes: Vec<String>,
 }
 
-/// How many connections one source gets: enough for its cores and ours.
-fn lanes() -> u32 {
-    std::thread::available_parallelism().map_or(2, |cores| cores.get() as u32).clamp(1, 4)
-}
-
 /// Makes the destination a copy of the newest snapshot that the sources hold.
 pub fn pull(options: &PullOptions, status: &Arc<Status>) -> Result<PullReport, PullError> {
     let began = Instant::now();
@@ -134,13 +125,6 @@ struct Planned {
     manifest_chunk: landfall_core::Chunk,
     head: Option<landfall_core::wire::SignedHead>,
     strategy: Strategy,
-}
-
-/// A source that was asked.
-struct Asked {
-    peer: PeerId,
-    address: String,
-    greeted: Option<Greeted>,
 }
 
 /// A destination before anything was fetched.
@@ -223,7 +207,7 @@ impl Destination {
         let assembly =
             Arc::new(Assembly::new(placement, store.clone(), nodes.clone(), status.clone(), base_root, target));
         status.enter(Stage::Fetching);
-        fetch(options, plan, asked, &nodes, &assembly, status)?;
+        fetch(options, plan, asked, &assembly, status)?;
         status.enter(Stage::Installing);
         let changed = install::record_changes(&assembly, &nodes)?;
         assembly.close_files();
@@ -271,27 +255,21 @@ fn report(
     }
 }
 
-/// Asks every source at once.
+/// Asks every source.
 fn ask_all(options: &PullOptions, status: &Status, held: Option<ChunkId>) -> Result<(Planned, Vec<Asked>), PullError> {
     let question = Question { state: options.state.clone(), held: held.into_iter().collect(), wanted: None };
-    let answers: Vec<Result<Greeted, SourceError>> = std::thread::scope(|scope| {
-        let (transport, trust, question) = (&options.transport, &*options.trust, &question);
-        let ask = |address| scope.spawn(move || greet(transport, trust, address, question));
-        let threads: Vec<_> = options.sources.iter().map(|address| ask(address)).collect();
-        threads.into_iter().map(|thread| thread.join().expect("asking does not panic")).collect()
-    });
-    let newest = answers.iter().flatten().max_by_key(|greeted| greeted.manifest.position).map(Planned::from);
-    let mut asked = Vec::new();
-    let mut failures = Vec::new();
-    for (at, (answer, address)) in answers.into_iter().zip(&options.sources).enumerate() {
-        let greeted = answer.map_err(|error| failures.push((address.clone(), error))).ok();
-        asked.push(Asked { peer: PeerId(at as u32), address: address.clone(), greeted });
-    }
+    let answers = ways(options).ask_all(&question);
+    let newest = answers.newest().map(Planned::from);
+    let Answers { asked, failures } = answers;
     let Some(newest) = newest else { return Err(PullError::NoSource { state: options.state.clone(), failures }) };
     for (address, error) in failures {
         status.note(format!("{address}: {error}"));
     }
     Ok((newest, asked))
+}
+
+fn ways(options: &PullOptions) -> Ways<'_> {
+    Ways { sources: &options.sources, transport: &options.transport, trust: &*options.trust }
 }
 
 /// Counts what asking cost, where nothing else is fetched on these connections.
@@ -318,32 +296,13 @@ fn fetch(
     options: &PullOptions,
     plan: &Planned,
     asked: Vec<Asked>,
-    nodes: &Arc<NodeCache>,
     assembly: &Arc<Assembly>,
     status: &Arc<Status>,
 ) -> Result<(), PullError> {
     let trees = vec![TreePair { base: assembly.base, target: assembly.target }];
-    let session = Session::new(trees, nodes.clone(), assembly.clone(), status.clone());
+    let session = Session::new(trees, assembly.clone(), status.clone());
     let question = Question { state: options.state.clone(), held: Vec::new(), wanted: Some(plan.snapshot) };
-    let end = std::thread::scope(|scope| {
-        for _ in 0..lanes() {
-            scope.spawn(|| session.inspect_until_end());
-        }
-        for source in &asked {
-            session.expect_peer(source.peer);
-        }
-        for Asked { peer, address, greeted } in asked {
-            let (session, question) = (&session, question.clone());
-            scope.spawn(move || {
-                let (transport, trust) = (&options.transport, &*options.trust);
-                let source = Source { peer, address: &address, transport, trust, question, lanes: lanes() };
-                // A source that offered an older snapshot has to be asked again for this one.
-                let first = greeted.filter(|greeted| greeted.snapshot == plan.snapshot);
-                source.keep(session, first);
-            });
-        }
-        session.run()
-    });
+    let end = ways(options).fetch(&session, plan.snapshot, &question, asked);
     match end {
         SessionEnd::Complete => session.late_failure().map_or(Ok(()), |failure| Err(failure.into())),
         SessionEnd::Stuck(stuck) => Err(PullError::Stuck { stuck, notes: status.notes() }),
@@ -381,6 +340,7 @@ fn held_after(plan: &Planned, base: Option<Held>) -> Vec<Held> {
         manifest_bytes: plan.manifest_chunk.bytes().clone(),
         head: plan.head.clone(),
         since: wall_seconds(),
+        extent: Extent::Whole,
     };
     base.into_iter().filter(|base| base.id != plan.snapshot).chain([new]).collect()
 }

@@ -1,5 +1,6 @@
 //! Owns the answers to requests: finds each node and chunk, gives it the form that the link deserves, and sends it.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -9,9 +10,10 @@ use landfall_core::codec::{
     looks_incompressible,
 };
 use landfall_core::files::FileKey;
-use landfall_core::tree::{ChunkRef, Leaf};
+use landfall_core::tree::{ChunkRef, Leaf, Nodes, Value, get};
 use landfall_core::wire::{
-    Fetch, FetchWhat, Item, ItemBody, ItemForm, NodeRequest, Refusal, RefusalReason, UnitRequest,
+    ChunkRequest, Fetch, FetchWhat, Item, ItemBody, ItemForm, NodeRequest, PathRequest, Refusal, RefusalReason,
+    UnitRequest,
 };
 use landfall_core::{ChunkId, Domain};
 use landfall_net::{FrameSender, SendError};
@@ -20,6 +22,7 @@ use super::core_wait::CoreWait;
 use super::offering::as_id;
 use super::state::{Content, ServedState};
 use crate::content::{ContentError, PackedContent};
+use crate::nodes::NodeCache;
 
 /// Answers the requests of one connection.
 pub(super) struct Answers {
@@ -71,6 +74,8 @@ impl Answers {
         let answered = match &fetch.what {
             Some(FetchWhat::Nodes(nodes)) => self.answer_nodes(fetch.request, nodes, sender)?,
             Some(FetchWhat::Unit(unit)) => self.answer_unit(fetch.request, unit, sender)?,
+            Some(FetchWhat::Chunks(chunks)) => self.answer_chunks(fetch.request, chunks, sender)?,
+            Some(FetchWhat::Path(path)) => self.answer_path(fetch.request, path, sender)?,
             None => Err(Refusal::new(RefusalReason::Protocol, "a request for nothing")),
         };
         let after = sender.pressure();
@@ -119,6 +124,53 @@ impl Answers {
         Ok(Ok(()))
     }
 
+    fn answer_chunks(
+        &mut self,
+        request: u32,
+        chunks: &ChunkRequest,
+        sender: &mut dyn FrameSender,
+    ) -> Result<Result<(), Refusal>, SendError> {
+        for (want, id) in chunks.ids.iter().enumerate() {
+            let Some(id) = as_id(id) else { return Ok(Err(bad_id())) };
+            let found = match &self.state.content {
+                Content::Packs => self.find_packed(id, None),
+                Content::Files(_) => Err(ContentError::Missing),
+            };
+            self.send(request, want as u32, found, sender)?;
+        }
+        Ok(Ok(()))
+    }
+
+    /// The rest of the way to a key, and the chunk that is its value.
+    fn answer_path(
+        &mut self,
+        request: u32,
+        path: &PathRequest,
+        sender: &mut dyn FrameSender,
+    ) -> Result<Result<(), Refusal>, SendError> {
+        let Some(root) = as_id(&path.root) else { return Ok(Err(bad_id())) };
+        let way = Way { nodes: &self.state.nodes, found: RefCell::default() };
+        let reached = self.state.find_root(root).map(|root| get(&way, &root, &path.key));
+        let nodes = way.found.into_inner();
+        let mut want = 0;
+        for node in nodes.into_iter().skip(path.levels_held as usize) {
+            self.coder.plain.clear();
+            self.coder.plain.extend_from_slice(&node);
+            self.send(request, want, Ok(Found::Plain { base: Base::Absent }), sender)?;
+            want += 1;
+        }
+        match reached {
+            Some(Ok(None | Some(Value { chunk: None, .. }))) => {}
+            Some(Ok(Some(Value { chunk: Some(chunk), .. }))) => {
+                let found = self.find_packed(chunk.id, None);
+                self.send(request, want, found, sender)?;
+            }
+            // Its snapshot is not held here, or a node of it is not.
+            None | Some(Err(_)) => self.send(request, want, Err(ContentError::Missing), sender)?,
+        }
+        Ok(Ok(()))
+    }
+
     fn find_node(&mut self, id: ChunkId, base: Option<ChunkId>) -> Result<Found, ContentError> {
         let node = self.state.nodes.get(id)?.ok_or(ContentError::Missing)?;
         let coder = &mut self.coder;
@@ -143,13 +195,13 @@ impl Answers {
     ) -> Result<Found, ContentError> {
         let chunk = chunk.ok_or(ContentError::Missing)?;
         match &self.state.content {
-            Content::Packs => self.find_packed(chunk, base),
+            Content::Packs => self.find_packed(chunk.id, base),
             Content::Files(files) => {
                 let (path, offset) = match FileKey::decode(key) {
                     Ok(FileKey::Content { path, offset }) => (path, offset),
                     Ok(FileKey::Meta(path)) => (path, 0),
                     // Attributes that are too long for the tree are not in any file's content.
-                    Ok(FileKey::Xattrs(_)) => return self.find_packed(chunk, base),
+                    Ok(FileKey::Xattrs(_)) => return self.find_packed(chunk.id, base),
                     Err(_) => return Err(ContentError::Missing),
                 };
                 files.read(&path, offset, chunk, &mut self.coder.plain)?;
@@ -158,9 +210,9 @@ impl Answers {
         }
     }
 
-    fn find_packed(&mut self, chunk: ChunkRef, base: Option<ChunkId>) -> Result<Found, ContentError> {
+    fn find_packed(&mut self, id: ChunkId, base: Option<ChunkId>) -> Result<Found, ContentError> {
         let packs = PackedContent::new(&self.state.store);
-        let frame = packs.frame(chunk.id)?;
+        let frame = packs.frame(id)?;
         if frame.domain != Domain::Data {
             return Err(ContentError::Missing);
         }
@@ -246,6 +298,20 @@ impl Coder {
             took: began.elapsed(),
         });
         codec
+    }
+}
+
+/// Nodes from here, and those that were asked for, in order.
+struct Way<'a> {
+    nodes: &'a NodeCache,
+    found: RefCell<Vec<Bytes>>,
+}
+
+impl Nodes for Way<'_> {
+    fn node(&self, id: ChunkId) -> Option<Bytes> {
+        let node = self.nodes.node(id)?;
+        self.found.borrow_mut().push(node.clone());
+        Some(node)
     }
 }
 

@@ -2,14 +2,14 @@
 //!
 //! One thread reads, so that a cancel is seen while an answer is under way; another answers.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use landfall_core::codec::Codec;
 use landfall_core::snapshot::StateName;
 use landfall_core::wire::{
-    Ask, Fetch, Hello, Lease, Message, Refusal, RefusalReason, VERSION_MAX, VERSION_MIN, common_version,
+    Ask, Fetch, Hello, Lease, Message, Open, Refusal, RefusalReason, VERSION_MAX, VERSION_MIN, common_version,
 };
 use landfall_net::{Connection, FrameSender, SendError};
 
@@ -24,9 +24,14 @@ const REQUESTS_WAITING_MAX: usize = 256;
 /// A joiner that says nothing for this long is gone; it renews its lease well before.
 const SILENCE_MAX: Duration = LEASE_DURATION;
 
+/// Takes a connection that a peer opened for a service. It runs on a thread of the connection's own, which it may keep as long as it
+/// likes; the connection ends when it returns.
+pub type ConnectionService = Arc<dyn Fn(Connection) + Send + Sync>;
+
 /// What a conversation needs to know of its member.
 pub(crate) struct ServingMember {
     pub(crate) states: std::sync::RwLock<ServedStates>,
+    pub(crate) services: BTreeMap<String, ConnectionService>,
     pub(crate) clock: Clock,
 }
 
@@ -49,56 +54,82 @@ enum Todo {
     Ask(Ask),
     Fetch(Fetch),
     Renew(Lease),
+    Open(Open),
     /// The joiner broke the protocol.
     Refuse(Refusal),
 }
 
-/// Talks with one joiner until it goes.
+/// Talks with one joiner until it goes, or hands the connection to the service that it opens.
 pub(crate) fn converse(member: &ServingMember, connection: Connection) {
-    let peer = connection.peer.name.clone();
+    let Connection { peer, address, mut receiver, mut sender, closer } = connection;
     let inbox = Arc::new(Inbox::default());
-    let Connection { mut receiver, mut sender, closer, .. } = connection;
     receiver.set_idle_deadline(SILENCE_MAX);
     sender.set_stall_deadline(SILENCE_MAX);
-    std::thread::scope(|scope| {
+    let (end, receiver) = std::thread::scope(|scope| {
         let reading = inbox.clone();
-        scope.spawn(move || {
+        let reader = scope.spawn(move || {
             while let Ok(Some(frame)) = receiver.receive() {
-                if !reading.take(frame) {
+                if reading.take(frame) == More::No {
                     break;
                 }
             }
             reading.end();
+            receiver
         });
-        let mut talk = Talk { member, peer: &peer, sender: &mut *sender, inbox: &inbox, greeted: false, asked: None };
-        if let Err(error) = talk.run() {
-            tracing::debug!(%peer, %error, "conversation ended");
-        }
+        let mut talk = Talk {
+            member,
+            peer: &peer.name,
+            sender: &mut *sender,
+            inbox: &inbox,
+            greeted: false,
+            asked: None,
+            opened: None,
+        };
+        let end = talk.run().unwrap_or_else(|error| {
+            tracing::debug!(peer = %peer.name, %error, "conversation ended");
+            TalkEnd::Over
+        });
         talk.end_lease();
-        // The reading thread may still wait for a joiner that will not speak again.
-        closer.close();
+        if matches!(end, TalkEnd::Over) {
+            // The reading thread may still wait for a joiner that will not speak again.
+            closer.close();
+        }
+        (end, reader.join().expect("reading does not panic"))
     });
+    if let TalkEnd::HandOver(service) = end {
+        service(Connection { peer, address, sender, receiver, closer: closer.clone() });
+        closer.close();
+    }
+}
+
+/// Will more frames of this conversation be taken?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum More {
+    Yes,
+    No,
 }
 
 impl Inbox {
-    /// Takes one frame. False if nothing more can be taken.
-    fn take(&self, frame: &[u8]) -> bool {
+    /// Takes one frame.
+    fn take(&self, frame: &[u8]) -> More {
         let refuse = |message: &str| Todo::Refuse(Refusal::new(RefusalReason::Protocol, message));
         let todo = match Message::decode(frame) {
             Ok(Message::Hello(hello)) => Todo::Hello(hello),
             Ok(Message::Ask(ask)) => Todo::Ask(ask),
             Ok(Message::Fetch(fetch)) => Todo::Fetch(fetch),
             Ok(Message::Renew(lease)) => Todo::Renew(lease),
+            Ok(Message::Open(open)) => Todo::Open(open),
             Ok(Message::Cancel { request }) => {
                 self.cancel(request);
-                return true;
+                return More::Yes;
             }
             Ok(_) => refuse("only a joiner's messages are expected here"),
             Err(error) => refuse(&error.to_string()),
         };
         let mut queue = self.lock();
         let todo = if queue.messages.len() < REQUESTS_WAITING_MAX { todo } else { refuse("too many requests wait") };
-        let more = !matches!(todo, Todo::Refuse(_));
+        // What follows an opening is the service's to read.
+        let more = if matches!(todo, Todo::Refuse(_) | Todo::Open(_)) { More::No } else { More::Yes };
         queue.messages.push_back(todo);
         drop(queue);
         self.filled.notify_one();
@@ -155,6 +186,8 @@ struct Talk<'a> {
     inbox: &'a Inbox,
     greeted: bool,
     asked: Option<Asked>,
+    /// The service that is to have the connection.
+    opened: Option<ConnectionService>,
 }
 
 /// The state that the joiner asked for, and what answering it needs.
@@ -164,8 +197,15 @@ struct Asked {
     answers: Answers,
 }
 
+/// How a conversation ended.
+enum TalkEnd {
+    Over,
+    /// The rest of the connection belongs to a service.
+    HandOver(ConnectionService),
+}
+
 impl Talk<'_> {
-    fn run(&mut self) -> Result<(), SendError> {
+    fn run(&mut self) -> Result<TalkEnd, SendError> {
         loop {
             let todo = match self.inbox.next_now() {
                 Some(todo) => todo,
@@ -174,14 +214,17 @@ impl Talk<'_> {
                     self.sender.flush()?;
                     match self.inbox.next() {
                         Some(todo) => todo,
-                        None => return self.sender.finish(),
+                        None => return self.sender.finish().map(|()| TalkEnd::Over),
                     }
                 }
             };
             if let Err(refusal) = self.carry_out(todo)? {
                 tracing::info!(peer = self.peer, reason = %refusal.message, "refused");
                 self.say(&Message::Refusal(refusal))?;
-                return self.sender.finish();
+                return self.sender.finish().map(|()| TalkEnd::Over);
+            }
+            if let Some(service) = self.opened.take() {
+                return Ok(TalkEnd::HandOver(service));
             }
         }
     }
@@ -194,7 +237,19 @@ impl Talk<'_> {
             Todo::Ask(ask) => self.answer_ask(&ask),
             Todo::Fetch(fetch) => self.answer_fetch(&fetch),
             Todo::Renew(lease) => self.renew(&lease),
+            Todo::Open(open) => self.open(&open),
         }
+    }
+
+    fn open(&mut self, open: &Open) -> Result<Result<(), Refusal>, SendError> {
+        let Some(service) = self.member.services.get(&open.service) else {
+            let message = format!("no service '{}' here", open.service);
+            return Ok(Err(Refusal::new(RefusalReason::UnknownService, message)));
+        };
+        self.say(&Message::Opened)?;
+        self.sender.flush()?;
+        self.opened = Some(service.clone());
+        Ok(Ok(()))
     }
 
     fn greet(&mut self, theirs: &Hello) -> Result<Result<(), Refusal>, SendError> {

@@ -7,5 +7,6 @@ mod lease;
 mod offering;
 mod state;
 
+pub use conversation::ConnectionService;
 pub(crate) use conversation::{ServingMember, converse, own_hello};
-pub(crate) use state::{Content, LetGo, ServedState};
+pub(crate) use state::{Content, LetGo, ServedState, ServedStates};

@@ -75,7 +75,7 @@ fn changed_bytes_of_tree(state: &ServedState, base: Option<Root>, target: Root) 
     let mut walk = NewLeaves::new(base, target);
     let (mut bytes, mut leaves) = (0, 0);
     loop {
-        let found = walk.next(&state.nodes, 1024)?;
+        let found = walk.next(&*state.nodes, 1024)?;
         if found.is_empty() {
             return Ok(bytes);
         }

@@ -5,12 +5,13 @@ use std::sync::{Arc, Mutex, RwLock};
 
 use landfall_core::ChunkId;
 use landfall_core::snapshot::StateName;
+use landfall_core::tree::Root;
 use landfall_store::{Store, StoreError};
 
 use super::lease::Leases;
 use crate::clock::{Clock, wall_seconds};
 use crate::content::FilesInPlace;
-use crate::history::{self, Held};
+use crate::history::{self, Extent, Held};
 use crate::nodes::NodeCache;
 
 /// Older snapshots that stay held, so that whoever has one gets a patch.
@@ -37,7 +38,7 @@ pub(crate) enum LetGo {
 pub(crate) struct ServedState {
     pub(crate) name: StateName,
     pub(crate) store: Arc<Store>,
-    pub(crate) nodes: NodeCache,
+    pub(crate) nodes: Arc<NodeCache>,
     pub(crate) content: Content,
     pub(crate) leases: Leases,
     held: RwLock<Vec<Arc<Held>>>,
@@ -48,6 +49,17 @@ pub(crate) struct ServedState {
 impl ServedState {
     pub(crate) fn new(name: StateName, store: Arc<Store>, content: Content, held: Vec<Held>) -> Self {
         let nodes = NodeCache::new(store.clone());
+        Self::with_nodes(name, store, Arc::new(nodes), content, held)
+    }
+
+    /// A state whose nodes others read too, through the same cache.
+    pub(crate) fn with_nodes(
+        name: StateName,
+        store: Arc<Store>,
+        nodes: Arc<NodeCache>,
+        content: Content,
+        held: Vec<Held>,
+    ) -> Self {
         let held = RwLock::new(held.into_iter().map(Arc::new).collect());
         Self { name, store, nodes, content, leases: Leases::default(), held, saving: Mutex::new(()) }
     }
@@ -57,19 +69,29 @@ impl ServedState {
         self.held.read().expect("no panic under the lock").clone()
     }
 
+    /// The newest snapshot of which everything is here.
     pub(crate) fn newest(&self) -> Option<Arc<Held>> {
-        self.held.read().expect("no panic under the lock").last().cloned()
+        let held = self.held.read().expect("no panic under the lock");
+        held.iter().rev().find(|held| held.extent == Extent::Whole).cloned()
     }
 
     pub(crate) fn find(&self, id: ChunkId) -> Option<Arc<Held>> {
         self.held.read().expect("no panic under the lock").iter().find(|held| held.id == id).cloned()
     }
 
-    /// Makes a snapshot the newest. Its nodes and chunks must be durable. Older ones that nobody needs are let go.
+    /// The root of a section of a snapshot that is held here.
+    pub(crate) fn find_root(&self, id: ChunkId) -> Option<Root> {
+        let held = self.held.read().expect("no panic under the lock");
+        let mut sections = held.iter().rev().flat_map(|held| &held.manifest.sections);
+        sections.find(|section| section.root.id == id).map(|section| section.root)
+    }
+
+    /// Makes a snapshot the newest. Its nodes and chunks, as far as they are here, must be durable. Older ones that nobody needs are let
+    /// go; so is one that was being filled: its place is taken.
     pub(crate) fn publish(&self, newest: Held, clock: &Clock) -> Result<LetGo, StoreError> {
         let _one_at_a_time = self.saving.lock().expect("no panic under the lock");
         let mut held: Vec<Held> = self.held().iter().map(|held| (**held).clone()).collect();
-        held.retain(|held| held.id != newest.id);
+        held.retain(|held| held.id != newest.id && held.extent == Extent::Whole);
         held.push(newest);
         let before = held.len();
         self.let_go(&mut held, clock);

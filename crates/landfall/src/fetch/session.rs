@@ -16,18 +16,16 @@ use landfall_core::wire::{Fetch, FetchWhat, Item, ItemBody, Message, NodeRequest
 use landfall_core::{Chunk, ChunkId, Domain, Proven, Time};
 use landfall_net::{Closer, FrameSender};
 
-use super::assembly::{Assembly, AssemblyError, Place};
+use super::landing::Landing;
 use super::status::Status;
 use crate::clock::Clock;
-use crate::nodes::NodeCache;
 
 /// A transfer and everything that carries it out.
-pub(super) struct Session {
-    pub(super) clock: Clock,
-    pub(super) nodes: Arc<NodeCache>,
-    pub(super) assembly: Arc<Assembly>,
-    pub(super) status: Arc<Status>,
-    driver: Mutex<Driver>,
+pub(crate) struct Session<L: Landing> {
+    pub(crate) clock: Clock,
+    landing: Arc<L>,
+    pub(crate) status: Arc<Status>,
+    driver: Mutex<Driver<L>>,
     /// Something happened: the outcome may have changed.
     changed: Condvar,
     peers: Mutex<BTreeMap<PeerId, Vec<Arc<LaneHandle>>>>,
@@ -37,10 +35,10 @@ pub(super) struct Session {
     inspection_added: Condvar,
 }
 
-struct Driver {
+struct Driver<L: Landing> {
     transfer: Transfer,
-    requests: HashMap<RequestId, Arc<Request>>,
-    failure: Option<AssemblyError>,
+    requests: HashMap<RequestId, Arc<Request<L::Place>>>,
+    failure: Option<L::Failure>,
     ended: bool,
 }
 
@@ -51,67 +49,61 @@ struct Inspections {
 }
 
 /// The sending side of one connection.
-pub(super) struct LaneHandle {
-    pub(super) sender: Mutex<Box<dyn FrameSender>>,
-    pub(super) closer: Closer,
+pub(crate) struct LaneHandle {
+    pub(crate) sender: Mutex<Box<dyn FrameSender>>,
+    pub(crate) closer: Closer,
 }
 
 /// A request that has not been answered.
-struct Request {
+struct Request<P> {
     lane: Lane,
-    asked: Asked,
+    asked: Asked<P>,
 }
 
 /// What a request asked for: what its items must be, and where they go.
-enum Asked {
+enum Asked<P> {
     Nodes(Vec<NodeWant>),
-    Chunks(Vec<AskedChunk>),
+    Chunks(Vec<AskedChunk<P>>),
 }
 
-struct AskedChunk {
+struct AskedChunk<P> {
     id: ChunkId,
     bytes: u32,
     base: Option<ChunkId>,
-    place: Place,
+    place: P,
 }
 
 /// Contexts and buffers of one lane's thread.
-pub(super) struct Workbench {
+pub(crate) struct Workbench {
     decoder: Decoder,
     base: Vec<u8>,
     plain: Vec<u8>,
 }
 
 impl Workbench {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { decoder: Decoder::new(), base: Vec::new(), plain: Vec::new() }
     }
 }
 
 /// How a transfer ended.
-pub(super) enum SessionEnd {
+pub(crate) enum SessionEnd<F> {
     Complete,
     Stuck(Stuck),
-    Failed(AssemblyError),
+    Failed(F),
 }
 
-impl Session {
-    pub(super) fn new(
-        trees: Vec<TreePair>,
-        nodes: Arc<NodeCache>,
-        assembly: Arc<Assembly>,
-        status: Arc<Status>,
-    ) -> Self {
+impl<L: Landing> Session<L> {
+    pub(crate) fn new(trees: Vec<TreePair>, landing: Arc<L>, status: Arc<Status>) -> Self {
         let clock = Clock::start();
         let transfer = Transfer::new(trees, clock.now());
         Self {
             clock,
-            nodes,
-            assembly,
+            landing,
             status,
             driver: Mutex::new(Driver { transfer, requests: HashMap::new(), failure: None, ended: false }),
             changed: Condvar::new(),
-            peers: Mutex::default(),
+            peers: Mutex::new(BTreeMap::new()),
             carrying_out: Mutex::default(),
             inspections: Mutex::default(),
             inspection_added: Condvar::new(),
@@ -119,7 +111,7 @@ impl Session {
     }
 
     /// Waits until everything is here, or cannot come. Other threads do the work.
-    pub(super) fn run(&self) -> SessionEnd {
+    pub(crate) fn run(&self) -> SessionEnd<L::Failure> {
         loop {
             self.pump();
             let mut driver = self.driver();
@@ -140,7 +132,7 @@ impl Session {
     }
 
     /// A source can be asked from now on, on these lanes.
-    pub(super) fn join_peer(&self, peer: PeerId, lanes: Vec<Arc<LaneHandle>>, cost: PeerCost) {
+    pub(crate) fn join_peer(&self, peer: PeerId, lanes: Vec<Arc<LaneHandle>>, cost: PeerCost) {
         let count = lanes.len() as u32;
         self.peers.lock().expect("no panic under the lock").insert(peer, lanes.clone());
         if self.is_over() {
@@ -152,26 +144,26 @@ impl Session {
     }
 
     /// A source is gone.
-    pub(super) fn lose_peer(&self, peer: PeerId) {
+    pub(crate) fn lose_peer(&self, peer: PeerId) {
         self.close_lanes(peer);
         self.driver().requests.retain(|_, request| request.lane.peer != peer);
         self.tell(|transfer, now| transfer.handle_peer_lost(peer, now));
     }
 
     /// Has the transfer ended, however?
-    pub(super) fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         self.driver().ended
     }
 
     /// Waits until the transfer ends, at most for `delay`. True if it has ended.
-    pub(super) fn wait_for_end(&self, delay: Duration) -> bool {
+    pub(crate) fn wait_for_end(&self, delay: Duration) -> bool {
         let driver = self.driver();
         let waited = self.changed.wait_timeout_while(driver, delay, |driver| !driver.ended);
         waited.expect("no panic under the lock").0.ended
     }
 
     /// Takes one item that came on `lane`.
-    pub(super) fn take_item(&self, lane: Lane, item: &Item<'_>, bench: &mut Workbench) -> Result<(), BadItem> {
+    pub(crate) fn take_item(&self, lane: Lane, item: &Item<'_>, bench: &mut Workbench) -> Result<(), BadItem> {
         let request = RequestId(item.request);
         let driver = self.driver();
         // A request that ended meanwhile, or a chunk that came from elsewhere.
@@ -208,7 +200,7 @@ impl Session {
     }
 
     /// The source says that a request has been answered.
-    pub(super) fn end_request(&self, lane: Lane, request: RequestId) -> Result<(), BadItem> {
+    pub(crate) fn end_request(&self, lane: Lane, request: RequestId) -> Result<(), BadItem> {
         let mut driver = self.driver();
         match driver.requests.get(&request) {
             Some(open) if open.lane != lane => return Err(BadItem),
@@ -221,45 +213,44 @@ impl Session {
     }
 
     /// A source is being connected.
-    pub(super) fn expect_peer(&self, peer: PeerId) {
+    pub(crate) fn expect_peer(&self, peer: PeerId) {
         self.tell(|transfer, now| transfer.handle_peer_expected(peer, now));
     }
 
     /// A source will not come, or not come back.
-    pub(super) fn give_up_peer(&self, peer: PeerId) {
+    pub(crate) fn give_up_peer(&self, peer: PeerId) {
         self.tell(|transfer, now| transfer.handle_peer_given_up(peer, now));
     }
 
     /// Was a source dropped for good?
-    pub(super) fn is_dropped(&self, peer: PeerId) -> bool {
+    pub(crate) fn is_dropped(&self, peer: PeerId) -> bool {
         self.driver().transfer.is_banned(peer)
     }
 
     /// The failure that came after the end, if there was one: a duplicate may still be on its way into a file.
-    pub(super) fn late_failure(&self) -> Option<AssemblyError> {
+    pub(crate) fn late_failure(&self) -> Option<L::Failure> {
         self.driver().failure.take()
     }
 
     /// Compares leaves with what is here until the transfer ends.
-    pub(super) fn inspect_until_end(&self) {
+    pub(crate) fn inspect_until_end(&self) {
         while let Some((tree, leaf)) = self.next_inspection() {
-            debug_assert_eq!(tree, 0, "a directory is one section");
-            if let Err(failure) = self.inspect(leaf) {
+            if let Err(failure) = self.inspect(tree, leaf) {
                 self.fail(failure);
             }
         }
     }
 
-    fn inspect(&self, leaf: ChunkId) -> Result<(), AssemblyError> {
-        let inspection = self.assembly.inspect(&self.nodes, leaf)?;
+    fn inspect(&self, tree: usize, leaf: ChunkId) -> Result<(), L::Failure> {
+        let inspection = self.landing.inspect(tree, leaf)?;
         self.tell(|transfer, _| transfer.handle_wanted(leaf, inspection.wants));
         // The network is busy with what is wanted while this thread copies what is not.
-        let wants = self.assembly.copy_unchanged(inspection.unchanged)?;
+        let wants = self.landing.take_unchanged(inspection.unchanged)?;
         self.tell(|transfer, _| transfer.handle_inspected(leaf, wants));
         Ok(())
     }
 
-    pub(super) fn fail(&self, failure: AssemblyError) {
+    pub(crate) fn fail(&self, failure: L::Failure) {
         self.driver().failure.get_or_insert(failure);
         self.changed.notify_all();
     }
@@ -274,7 +265,7 @@ impl Session {
         let _in_order = self.carrying_out.lock().expect("no panic under the lock");
         let mut commands = Vec::new();
         let mut driver = self.driver();
-        while let Some(command) = driver.transfer.poll_command(&*self.nodes, self.clock.now()) {
+        while let Some(command) = driver.transfer.poll_command(self.landing.nodes(), self.clock.now()) {
             commands.push(command);
         }
         let over = driver.transfer.outcome() != Outcome::Running;
@@ -329,24 +320,24 @@ impl Session {
         self.say(lane, &Message::Fetch(Fetch { request: request.0, what: Some(FetchWhat::Unit(unit)) }));
     }
 
-    fn note_asked(&self, request: RequestId, lane: Lane, asked: Asked) {
+    fn note_asked(&self, request: RequestId, lane: Lane, asked: Asked<L::Place>) {
         self.driver().requests.insert(request, Arc::new(Request { lane, asked }));
     }
 
-    fn asked_chunks(&self, leaf: ChunkId, wants: &[Want]) -> Result<Vec<AskedChunk>, AssemblyError> {
-        let bytes = self.nodes.get(leaf)?.ok_or(AssemblyError::NodeLost(leaf))?;
+    fn asked_chunks(&self, leaf: ChunkId, wants: &[Want]) -> Result<Vec<AskedChunk<L::Place>>, L::Failure> {
+        let bytes = self.landing.nodes().get(leaf)?.ok_or_else(|| self.landing.node_lost(leaf))?;
         let leaf = Leaf::parse(&bytes)?;
         let chunk = |want: &Want| {
-            let (key, value) = leaf.entry(want.entry as usize).ok_or(AssemblyError::NotAFileTree)?;
-            let chunk = value.chunk.ok_or(AssemblyError::NotAFileTree)?;
-            let place = self.assembly.place_of(&key, &value)?;
+            let (key, value) = leaf.entry(want.entry as usize).ok_or_else(|| self.landing.no_such_chunk())?;
+            let chunk = value.chunk.ok_or_else(|| self.landing.no_such_chunk())?;
+            let place = self.landing.place_of(&key, &value)?;
             Ok(AskedChunk { id: chunk.id, bytes: chunk.bytes, base: want.base, place })
         };
         wants.iter().map(chunk).collect()
     }
 
     /// Sends a message on a lane, if it is still there.
-    pub(super) fn say(&self, lane: Lane, message: &Message<'_>) {
+    pub(crate) fn say(&self, lane: Lane, message: &Message<'_>) {
         let peers = self.peers.lock().expect("no panic under the lock");
         let Some(handle) = peers.get(&lane.peer).and_then(|lanes| lanes.get(lane.index as usize)).cloned() else {
             return;
@@ -371,10 +362,10 @@ impl Session {
         }
     }
 
-    fn take_node(&self, want: &NodeWant, body: &ItemBody<'_>, bench: &mut Workbench) -> Result<Arrival, AssemblyError> {
+    fn take_node(&self, want: &NodeWant, body: &ItemBody<'_>, bench: &mut Workbench) -> Result<Arrival, L::Failure> {
         let ItemBody::Chunk(form) = body else { return Ok(Arrival::Missing) };
         let base = match want.base {
-            Some(base) => self.nodes.get(base)?,
+            Some(base) => self.landing.nodes().get(base)?,
             None => None,
         };
         let decoded =
@@ -385,7 +376,7 @@ impl Session {
         let Ok(node) = Chunk::verify(want.id, Domain::Node, Bytes::copy_from_slice(&bench.plain)) else {
             return Ok(Arrival::Corrupt);
         };
-        self.nodes.put(&node)?;
+        self.landing.put_node(want, &node, form)?;
         self.status.note_node(node.bytes().len());
         Ok(Arrival::Stored)
     }
@@ -393,10 +384,10 @@ impl Session {
     fn take_chunk(
         &self,
         peer: PeerId,
-        asked: &AskedChunk,
+        asked: &AskedChunk<L::Place>,
         body: &ItemBody<'_>,
         bench: &mut Workbench,
-    ) -> Result<Arrival, AssemblyError> {
+    ) -> Result<Arrival, L::Failure> {
         let form = match body {
             ItemBody::Chunk(form) => form,
             ItemBody::Missing => return Ok(Arrival::Missing),
@@ -407,8 +398,8 @@ impl Session {
         };
         let base = match (form.codec, asked.base) {
             (Codec::ZstdPatch, Some(base)) => {
-                if !self.assembly.read_base(&asked.place, base, &mut bench.base)? {
-                    return Err(AssemblyError::BaseChanged(asked.place.to_string()));
+                if !self.landing.read_base(&asked.place, base, &mut bench.base)? {
+                    return Err(self.landing.base_changed(&asked.place));
                 }
                 Some((base, &bench.base[..]))
             }
@@ -427,12 +418,12 @@ impl Session {
         let Some(chunk) = plain.and_then(|plain| Proven::verify(asked.id, Domain::Data, plain).ok()) else {
             // A base that is not what it was makes wrong bytes of a right patch: then the peer is not to blame.
             if base.is_some_and(|(id, bytes)| ChunkId::of(Domain::Data, bytes) != id) {
-                return Err(AssemblyError::BaseChanged(asked.place.to_string()));
+                return Err(self.landing.base_changed(&asked.place));
             }
             self.status.note_corrupt(peer, &asked.place);
             return Ok(Arrival::Corrupt);
         };
-        self.assembly.put(&asked.place, chunk)?;
+        self.landing.put(&asked.place, chunk)?;
         self.status.note_chunk(peer, form.codec, chunk.bytes().len(), form.payload.len());
         Ok(Arrival::Stored)
     }
@@ -469,16 +460,16 @@ impl Session {
         }
     }
 
-    fn driver(&self) -> MutexGuard<'_, Driver> {
+    fn driver(&self) -> MutexGuard<'_, Driver<L>> {
         self.driver.lock().expect("no panic under the lock")
     }
 }
 
 /// An item that answers no want: the peer breaks the protocol.
 #[derive(Debug)]
-pub(super) struct BadItem;
+pub(crate) struct BadItem;
 
-fn ended(driver: &mut Driver) -> Option<SessionEnd> {
+fn ended<L: Landing>(driver: &mut Driver<L>) -> Option<SessionEnd<L::Failure>> {
     if let Some(failure) = driver.failure.take() {
         return Some(SessionEnd::Failed(failure));
     }

@@ -8,6 +8,7 @@ use landfall_core::wire::{Lease, Message};
 use landfall_net::{Connection, FrameReceiver, ReceiveError, Transport};
 
 use super::greet::{Greeted, Question, SourceError, Trust, greet};
+use super::landing::Landing;
 use super::session::{LaneHandle, Session, Workbench};
 
 /// Silence of a source that has work is the transfer's to judge; this only ends threads that nobody needs.
@@ -20,19 +21,24 @@ const RENEWAL_MIN: Duration = Duration::from_secs(3);
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_LONGEST: Duration = Duration::from_secs(3);
 
-/// One source of a pull.
-pub(super) struct Source<'a> {
-    pub(super) peer: PeerId,
-    pub(super) address: &'a str,
-    pub(super) transport: &'a Arc<dyn Transport>,
-    pub(super) trust: &'a dyn Trust,
-    pub(super) question: Question,
-    pub(super) lanes: u32,
+/// How many connections one source gets: enough for its cores and ours.
+pub(crate) fn lanes() -> u32 {
+    std::thread::available_parallelism().map_or(2, |cores| cores.get() as u32).clamp(1, 4)
+}
+
+/// One source of a transfer.
+pub(crate) struct Source<'a> {
+    pub(crate) peer: PeerId,
+    pub(crate) address: &'a str,
+    pub(crate) transport: &'a Arc<dyn Transport>,
+    pub(crate) trust: &'a dyn Trust,
+    pub(crate) question: Question,
+    pub(crate) lanes: u32,
 }
 
 impl Source<'_> {
     /// Keeps the source connected until the transfer ends or the source is of no use. `first` is a connection that asked already.
-    pub(super) fn keep(&self, session: &Session, first: Option<Greeted>) {
+    pub(crate) fn keep<L: Landing>(&self, session: &Session<L>, first: Option<Greeted>) {
         let mut first = first;
         let mut pause = RETRY_FIRST;
         while !session.is_over() {
@@ -76,7 +82,7 @@ impl Source<'_> {
     }
 
     /// Listens on all lanes until one of them breaks.
-    fn serve(&self, session: &Session, lanes: Vec<Greeted>) {
+    fn serve<L: Landing>(&self, session: &Session<L>, lanes: Vec<Greeted>) {
         let source = &lanes[0].connection.peer;
         let is_writer = source.writer_of.iter().any(|state| state == self.question.state.as_str());
         let cost = if is_writer { PeerCost::WRITER } else { PeerCost::NEAR };
@@ -113,7 +119,7 @@ impl Source<'_> {
 }
 
 /// Takes what comes on one lane until it ends; says why it ended.
-fn listen(session: &Session, lane: Lane, mut receiver: Box<dyn FrameReceiver>, lease: Lease) -> String {
+fn listen<L: Landing>(session: &Session<L>, lane: Lane, mut receiver: Box<dyn FrameReceiver>, lease: Lease) -> String {
     let mut bench = Workbench::new();
     let mut renewal = Renewal { lease, renewed: Instant::now(), heard: Instant::now() };
     let mut counted = 0;
@@ -146,7 +152,7 @@ struct Renewal {
 }
 
 impl Renewal {
-    fn renew_in_time(&mut self, session: &Session, lane: Lane) {
+    fn renew_in_time<L: Landing>(&mut self, session: &Session<L>, lane: Lane) {
         let interval = Duration::from_millis(self.lease.duration_ms / 3).max(RENEWAL_MIN);
         if self.renewed.elapsed() >= interval {
             self.renewed = Instant::now();
@@ -160,7 +166,7 @@ enum Heard {
     Nothing,
 }
 
-fn hear(session: &Session, lane: Lane, frame: &[u8], bench: &mut Workbench) -> Result<Heard, String> {
+fn hear<L: Landing>(session: &Session<L>, lane: Lane, frame: &[u8], bench: &mut Workbench) -> Result<Heard, String> {
     match Message::decode(frame).map_err(|error| error.to_string())? {
         Message::Item(item) => {
             session.take_item(lane, &item, bench).map_err(|_| "an item that answers no want".to_owned())?;

@@ -89,33 +89,31 @@ impl Trust for landfall_net::Trust {
 
 /// What a joiner says of itself.
 #[derive(Debug, Clone)]
-pub(super) struct Question {
-    pub(super) state: StateName,
-    pub(super) held: Vec<ChunkId>,
-    pub(super) wanted: Option<ChunkId>,
+pub(crate) struct Question {
+    pub(crate) state: StateName,
+    pub(crate) held: Vec<ChunkId>,
+    pub(crate) wanted: Option<ChunkId>,
 }
 
 /// A source that answered.
-pub(super) struct Greeted {
-    pub(super) connection: Connection,
-    pub(super) snapshot: ChunkId,
-    pub(super) manifest: Manifest,
-    pub(super) manifest_chunk: Chunk,
-    pub(super) head: Option<SignedHead>,
-    pub(super) strategy: Strategy,
-    pub(super) lease: Lease,
+pub(crate) struct Greeted {
+    pub(crate) connection: Connection,
+    pub(crate) snapshot: ChunkId,
+    pub(crate) manifest: Manifest,
+    pub(crate) manifest_chunk: Chunk,
+    pub(crate) head: Option<SignedHead>,
+    pub(crate) strategy: Strategy,
+    pub(crate) lease: Lease,
 }
 
 /// Connects to a source and asks.
-pub(super) fn greet(
+pub(crate) fn greet(
     transport: &Arc<dyn Transport>,
     trust: &dyn Trust,
     address: &str,
     question: &Question,
 ) -> Result<Greeted, SourceError> {
-    let mut connection = transport.connect(address, CONNECT_MAX)?;
-    connection.receiver.set_idle_deadline(ANSWER_MAX);
-    connection.sender.set_stall_deadline(ANSWER_MAX);
+    let mut connection = connect(transport, address)?;
     // Both messages in one flight: asking costs one round trip.
     connection.sender.send(&Message::Hello(own_hello()).encode(), &[])?;
     connection.sender.send(&Message::Ask(ask(question)).encode(), &[])?;
@@ -123,6 +121,14 @@ pub(super) fn greet(
     hear_hello(&mut connection)?;
     let offer = hear_offer(&mut connection, question)?;
     accept(connection, *offer, question, trust)
+}
+
+/// Connects, with deadlines for a first exchange.
+pub(crate) fn connect(transport: &Arc<dyn Transport>, address: &str) -> Result<Connection, SourceError> {
+    let mut connection = transport.connect(address, CONNECT_MAX)?;
+    connection.receiver.set_idle_deadline(ANSWER_MAX);
+    connection.sender.set_stall_deadline(ANSWER_MAX);
+    Ok(connection)
 }
 
 fn ask(question: &Question) -> Ask {
@@ -135,7 +141,8 @@ fn ask(question: &Question) -> Ask {
     }
 }
 
-fn hear_hello(connection: &mut Connection) -> Result<(), SourceError> {
+/// Takes the first message of the other side.
+pub(crate) fn hear_hello(connection: &mut Connection) -> Result<(), SourceError> {
     let frame = connection.receiver.receive()?.ok_or(SourceError::Silent)?;
     match Message::decode(frame)? {
         Message::Hello(hello) if common_version(hello.version_min, hello.version_max).is_some() => Ok(()),
@@ -180,7 +187,10 @@ fn accept(
     if manifest.state != question.state {
         return Err(SourceError::Protocol("it offers another state than it was asked for"));
     }
-    check_head(offer.head.as_ref(), snapshot, &manifest, trust)?;
+    // The id of what was asked for proves it; what only claims to be the newest needs its writer's word.
+    if question.wanted.is_none() || offer.head.is_some() {
+        check_head(offer.head.as_ref(), snapshot, &manifest, trust)?;
+    }
     let strategy = Strategy::from_number(offer.strategy).ok_or(SourceError::Protocol("its offer has no strategy"))?;
     let lease = offer.lease.ok_or(SourceError::Protocol("its offer has no lease"))?;
     Ok(Greeted { connection, snapshot, manifest, manifest_chunk, head: offer.head, strategy, lease })
@@ -202,7 +212,7 @@ fn check_head(
     Ok(())
 }
 
-fn refused(refusal: Refusal) -> SourceError {
+pub(crate) fn refused(refusal: Refusal) -> SourceError {
     if refusal.reason == RefusalReason::Busy as u32 || refusal.reason == RefusalReason::Broken as u32 {
         return SourceError::Busy(refusal.message);
     }

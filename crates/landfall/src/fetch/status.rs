@@ -1,13 +1,12 @@
 //! Owns the figures of a pull while it runs: what a progress line shows and what the summary adds up. It decides nothing.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use landfall_core::codec::Codec;
 use landfall_core::transfer::{DropReason, PeerId, Progress};
-
-use super::assembly::Place;
 
 /// Notes that are kept for the summary; more are counted only.
 const NOTES_MAX: usize = 100;
@@ -132,11 +131,11 @@ impl Status {
         notes.kept.iter().cloned().chain(more).collect()
     }
 
-    pub(super) fn enter(&self, stage: Stage) {
+    pub(crate) fn enter(&self, stage: Stage) {
         *self.stage.lock().expect("no panic under the lock") = stage;
     }
 
-    pub(super) fn note(&self, note: String) {
+    pub(crate) fn note(&self, note: String) {
         tracing::info!("{note}");
         let mut notes = self.notes.lock().expect("no panic under the lock");
         if notes.kept.len() < NOTES_MAX {
@@ -146,22 +145,22 @@ impl Status {
         }
     }
 
-    pub(super) fn note_progress(&self, progress: Progress) {
+    pub(crate) fn note_progress(&self, progress: Progress) {
         self.bytes_wanted.store(progress.bytes_wanted, Ordering::Relaxed);
         self.bytes_done.store(progress.bytes_done, Ordering::Relaxed);
         self.bytes_again.store(progress.bytes_again, Ordering::Relaxed);
         self.all_known.store(progress.all_known, Ordering::Relaxed);
     }
 
-    pub(super) fn note_reused(&self, bytes: u64) {
+    pub(crate) fn note_reused(&self, bytes: u64) {
         self.bytes_reused.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    pub(super) fn note_node(&self, bytes: usize) {
+    pub(crate) fn note_node(&self, bytes: usize) {
         self.node_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    pub(super) fn note_chunk(&self, peer: PeerId, codec: Codec, plain_bytes: usize, encoded_bytes: usize) {
+    pub(crate) fn note_chunk(&self, peer: PeerId, codec: Codec, plain_bytes: usize, encoded_bytes: usize) {
         self.chunks.fetch_add(1, Ordering::Relaxed);
         self.chunk_bytes_encoded.fetch_add(encoded_bytes as u64, Ordering::Relaxed);
         if codec == Codec::ZstdPatch {
@@ -171,12 +170,12 @@ impl Status {
         self.source(peer, |source| source.bytes += plain_bytes as u64);
     }
 
-    pub(super) fn note_wire(&self, received: u64, sent: u64) {
+    pub(crate) fn note_wire(&self, received: u64, sent: u64) {
         self.wire_received.fetch_add(received, Ordering::Relaxed);
         self.wire_sent.fetch_add(sent, Ordering::Relaxed);
     }
 
-    pub(super) fn note_connected(&self, peer: PeerId, address: &str, name: &str) {
+    pub(crate) fn note_connected(&self, peer: PeerId, address: &str, name: &str) {
         self.source(peer, |source| {
             source.address = address.to_owned();
             source.name = name.to_owned();
@@ -184,23 +183,23 @@ impl Status {
         });
     }
 
-    pub(super) fn note_disconnected(&self, peer: PeerId) {
+    pub(crate) fn note_disconnected(&self, peer: PeerId) {
         self.source(peer, |source| source.connected = false);
     }
 
-    pub(super) fn note_damaged(&self, peer: PeerId, place: &Place) {
+    pub(crate) fn note_damaged(&self, peer: PeerId, place: &dyn Display) {
         let address = self.blame(peer);
         self.note(format!("{address} found its own copy of {place} damaged; it is asked of another source"));
     }
 
-    pub(super) fn note_corrupt(&self, peer: PeerId, place: &Place) {
+    pub(crate) fn note_corrupt(&self, peer: PeerId, place: &dyn Display) {
         let address = self.blame(peer);
         self.note(format!(
             "{address} sent bytes for {place} that do not match their hash; refused, and asked of another source"
         ));
     }
 
-    pub(super) fn note_dropped(&self, peer: PeerId, reason: DropReason) {
+    pub(crate) fn note_dropped(&self, peer: PeerId, reason: DropReason) {
         let address = self.address(peer);
         self.note(format!("{address} is no longer asked: {reason}"));
     }

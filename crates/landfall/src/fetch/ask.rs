@@ -1,0 +1,88 @@
+//! Owns the beginning and the course of a fetch: every source is asked at once, and kept connected until the transfer ends.
+
+use std::sync::Arc;
+
+use landfall_core::ChunkId;
+use landfall_core::transfer::PeerId;
+use landfall_net::Transport;
+
+use super::greet::{Greeted, Question, SourceError, Trust, greet};
+use super::landing::Landing;
+use super::link::{Source, lanes};
+use super::session::{Session, SessionEnd};
+
+/// Sources, and the way to them.
+pub(crate) struct Ways<'a> {
+    pub(crate) sources: &'a [String],
+    pub(crate) transport: &'a Arc<dyn Transport>,
+    pub(crate) trust: &'a dyn Trust,
+}
+
+/// A source that was asked.
+pub(crate) struct Asked {
+    pub(crate) peer: PeerId,
+    pub(crate) address: String,
+    pub(crate) greeted: Option<Greeted>,
+}
+
+/// What all sources said.
+pub(crate) struct Answers {
+    pub(crate) asked: Vec<Asked>,
+    pub(crate) failures: Vec<(String, SourceError)>,
+}
+
+impl Answers {
+    /// The newest snapshot that was offered.
+    pub(crate) fn newest(&self) -> Option<&Greeted> {
+        let greeted = self.asked.iter().filter_map(|asked| asked.greeted.as_ref());
+        greeted.max_by_key(|greeted| greeted.manifest.position)
+    }
+}
+
+impl Ways<'_> {
+    /// Asks every source at once.
+    pub(crate) fn ask_all(&self, question: &Question) -> Answers {
+        let answers: Vec<Result<Greeted, SourceError>> = std::thread::scope(|scope| {
+            let ask = |address| scope.spawn(move || greet(self.transport, self.trust, address, question));
+            let threads: Vec<_> = self.sources.iter().map(|address| ask(address)).collect();
+            threads.into_iter().map(|thread| thread.join().expect("asking does not panic")).collect()
+        });
+        let mut failures = Vec::new();
+        let named = answers.into_iter().zip(self.sources).enumerate();
+        let asked = named.map(|(at, (answer, address))| {
+            let greeted = answer.map_err(|error| failures.push((address.clone(), error))).ok();
+            Asked { peer: PeerId(at as u32), address: address.clone(), greeted }
+        });
+        let asked = asked.collect();
+        Answers { asked, failures }
+    }
+
+    /// Keeps every source connected, and works, until the transfer of `snapshot` ends.
+    pub(crate) fn fetch<L: Landing>(
+        &self,
+        session: &Session<L>,
+        snapshot: ChunkId,
+        question: &Question,
+        asked: Vec<Asked>,
+    ) -> SessionEnd<L::Failure> {
+        std::thread::scope(|scope| {
+            for _ in 0..lanes() {
+                scope.spawn(|| session.inspect_until_end());
+            }
+            for source in &asked {
+                session.expect_peer(source.peer);
+            }
+            for Asked { peer, address, greeted } in asked {
+                let question = question.clone();
+                scope.spawn(move || {
+                    let (transport, trust) = (self.transport, self.trust);
+                    let source = Source { peer, address: &address, transport, trust, question, lanes: lanes() };
+                    // A source that offered another snapshot has to be asked again for this one.
+                    let first = greeted.filter(|greeted| greeted.snapshot == snapshot);
+                    source.keep(session, first);
+                });
+            }
+            session.run()
+        })
+    }
+}

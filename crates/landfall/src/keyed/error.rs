@@ -1,0 +1,128 @@
+//! Owns the reasons why a keyed state is not opened, not read, not changed or not sealed. Each says what to do next.
+
+use landfall_core::keyed::{ReadError, Refused, SchemaMismatch};
+use landfall_core::snapshot::StateName;
+use landfall_core::tree::TreeError;
+use landfall_core::{ChunkId, keyed};
+use landfall_store::{OpenError, StoreError};
+
+use super::join::FaultError;
+use crate::history::HistoryError;
+
+/// Why a keyed state is not opened.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyedOpenError {
+    /// The data directory cannot be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The data directory refused something.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The record of snapshots is damaged: join into a new directory.
+    #[error("{0}; join into a new directory")]
+    History(String),
+    /// The directory holds another state: name another directory.
+    #[error("the directory holds state '{held}', not '{named}'")]
+    OtherState {
+        /// The state that it holds.
+        held: StateName,
+        /// The name that was given.
+        named: StateName,
+    },
+    /// Its snapshot has other sections than this program knows: update the older of the two.
+    #[error(transparent)]
+    Schema(#[from] SchemaMismatch),
+}
+
+impl From<HistoryError> for KeyedOpenError {
+    fn from(error: HistoryError) -> Self {
+        match error {
+            HistoryError::Store(error) => Self::Store(error),
+            error => Self::History(error.to_string()),
+        }
+    }
+}
+
+/// Why a keyed state was not read or not changed. Nothing took effect.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyedError {
+    /// A part of the state is not here and nobody is asked for it: join again. If the snapshot was whole, the data directory is damaged.
+    #[error("{nodes} tree nodes and {chunks} values are not here, and no join is under way")]
+    NotHere {
+        /// Nodes that are missing.
+        nodes: usize,
+        /// Values that are missing.
+        chunks: usize,
+    },
+    /// A part of the state is not here and no source gave it: try again when sources are reachable.
+    #[error("a part of the state is not here: {0}")]
+    Fault(#[from] FaultError),
+    /// The snapshot below the state is broken: whoever published it is.
+    #[error("the snapshot is broken: {0}")]
+    Broken(TreeError),
+    /// The state takes no such change, on any member.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// The data directory refused something.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl KeyedError {
+    /// What a read says that is no miss.
+    pub(super) fn of_read(error: ReadError) -> Self {
+        match error {
+            ReadError::Missing(missing) => Self::NotHere { nodes: missing.nodes.len(), chunks: missing.chunks.len() },
+            ReadError::Broken(error) => Self::Broken(error),
+            ReadError::Refused(refused) => Self::Refused(refused),
+        }
+    }
+}
+
+/// Why no seal began. The state goes on; the next mark may seal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SealRefused {
+    /// Another seal runs: this mark is skipped.
+    #[error("a seal is under way")]
+    Underway,
+    /// The state stands on a snapshot that is not all here: re-base onto what the others seal here.
+    #[error("the state stands on a snapshot that is still being fetched")]
+    Filling,
+}
+
+impl From<keyed::SealRefused> for SealRefused {
+    fn from(_: keyed::SealRefused) -> Self {
+        Self::Underway
+    }
+}
+
+/// Why a seal did not become the newest snapshot. Its changes wait for the next one.
+#[derive(Debug, thiserror::Error)]
+pub enum SealError {
+    /// The data directory refused something.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The tree below cannot be read: the data directory is damaged.
+    #[error("the tree below the state cannot be read: {0}")]
+    Tree(#[from] TreeError),
+    /// The state was re-based meanwhile: a newer snapshot took its place.
+    #[error("the state was re-based while it was sealed")]
+    Outdated,
+}
+
+/// Why a state was not rolled back.
+#[derive(Debug, thiserror::Error)]
+pub enum RollBackError {
+    /// The snapshot is not held here, or not all of it.
+    #[error("snapshot {0} is not held here")]
+    UnknownSnapshot(ChunkId),
+    /// The state stands at or behind the position already.
+    #[error("the state stands at or behind that position already")]
+    Already,
+    /// The snapshot cannot be put below the state.
+    #[error(transparent)]
+    Refused(#[from] keyed::RebaseRefused),
+    /// The data directory refused something.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}

@@ -1,0 +1,129 @@
+//! Owns where the bulk of a join lands: nodes and long values go into the store of the keyed state.
+
+use std::fmt;
+
+use bytes::Bytes;
+use landfall_core::codec::{Codec, Decoder};
+use landfall_core::transfer::{TreePair, Want};
+use landfall_core::tree::{Leaf, NodeWant, TreeError, Value, get};
+use landfall_core::wire::ItemForm;
+use landfall_core::{Chunk, ChunkId, Proven};
+use landfall_store::StoreError;
+
+use crate::content::PackedContent;
+use crate::fetch::landing::{Inspection, Landing};
+use crate::keyed::here::Here;
+use crate::nodes::NodeCache;
+
+/// Why what came cannot be kept.
+#[derive(Debug, thiserror::Error)]
+pub enum LandingError {
+    /// The data directory refused something.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The snapshot is broken at its source.
+    #[error("the snapshot is broken at its source: {0}")]
+    Tree(#[from] TreeError),
+    /// A node that was here is gone: the data directory is damaged.
+    #[error("tree node {0} was here and is gone: the data directory is damaged")]
+    NodeLost(ChunkId),
+    /// A leaf does not refer to the chunk that was asked for.
+    #[error("a leaf does not refer to the chunk that was asked for")]
+    NoSuchChunk,
+    /// The base of a patch is gone: the data directory is damaged.
+    #[error("the old value at {0} was here and is gone: the data directory is damaged")]
+    BaseLost(String),
+    /// Whoever began the join let it go.
+    #[error("the join was stopped")]
+    Stopped,
+}
+
+/// The store of a keyed state, as a transfer fills it.
+pub(super) struct KeyedLanding {
+    here: Here,
+    trees: Vec<TreePair>,
+}
+
+/// The key whose value a chunk is.
+pub(super) struct Place(Bytes);
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the value of '{}'", self.0.escape_ascii())
+    }
+}
+
+impl KeyedLanding {
+    pub(super) fn new(here: Here, trees: Vec<TreePair>) -> Self {
+        Self { here, trees }
+    }
+
+    /// The chunk that stood at a key before.
+    fn old_chunk(&self, tree: usize, key: &[u8]) -> Result<Option<ChunkId>, LandingError> {
+        let Some(base) = self.trees.get(tree).and_then(|trees| trees.base) else { return Ok(None) };
+        let old = get(&*self.here.nodes, &base, key)?.and_then(|value| value.chunk);
+        Ok(old.map(|chunk| chunk.id))
+    }
+}
+
+impl Landing for KeyedLanding {
+    type Place = Place;
+    type Unchanged = std::convert::Infallible;
+    type Failure = LandingError;
+
+    fn nodes(&self) -> &NodeCache {
+        &self.here.nodes
+    }
+
+    fn inspect(&self, tree: usize, leaf: ChunkId) -> Result<Inspection<Self::Unchanged>, LandingError> {
+        let bytes = self.here.nodes.get(leaf)?.ok_or(LandingError::NodeLost(leaf))?;
+        let leaf = Leaf::parse(&bytes)?;
+        let mut wants = Vec::new();
+        for (index, key, value) in leaf.entries() {
+            let Some(chunk) = value.chunk else { continue };
+            if !self.here.store.contains(chunk.id)? {
+                let base = self.old_chunk(tree, &key)?;
+                wants.push(Want { entry: index as u32, bytes: chunk.bytes, base });
+            }
+        }
+        Ok(Inspection { wants, unchanged: Vec::new() })
+    }
+
+    fn take_unchanged(&self, _: Vec<Self::Unchanged>) -> Result<Vec<Want>, LandingError> {
+        Ok(Vec::new())
+    }
+
+    fn put_node(&self, want: &NodeWant, node: &Chunk, form: &ItemForm<'_>) -> Result<(), LandingError> {
+        match (form.codec, want.base) {
+            // It rests as it came: as what differs from the node that it replaces.
+            (Codec::ZstdPatch, Some(base)) => Ok(self.here.nodes.put_patch(node, base, form.payload)?),
+            _ => Ok(self.here.nodes.put(node)?),
+        }
+    }
+
+    fn place_of(&self, key: &Bytes, _: &Value) -> Result<Place, LandingError> {
+        Ok(Place(key.clone()))
+    }
+
+    fn put(&self, _: &Place, chunk: Proven<'_>) -> Result<(), LandingError> {
+        Ok(self.here.store.put(&chunk.to_chunk())?)
+    }
+
+    fn read_base(&self, _: &Place, base: ChunkId, out: &mut Vec<u8>) -> Result<bool, LandingError> {
+        let packs = PackedContent::new(&self.here.store);
+        let read = packs.frame(base).and_then(|frame| packs.plain(&frame, &mut Decoder::new(), out));
+        Ok(read.is_ok())
+    }
+
+    fn node_lost(&self, node: ChunkId) -> LandingError {
+        LandingError::NodeLost(node)
+    }
+
+    fn no_such_chunk(&self) -> LandingError {
+        LandingError::NoSuchChunk
+    }
+
+    fn base_changed(&self, place: &Place) -> LandingError {
+        LandingError::BaseLost(place.to_string())
+    }
+}

@@ -1,0 +1,216 @@
+//! Owns one connection for requests that cannot wait. Several threads ask on it at once; each gets its own answers.
+//!
+//! It carries no bulk and shares no lock with what does.
+
+use std::collections::HashMap;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use landfall_core::codec::Codec;
+use landfall_core::wire::{Fetch, FetchWhat, ItemBody, Lease, Message};
+use landfall_net::{Closer, Connection, FrameReceiver, FrameSender, ReceiveError};
+
+use crate::fetch::greet::Greeted;
+use crate::fetch::status::Status;
+
+/// A source that owes an answer and says nothing for this long is not waited for.
+const SILENCE_MAX: Duration = Duration::from_secs(5);
+/// How often a quiet line looks whether its lease needs renewing.
+const LEASE_CHECK: Duration = Duration::from_secs(5);
+/// Items of one request that wait to be taken.
+const ITEMS_WAITING_MAX: usize = 64;
+
+/// One thing that a source said about a request.
+pub(super) enum Answer {
+    Item { want: u32, came: Came },
+    Done,
+}
+
+/// What came of a want.
+pub(super) enum Came {
+    Bytes(Encoded),
+    /// The source does not have it, or has it damaged.
+    Nothing,
+}
+
+/// Bytes as they travelled.
+pub(super) struct Encoded {
+    pub(super) codec: Codec,
+    pub(super) plain_bytes: u32,
+    pub(super) payload: Bytes,
+}
+
+/// The line cannot be used any more.
+#[derive(Debug)]
+pub(super) struct LineBroken;
+
+/// A connection on which requests are asked as they come up.
+pub(super) struct Line {
+    sender: Mutex<Box<dyn FrameSender>>,
+    pending: Arc<Mutex<Pending>>,
+    closer: Closer,
+    listening: Option<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Pending {
+    last: u32,
+    answers: HashMap<u32, SyncSender<Answer>>,
+    broken: bool,
+}
+
+impl Line {
+    pub(super) fn new(greeted: Greeted, status: Arc<Status>) -> Arc<Self> {
+        let Connection { sender, mut receiver, closer, .. } = greeted.connection;
+        receiver.set_idle_deadline(LEASE_CHECK);
+        let pending: Arc<Mutex<Pending>> = Arc::default();
+        Arc::new_cyclic(|line: &std::sync::Weak<Self>| {
+            let (line, heard) = (line.clone(), pending.clone());
+            let lease = greeted.lease;
+            let listening = std::thread::spawn(move || {
+                let mut renewal = Renewal { lease, renewed: Instant::now() };
+                let mut receiver = receiver;
+                let mut counted = 0;
+                while hear(&mut *receiver, &heard) == Heard::GoOn {
+                    let received = receiver.bytes_received();
+                    status.note_wire(received - counted, 0);
+                    counted = received;
+                    let Some(line) = line.upgrade() else { break };
+                    renewal.renew_in_time(&line);
+                }
+                let mut pending = lock(&heard);
+                pending.broken = true;
+                // Whoever waits finds its channel closed.
+                pending.answers.clear();
+            });
+            Self { sender: Mutex::new(sender), pending, closer, listening: Some(listening) }
+        })
+    }
+
+    /// Asks, and gives back where the answers come.
+    pub(super) fn ask(&self, what: FetchWhat) -> Result<Answers, LineBroken> {
+        let (sender, answers) = sync_channel(ITEMS_WAITING_MAX);
+        let request = {
+            let mut pending = lock(&self.pending);
+            if pending.broken {
+                return Err(LineBroken);
+            }
+            pending.last = pending.last.wrapping_add(1);
+            let request = pending.last;
+            pending.answers.insert(request, sender);
+            request
+        };
+        self.say(&Message::Fetch(Fetch { request, what: Some(what) }))?;
+        Ok(Answers { answers })
+    }
+
+    fn say(&self, message: &Message<'_>) -> Result<(), LineBroken> {
+        let mut sender = self.sender.lock().expect("no panic under the lock");
+        let sent = sender.send(&message.encode(), &[]).and_then(|()| sender.flush());
+        sent.map_err(|_| {
+            self.closer.close();
+            LineBroken
+        })
+    }
+
+    /// Ends the connection; whoever waits for an answer is told.
+    pub(super) fn close(&self) {
+        self.closer.close();
+    }
+
+    pub(super) fn is_broken(&self) -> bool {
+        self.closer.is_closed() || lock(&self.pending).broken
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        self.closer.close();
+        let Some(listening) = self.listening.take() else { return };
+        // The last owner may be the listening thread itself, for the moment in which it renews the lease.
+        if listening.thread().id() != std::thread::current().id() {
+            listening.join().expect("listening does not panic");
+        }
+    }
+}
+
+/// Where the answers to one request come.
+pub(super) struct Answers {
+    answers: Receiver<Answer>,
+}
+
+impl Answers {
+    /// The next answer. An error if the line broke or the source is silent.
+    pub(super) fn next(&self) -> Result<Answer, LineBroken> {
+        self.answers.recv_timeout(SILENCE_MAX).map_err(|error| match error {
+            RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected => LineBroken,
+        })
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Heard {
+    GoOn,
+    End,
+}
+
+/// Takes one message of the source to whoever asked.
+fn hear(receiver: &mut dyn FrameReceiver, pending: &Mutex<Pending>) -> Heard {
+    let frame = match receiver.receive() {
+        Ok(Some(frame)) => frame,
+        Err(ReceiveError::TimedOut { .. }) => return Heard::GoOn,
+        Ok(None) | Err(_) => return Heard::End,
+    };
+    match Message::decode(frame) {
+        Ok(Message::Item(item)) => {
+            let came = match item.body {
+                ItemBody::Chunk(form) => Came::Bytes(Encoded {
+                    codec: form.codec,
+                    plain_bytes: form.plain_bytes,
+                    payload: Bytes::copy_from_slice(form.payload),
+                }),
+                ItemBody::Missing | ItemBody::Damaged => Came::Nothing,
+            };
+            let asked = lock(pending).answers.get(&item.request).cloned();
+            // Who does not wait any more has gone to another source.
+            if let Some(asked) = asked
+                && asked.send(Answer::Item { want: item.want, came }).is_err()
+            {
+                lock(pending).answers.remove(&item.request);
+            }
+            Heard::GoOn
+        }
+        Ok(Message::Done { request }) => {
+            let asked = lock(pending).answers.remove(&request);
+            if let Some(asked) = asked {
+                drop(asked.send(Answer::Done));
+            }
+            Heard::GoOn
+        }
+        Ok(Message::Renewed(_)) => Heard::GoOn,
+        _ => Heard::End,
+    }
+}
+
+/// When the line's lease must be renewed.
+struct Renewal {
+    lease: Lease,
+    renewed: Instant,
+}
+
+impl Renewal {
+    fn renew_in_time(&mut self, line: &Line) {
+        if self.renewed.elapsed() >= Duration::from_millis(self.lease.duration_ms / 3) {
+            self.renewed = Instant::now();
+            // A line that breaks here is noticed when it is next read.
+            drop(line.say(&Message::Renew(self.lease.clone())));
+        }
+    }
+}
+
+fn lock(pending: &Mutex<Pending>) -> MutexGuard<'_, Pending> {
+    pending.lock().expect("no panic under the lock")
+}

@@ -1,0 +1,188 @@
+//! Owns a join: from asking the sources to everything of a snapshot here, while the state is read and changed.
+//!
+//! What cannot wait travels on lanes of its own; the bulk is a transfer. A join that ends early loses what was in flight: what came stays,
+//! and the next join goes on from it.
+
+mod early;
+mod landing;
+mod lanes;
+mod line;
+mod progress;
+mod run;
+
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle as Thread;
+
+use landfall_core::ChunkId;
+use landfall_core::keyed::{RebaseRefused, SchemaMismatch};
+use landfall_core::snapshot::{Position, StateName};
+use landfall_core::transfer::Stuck;
+use landfall_core::tree::TreeError;
+use landfall_net::Transport;
+use landfall_store::StoreError;
+
+pub use landing::LandingError;
+pub use lanes::FaultError;
+pub(super) use lanes::FaultLanes;
+pub use progress::{JoinStatus, Milestone, Reached};
+
+use super::{Extent, Keyed, RollBackError};
+use crate::fetch::greet::Trust;
+use progress::Progress;
+use run::Run;
+
+/// Whom to join, and what.
+#[derive(Clone)]
+pub struct JoinOptions {
+    /// Addresses of members that serve the state; each may hold all of it or a part.
+    pub sources: Vec<String>,
+    /// The way to reach them.
+    pub transport: Arc<dyn Transport>,
+    /// Who may speak for the state. A snapshot that is wanted by its id needs nobody's word.
+    pub trust: Arc<dyn Trust>,
+    /// The snapshot, if it is decided already; else the newest that is offered.
+    pub wanted: Option<ChunkId>,
+}
+
+/// Why a join ended without all of the snapshot here. What came is kept for the next one.
+#[derive(Debug, thiserror::Error)]
+pub enum JoinFailure {
+    /// No source can be used.
+    #[error("no source can serve '{state}': {reasons}")]
+    NoSource {
+        /// The state.
+        state: StateName,
+        /// What each source said.
+        reasons: String,
+    },
+    /// The snapshot has other sections than this program knows.
+    #[error(transparent)]
+    Schema(#[from] SchemaMismatch),
+    /// The offered snapshot is older than the one on which the state stands.
+    #[error("the sources offer a snapshot of position {offered}; the state stands on one of {held}")]
+    Older {
+        /// The position of the snapshot below the state.
+        held: Position,
+        /// The position of the offered one.
+        offered: Position,
+    },
+    /// What is needed before serving cannot be had.
+    #[error(transparent)]
+    Fault(#[from] FaultError),
+    /// The sources that are left cannot complete it: join again when more are reachable.
+    #[error("the transfer cannot go on: {0}")]
+    Stuck(Stuck),
+    /// What came cannot be kept.
+    #[error(transparent)]
+    Landing(#[from] LandingError),
+    /// The data directory refused something.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The snapshot is broken at its source.
+    #[error("the snapshot is broken at its source: {0}")]
+    Tree(#[from] TreeError),
+    /// Whoever began it let it go.
+    #[error("the join was stopped")]
+    Stopped,
+}
+
+/// Why a join ended. Everybody who waits is told.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error(transparent)]
+pub struct JoinError(pub Arc<JoinFailure>);
+
+/// Why a snapshot was not adopted.
+#[derive(Debug, thiserror::Error)]
+pub enum AdoptError {
+    /// What serving needs is not here: wait for [`Milestone::Viable`].
+    #[error("what serving needs is not here yet")]
+    TooEarly,
+    /// The snapshot cannot be put below the state.
+    #[error(transparent)]
+    Refused(#[from] RebaseRefused),
+    /// The data directory refused something.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl From<RollBackError> for AdoptError {
+    fn from(error: RollBackError) -> Self {
+        match error {
+            RollBackError::Store(error) => Self::Store(error),
+            RollBackError::Refused(refused) => Self::Refused(refused),
+            RollBackError::UnknownSnapshot(_) | RollBackError::Already => Self::TooEarly,
+        }
+    }
+}
+
+/// A join under way. Dropping it stops the join; what came is kept.
+pub struct JoinHandle {
+    keyed: Arc<Keyed>,
+    progress: Arc<Progress>,
+    thread: Mutex<Option<Thread<()>>>,
+}
+
+impl Keyed {
+    /// Begins to fetch a snapshot from other members. The state is what it was until [`JoinHandle::adopt`].
+    pub fn join(self: &Arc<Self>, options: JoinOptions) -> JoinHandle {
+        let progress = Arc::new(Progress::new());
+        let run = Run { keyed: self.clone(), options, progress: progress.clone() };
+        let thread = std::thread::Builder::new().name("join".into()).spawn(move || run.carry_out());
+        let thread = thread.expect("a thread for a join");
+        JoinHandle { keyed: self.clone(), progress, thread: Mutex::new(Some(thread)) }
+    }
+}
+
+impl JoinHandle {
+    /// Waits until a milestone is reached.
+    ///
+    /// # Errors
+    /// [`JoinError`] if the join ended without it.
+    pub fn wait(&self, milestone: Milestone) -> Result<(), JoinError> {
+        self.progress.wait(milestone)
+    }
+
+    /// The snapshot and its position, once it is known which.
+    pub fn snapshot(&self) -> Option<(ChunkId, Position)> {
+        self.progress.plan().map(|plan| (plan.snapshot, plan.manifest.position))
+    }
+
+    /// Puts the snapshot below the state: from now on reads see it, faulting in what is not here. It is recorded first, so that the state is
+    /// opened on it next time. Changes that are later than the snapshot stay.
+    pub fn adopt(&self) -> Result<Position, AdoptError> {
+        let plan = self.progress.plan().filter(|_| self.progress.has_reached(Milestone::Viable));
+        let plan = plan.ok_or(AdoptError::TooEarly)?;
+        let keyed = &self.keyed;
+        let mut base = keyed.lock_base();
+        if keyed.sealed().is_none_or(|sealed| sealed.id != plan.snapshot) {
+            let is_whole = self.progress.has_reached(Milestone::Complete);
+            let extent = if is_whole { Extent::Whole } else { Extent::Filling };
+            keyed.here.store.sync()?;
+            if !is_whole {
+                keyed.ask_on(plan.lanes.clone());
+            }
+            keyed.stand_on(plan.manifest_chunk.clone(), &plan.manifest, extent, &mut base)?;
+        }
+        Ok(plan.manifest.position)
+    }
+
+    /// How far it is.
+    pub fn status(&self) -> JoinStatus {
+        self.progress.status()
+    }
+
+    /// Ends the join, and waits until it has ended. What came is kept.
+    pub fn stop(&self) {
+        self.progress.stop();
+        let thread = self.thread.lock().expect("no panic under the lock").take();
+        if let Some(thread) = thread {
+            thread.join().expect("a join does not panic");
+        }
+    }
+}
+
+impl Drop for JoinHandle {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}

@@ -1,0 +1,166 @@
+//! Owns the course of a join on its thread: ask, plan, fetch what serving needs, fetch the rest, make it durable.
+
+use std::sync::Arc;
+
+use landfall_core::keyed::KeyedState;
+use landfall_core::snapshot::{Section, SectionPriority};
+use landfall_core::transfer::TreePair;
+use landfall_store::CollectBudget;
+
+use super::early::{fetch_upper_levels, fetch_whole};
+use super::landing::{KeyedLanding, LandingError};
+use super::lanes::FaultLanes;
+use super::progress::{Milestone, Plan, Progress};
+use super::{Extent, JoinFailure, JoinOptions, Keyed};
+use crate::fetch::ask::{Asked, Ways};
+use crate::fetch::greet::Question;
+use crate::fetch::session::{Session, SessionEnd};
+use crate::history::Held;
+use crate::member::collect;
+use crate::source::LetGo;
+
+/// What a join that lets an older snapshot go may spend on making room.
+const COLLECT_COPY_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// A join, as its thread carries it out.
+pub(super) struct Run {
+    pub(super) keyed: Arc<Keyed>,
+    pub(super) options: JoinOptions,
+    pub(super) progress: Arc<Progress>,
+}
+
+impl Run {
+    pub(super) fn carry_out(self) {
+        let ended = self.run();
+        let ended = ended.map_err(|failure| if self.progress.was_stopped() { JoinFailure::Stopped } else { failure });
+        if let Err(failure) = &ended {
+            tracing::info!(state = %self.keyed.name(), %failure, "a join ended early");
+        }
+        let Self { keyed, progress, .. } = self;
+        drop(keyed);
+        progress.end(ended);
+    }
+
+    fn run(&self) -> Result<(), JoinFailure> {
+        // What comes is protected until its snapshot is pinned, and all of it came.
+        let writing = self.keyed.here.store.begin_session();
+        let (plan, asked) = self.plan()?;
+        let fetched = self.fetch(&plan, asked);
+        self.keyed.ask_no_more(&plan.lanes);
+        plan.lanes.end();
+        drop(writing);
+        if fetched? == LetGo::Some {
+            let budget = CollectBudget { copy_bytes_max: COLLECT_COPY_BYTES_MAX };
+            if let Err(error) = collect(&self.keyed.here.store, budget) {
+                tracing::warn!(%error, "cannot make room; the next seal tries again");
+            }
+        }
+        Ok(())
+    }
+
+    fn ways(&self) -> Ways<'_> {
+        Ways { sources: &self.options.sources, transport: &self.options.transport, trust: &*self.options.trust }
+    }
+
+    fn question(&self, wanted: Option<landfall_core::ChunkId>) -> Question {
+        Question { state: self.keyed.name().clone(), held: Vec::new(), wanted }
+    }
+
+    /// Asks every source and chooses the snapshot.
+    fn plan(&self) -> Result<(Arc<Plan>, Vec<Asked>), JoinFailure> {
+        let keyed = &self.keyed;
+        let held = keyed.served.held();
+        let whole = held.iter().rev().filter(|held| held.extent == Extent::Whole).map(|held| held.id);
+        let question = Question { held: whole.collect(), ..self.question(self.options.wanted) };
+        let answers = self.ways().ask_all(&question);
+        self.progress.reach(Milestone::Asked);
+        for (address, error) in &answers.failures {
+            self.progress.status.note(format!("{address}: {error}"));
+        }
+        let Some(newest) = answers.newest() else {
+            let reasons = answers.failures.iter().map(|(address, error)| format!("{address}: {error}"));
+            let reasons = reasons.collect::<Vec<_>>().join("; ");
+            return Err(JoinFailure::NoSource { state: keyed.name().clone(), reasons });
+        };
+        KeyedState::at(keyed.schema(), &newest.manifest)?;
+        let (held, offered) = (keyed.read_state().base_position(), newest.manifest.position);
+        if offered < held {
+            return Err(JoinFailure::Older { held, offered });
+        }
+        keyed.here.store.put(&newest.manifest_chunk)?;
+        let lanes = FaultLanes::new(
+            &self.options,
+            self.question(Some(newest.snapshot)),
+            keyed.here.clone(),
+            self.progress.status.clone(),
+        );
+        let plan = Arc::new(Plan {
+            snapshot: newest.snapshot,
+            manifest: newest.manifest.clone(),
+            manifest_chunk: newest.manifest_chunk.clone(),
+            lanes: Arc::new(lanes),
+        });
+        self.progress.set_plan(plan.clone())?;
+        // The state stands on it since an earlier join: reads need not wait for anything.
+        if keyed.sealed().is_some_and(|sealed| sealed.id == plan.snapshot && sealed.extent == Extent::Filling) {
+            keyed.ask_on(plan.lanes.clone());
+        }
+        self.progress.reach(Milestone::Planned);
+        Ok((plan, answers.asked))
+    }
+
+    fn fetch(&self, plan: &Plan, asked: Vec<Asked>) -> Result<LetGo, JoinFailure> {
+        let here = &self.keyed.here;
+        let (vital, bulk) = self.trees(plan);
+        for trees in &vital {
+            fetch_whole(&plan.lanes, here, trees)?;
+        }
+        fetch_upper_levels(&plan.lanes, here, &bulk)?;
+        self.progress.reach(Milestone::Viable);
+        self.fetch_bulk(plan, bulk, asked)?;
+        here.store.sync()?;
+        self.complete(plan)
+    }
+
+    /// The trees of vital sections, and those of the others, the most urgent first; each with the old tree to build on.
+    fn trees(&self, plan: &Plan) -> (Vec<TreePair>, Vec<TreePair>) {
+        let base = self.keyed.served.newest();
+        let pair = |section: &Section| {
+            let old = base.iter().flat_map(|base| &base.manifest.sections).find(|old| old.name == section.name);
+            TreePair { base: old.map(|old| old.root), target: section.root }
+        };
+        let mut sections: Vec<&Section> = plan.manifest.sections.iter().collect();
+        sections.sort_by_key(|section| section.priority);
+        let vital_count = sections.iter().filter(|section| section.priority == SectionPriority::Vital).count();
+        let bulk = sections.split_off(vital_count);
+        (sections.into_iter().map(pair).collect(), bulk.into_iter().map(pair).collect())
+    }
+
+    fn fetch_bulk(&self, plan: &Plan, trees: Vec<TreePair>, asked: Vec<Asked>) -> Result<(), JoinFailure> {
+        let landing = Arc::new(KeyedLanding::new(self.keyed.here.clone(), trees.clone()));
+        let session = Arc::new(Session::new(trees, landing, self.progress.status.clone()));
+        self.progress.set_session(session.clone())?;
+        let question = self.question(Some(plan.snapshot));
+        let end = self.ways().fetch(&session, plan.snapshot, &question, asked);
+        match end {
+            SessionEnd::Complete => session.late_failure().map_or(Ok(()), |failure| Err(failure.into())),
+            SessionEnd::Stuck(stuck) => Err(JoinFailure::Stuck(stuck)),
+            SessionEnd::Failed(LandingError::Stopped) => Err(JoinFailure::Stopped),
+            SessionEnd::Failed(failure) => Err(failure.into()),
+        }
+    }
+
+    /// Everything is here and durable: if the state stands on it, the record says so from now on.
+    fn complete(&self, plan: &Plan) -> Result<LetGo, JoinFailure> {
+        let keyed = &self.keyed;
+        let base = keyed.lock_base();
+        let mut let_go = LetGo::Nothing;
+        if let Some(held) = keyed.served.find(plan.snapshot).filter(|held| held.extent == Extent::Filling) {
+            let whole = Held { extent: Extent::Whole, ..(*held).clone() };
+            let_go = keyed.served.publish(whole, &keyed.clock)?;
+        }
+        self.progress.reach(Milestone::Complete);
+        drop(base);
+        Ok(let_go)
+    }
+}

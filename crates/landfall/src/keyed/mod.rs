@@ -1,0 +1,337 @@
+//! Owns a keyed state on this machine: what the log brings goes into it, reads come out of it, seals make snapshots of it, and a join fills
+//! it from other members while it serves.
+//!
+//! It never decides what a change means, and never asks a peer unless a join is under way. Its calls block.
+
+mod error;
+mod here;
+mod join;
+mod seal;
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use bytes::Bytes;
+use landfall_core::ChunkId;
+use landfall_core::keyed::{Applied, KeyedState, Look, Missing, ReadError, read_below};
+use landfall_core::snapshot::{LogHash, Manifest, Position, StateName};
+use landfall_core::tree::Salt;
+use landfall_store::vfs::RealVfs;
+use landfall_store::{Store, StoreOptions};
+
+pub use landfall_core::keyed::{Batch, Op, Schema, SectionId, SectionSchema, Transaction};
+
+pub use crate::history::Extent;
+pub use error::{KeyedError, KeyedOpenError, RollBackError, SealError, SealRefused};
+pub use join::{
+    AdoptError, FaultError, JoinError, JoinFailure, JoinHandle, JoinOptions, JoinStatus, LandingError, Milestone,
+    Reached,
+};
+pub use seal::{SealReport, SealTicket};
+
+use crate::clock::{Clock, wall_seconds};
+use crate::history::{self, Held};
+use crate::nodes::NodeCache;
+use crate::source::{Content, ServedState};
+use here::Here;
+use join::FaultLanes;
+
+/// What a keyed state is, and where it is kept.
+#[derive(Debug, Clone)]
+pub struct KeyedConfig {
+    /// Its name.
+    pub name: StateName,
+    /// Where it is kept; one process has it at a time.
+    pub directory: PathBuf,
+    /// Its sections.
+    pub schema: Schema,
+    /// Memory for tree nodes that were read lately.
+    pub cache_bytes: u64,
+    /// What the salts of a state that is born are drawn from: secret, and the same on every member that is there from the beginning.
+    /// One that joins gets the salts with the snapshot.
+    pub salt_seed: [u8; 32],
+}
+
+/// A snapshot on which the state stands or stood.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SealedSnapshot {
+    /// Its id.
+    pub id: ChunkId,
+    /// What it says of itself.
+    pub manifest: Manifest,
+    /// How much of it is here.
+    pub extent: Extent,
+}
+
+impl From<&Held> for SealedSnapshot {
+    fn from(held: &Held) -> Self {
+        Self { id: held.id, manifest: held.manifest.clone(), extent: held.extent }
+    }
+}
+
+/// A keyed state.
+pub struct Keyed {
+    here: Here,
+    served: Arc<ServedState>,
+    clock: Clock,
+    /// Held for moments: nothing is read from a disk or a peer under the writing lock.
+    state: RwLock<KeyedState>,
+    /// One change at a time.
+    applying: Mutex<()>,
+    /// Held while the snapshot below the state changes; counts how often that was not by a seal.
+    base: Mutex<u64>,
+    /// Where to ask for what is not here, while a join is under way.
+    lanes: RwLock<Option<Arc<FaultLanes>>>,
+}
+
+impl Keyed {
+    /// Opens a state at its newest durable snapshot, or at one that a join began to fill; a new directory gives an empty state.
+    pub fn open(config: KeyedConfig) -> Result<Arc<Self>, KeyedOpenError> {
+        let store = Store::open(Arc::new(RealVfs), &config.directory.join("store"), StoreOptions::default())?;
+        let store = Arc::new(store);
+        let held = history::load(&store)?;
+        if let Some(other) = held.iter().find(|held| held.manifest.state != config.name) {
+            return Err(KeyedOpenError::OtherState { held: other.manifest.state.clone(), named: config.name });
+        }
+        let schema = Arc::new(config.schema);
+        let state = match held.last() {
+            Some(held) => KeyedState::at(schema, &held.manifest)?,
+            None => {
+                let salts = salts(&config.name, &schema, &config.salt_seed);
+                KeyedState::empty(config.name.clone(), schema, &salts)
+            }
+        };
+        let nodes = Arc::new(NodeCache::with_cache_bytes(store.clone(), config.cache_bytes));
+        let served = ServedState::with_nodes(config.name, store.clone(), nodes.clone(), Content::Packs, held);
+        Ok(Arc::new(Self {
+            here: Here { store, nodes },
+            served: Arc::new(served),
+            clock: Clock::start(),
+            state: RwLock::new(state),
+            applying: Mutex::new(()),
+            base: Mutex::new(0),
+            lanes: RwLock::new(None),
+        }))
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &StateName {
+        &self.served.name
+    }
+
+    /// Its sections.
+    pub fn schema(&self) -> Arc<Schema> {
+        self.read_state().schema().clone()
+    }
+
+    /// The position of the last change.
+    pub fn position(&self) -> Position {
+        self.read_state().position()
+    }
+
+    /// The hash chain of the log at [`Self::position`].
+    pub fn log_hash(&self) -> LogHash {
+        self.read_state().log_hash()
+    }
+
+    /// Bytes of memory that changes take which no seal has merged yet, nearly.
+    pub fn overlay_bytes(&self) -> u64 {
+        self.read_state().overlay_bytes()
+    }
+
+    /// The snapshot on which the state stands: its newest durable seal, or the one that a join adopted.
+    pub fn sealed(&self) -> Option<Arc<SealedSnapshot>> {
+        self.served.held().last().map(|held| Arc::new(SealedSnapshot::from(&**held)))
+    }
+
+    /// The snapshots that are held here, oldest first: what a joiner's delta, or a rollback, can build on.
+    pub fn snapshots(&self) -> Vec<SealedSnapshot> {
+        self.served.held().iter().map(|held| SealedSnapshot::from(&**held)).collect()
+    }
+
+    /// The value of a key. What is not here is fetched, if a join is under way.
+    pub fn get(&self, section: SectionId, key: &[u8]) -> Result<Option<Bytes>, KeyedError> {
+        loop {
+            let (look, base) = {
+                let state = self.read_state();
+                (state.look(section, key), state.base_position())
+            };
+            let root = match look {
+                Look::Found(value) => return Ok(value),
+                Look::Below(root) => root,
+            };
+            // What is below is read without the lock. Its snapshot may be let go meanwhile: then a newer one has taken its place.
+            match read_below(&self.here, &root, key) {
+                Ok(value) => return Ok(value),
+                Err(ReadError::Missing(missing)) => self.fetch(&missing, base)?,
+                Err(error) => return Err(KeyedError::of_read(error)),
+            }
+        }
+    }
+
+    /// Up to `entries_max` entries of a section in order of their keys, from `from` on. Fewer mean that the section ends there.
+    pub fn scan(&self, section: SectionId, from: &[u8], entries_max: usize) -> Result<Vec<(Bytes, Bytes)>, KeyedError> {
+        loop {
+            let (scanned, base) = {
+                let state = self.read_state();
+                (state.scan(&self.here, section, from, entries_max), state.base_position())
+            };
+            match scanned {
+                Ok(entries) => return Ok(entries),
+                Err(ReadError::Missing(missing)) => self.fetch(&missing, base)?,
+                Err(error) => return Err(KeyedError::of_read(error)),
+            }
+        }
+    }
+
+    /// Makes the changes that `run` decides on take effect at `position`, all at once; `record` is what the log holds there.
+    ///
+    /// Nothing if the state stands at or behind the position already. `run` is called again after what it wanted to read was fetched: it
+    /// must have no effect but on the transaction. One change runs at a time.
+    pub fn transact<R>(
+        &self,
+        position: Position,
+        record: &[u8],
+        mut run: impl FnMut(&mut Transaction<'_>) -> Result<R, ReadError>,
+    ) -> Result<Option<R>, KeyedError> {
+        let _one_at_a_time = self.applying.lock().expect("no panic under the lock");
+        loop {
+            let (tried, base) = {
+                let state = self.read_state();
+                if position <= state.position() {
+                    return Ok(None);
+                }
+                let mut transaction = state.begin(&self.here);
+                let tried = run(&mut transaction).and_then(|result| Ok((result, transaction.finish()?)));
+                (tried, state.base_position())
+            };
+            match tried {
+                Ok((result, changes)) => {
+                    let applied = self.write_state().commit(position, record, &changes);
+                    return Ok((applied == Applied::Now).then_some(result));
+                }
+                Err(ReadError::Missing(missing)) => self.fetch(&missing, base)?,
+                Err(error) => return Err(KeyedError::of_read(error)),
+            }
+        }
+    }
+
+    /// Makes the content of a snapshot that is held here the state's content at `position`, where the log says so with `record`.
+    pub fn roll_back(&self, snapshot: ChunkId, position: Position, record: &[u8]) -> Result<ChunkId, RollBackError> {
+        let _one_at_a_time = self.applying.lock().expect("no panic under the lock");
+        let held = self.served.find(snapshot).filter(|held| held.extent == Extent::Whole);
+        let held = held.ok_or(RollBackError::UnknownSnapshot(snapshot))?;
+        let log_hash = {
+            let state = self.read_state();
+            if position <= state.position() {
+                return Err(RollBackError::Already);
+            }
+            state.log_hash().after(position, record)
+        };
+        let manifest = Manifest { position, log_hash, ..held.manifest.clone() };
+        let _writing = self.here.store.begin_session();
+        let chunk = manifest.to_chunk();
+        self.here.store.put(&chunk)?;
+        self.here.store.sync()?;
+        let mut base = self.lock_base();
+        let id = self.stand_on(chunk, &manifest, Extent::Whole, &mut base)?;
+        Ok(id)
+    }
+
+    /// What is served of this state to other members.
+    pub(crate) fn served(&self) -> &Arc<ServedState> {
+        &self.served
+    }
+
+    /// Puts a snapshot below the state; its manifest, and what is here of it, must be durable.
+    fn stand_on(
+        &self,
+        chunk: landfall_core::Chunk,
+        manifest: &Manifest,
+        extent: Extent,
+        rebased: &mut MutexGuard<'_, u64>,
+    ) -> Result<ChunkId, RollBackError> {
+        // Refused before anything is recorded: a record that the state does not stand on would be opened next time.
+        let schema = self.schema();
+        KeyedState::at(schema, manifest).map_err(landfall_core::keyed::RebaseRefused::from)?;
+        let base_position = self.read_state().base_position();
+        if manifest.position < base_position {
+            let position = manifest.position;
+            return Err(landfall_core::keyed::RebaseRefused::Older { position, base: base_position }.into());
+        }
+        let id = chunk.id();
+        let held = Held {
+            id,
+            manifest: manifest.clone(),
+            manifest_bytes: chunk.into_bytes(),
+            head: None,
+            since: wall_seconds(),
+            extent,
+        };
+        self.served.publish(held, &self.clock)?;
+        self.write_state().rebase(manifest)?;
+        **rebased += 1;
+        Ok(id)
+    }
+
+    /// Fetches what a read missed that saw the snapshot of position `base`. If that is no longer the one below the state, nothing need have
+    /// come: the next try reads another.
+    fn fetch(&self, missing: &Missing, base: Position) -> Result<(), KeyedError> {
+        let fetched = self.fetch_now(missing);
+        if self.read_state().base_position() == base { fetched } else { Ok(()) }
+    }
+
+    fn fetch_now(&self, missing: &Missing) -> Result<(), KeyedError> {
+        if let Some(failure) = self.here.nodes.take_failure() {
+            return Err(failure.into());
+        }
+        let lanes = self.lanes.read().expect("no panic under the lock").clone();
+        let Some(lanes) = lanes else {
+            return Err(KeyedError::NotHere { nodes: missing.nodes.len(), chunks: missing.chunks.len() });
+        };
+        Ok(lanes.fetch_missing(missing)?)
+    }
+
+    /// What is not here is asked for on these lanes from now on.
+    fn ask_on(&self, lanes: Arc<FaultLanes>) {
+        *self.lanes.write().expect("no panic under the lock") = Some(lanes);
+    }
+
+    /// Nothing is asked for on these lanes any more.
+    fn ask_no_more(&self, lanes: &Arc<FaultLanes>) {
+        self.lanes.write().expect("no panic under the lock").take_if(|asked| Arc::ptr_eq(asked, lanes));
+    }
+
+    fn lock_base(&self) -> MutexGuard<'_, u64> {
+        self.base.lock().expect("no panic under the lock")
+    }
+
+    fn read_state(&self) -> RwLockReadGuard<'_, KeyedState> {
+        self.state.read().expect("no panic under the lock")
+    }
+
+    fn write_state(&self) -> RwLockWriteGuard<'_, KeyedState> {
+        self.state.write().expect("no panic under the lock")
+    }
+}
+
+impl std::fmt::Debug for Keyed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Keyed({} at {})", self.name(), self.position())
+    }
+}
+
+/// The salts with which a state is born.
+fn salts(state: &StateName, schema: &Schema, seed: &[u8; 32]) -> Vec<Salt> {
+    let salt = |section: &SectionSchema| {
+        let mut hasher = blake3::Hasher::new_derive_key("landfall 2026 salts of a keyed state");
+        hasher.update(seed);
+        for name in [state, &section.name] {
+            hasher.update(&(name.as_str().len() as u64).to_le_bytes()).update(name.as_str().as_bytes());
+        }
+        let mut salt = Salt([0; 16]);
+        hasher.finalize_xof().fill(&mut salt.0);
+        salt
+    };
+    schema.sections().iter().map(salt).collect()
+}

@@ -1,0 +1,212 @@
+//! Owns the carrying out of a seal: on a thread of its own, in slices, while writers go on; then durable, then the newest snapshot.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::time::{Duration, Instant};
+
+use landfall_core::keyed::{SealSink, Sealed, Sealing, Step};
+use landfall_core::snapshot::{Manifest, Position, StateRoot};
+use landfall_core::tree::NodeSink;
+use landfall_core::{Chunk, ChunkId};
+use landfall_store::{CollectBudget, StoreError};
+
+use super::here::Here;
+use super::{Extent, Keyed, SealError, SealRefused};
+use crate::clock::wall_seconds;
+use crate::history::Held;
+use crate::member::collect;
+use crate::nodes::Patching;
+use crate::source::LetGo;
+
+/// Changes that are merged before the thread looks up.
+const SLICE_ENTRIES_MAX: usize = 4096;
+/// What a seal that lets an older snapshot go may spend on making room.
+const COLLECT_COPY_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// What a seal made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SealReport {
+    /// The snapshot.
+    pub snapshot: ChunkId,
+    /// What it says of itself.
+    pub manifest: Manifest,
+    /// The hash of its content: equal on every member that sealed at the same position.
+    pub state_root: StateRoot,
+    /// Changes that were merged.
+    pub entries: u64,
+    /// Nodes that were written.
+    pub nodes: u64,
+    /// Time from the freeze to the durable snapshot.
+    pub elapsed: Duration,
+}
+
+/// A seal under way. It goes on whether or not anybody waits.
+#[derive(Debug)]
+pub struct SealTicket {
+    position: Position,
+    ends: Receiver<Result<SealReport, SealError>>,
+}
+
+impl SealTicket {
+    /// The position at which the state was frozen.
+    pub fn position(&self) -> Position {
+        self.position
+    }
+
+    /// Waits until the snapshot is durable and served.
+    pub fn wait(self) -> Result<SealReport, SealError> {
+        self.ends.recv().expect("the thread of a seal says how it ended")
+    }
+}
+
+impl Keyed {
+    /// Freezes the state at its present position and makes a snapshot of it, on a thread.
+    ///
+    /// # Errors
+    /// [`SealRefused`] if another seal runs, or the state stands on a snapshot that is not all here.
+    pub fn seal(self: &Arc<Self>) -> Result<SealTicket, SealRefused> {
+        let rebased = self.lock_base();
+        if self.sealed().is_some_and(|sealed| sealed.extent == Extent::Filling) {
+            return Err(SealRefused::Filling);
+        }
+        let sealing = self.write_state().freeze()?;
+        let rebased_before = *rebased;
+        drop(rebased);
+        let position = sealing.position();
+        let (says, ends) = sync_channel(1);
+        let keyed = self.clone();
+        let run = move || {
+            let ended = Run { keyed: &keyed, rebased_before, began: Instant::now() }.seal(sealing);
+            // The state goes before the waiting thread does: who waited may open its directory again.
+            drop(keyed);
+            // Nobody may be waiting.
+            drop(says.send(ended));
+        };
+        std::thread::Builder::new().name("seal".into()).spawn(run).expect("a thread for a seal");
+        Ok(SealTicket { position, ends })
+    }
+}
+
+/// One seal on its thread.
+struct Run<'a> {
+    keyed: &'a Arc<Keyed>,
+    rebased_before: u64,
+    began: Instant,
+}
+
+impl Run<'_> {
+    fn seal(&self, mut sealing: Sealing) -> Result<SealReport, SealError> {
+        let writing = self.keyed.here.store.begin_session();
+        let sealed = self.merge(&mut sealing).and_then(|(sealed, nodes)| {
+            let held = self.make_durable(&sealed)?;
+            let report = self.report(&held, sealing.entries_done(), nodes);
+            let let_go = self.publish(&sealed, held)?;
+            Ok((SealReport { elapsed: self.began.elapsed(), ..report }, let_go))
+        });
+        drop(writing);
+        if sealed.is_err() {
+            let abandoned = self.keyed.write_state().abandon_seal(sealing);
+            tracing::debug!(is_outdated = abandoned.is_err(), "a seal failed; its changes are where they belong");
+        }
+        let (report, let_go) = sealed?;
+        if let_go == LetGo::Some
+            && let Err(error) =
+                collect(&self.keyed.here.store, CollectBudget { copy_bytes_max: COLLECT_COPY_BYTES_MAX })
+        {
+            tracing::warn!(%error, "cannot make room; the next seal tries again");
+        }
+        Ok(report)
+    }
+
+    /// Merges all slices. Gives the seal and the count of nodes that were written.
+    fn merge(&self, sealing: &mut Sealing) -> Result<(Sealed, u64), SealError> {
+        let here = &self.keyed.here;
+        let mut sink = StoreSink { here, patching: Patching::default(), nodes: 0, failure: None };
+        loop {
+            let step = sealing.step(&*here.nodes, SLICE_ENTRIES_MAX, &mut sink);
+            if let Some(failure) = sink.failure.take().or_else(|| here.nodes.take_failure()) {
+                return Err(failure.into());
+            }
+            match step {
+                Ok(Step::More) => {}
+                Ok(Step::Done(sealed)) => return Ok((sealed, sink.nodes)),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn make_durable(&self, sealed: &Sealed) -> Result<Held, SealError> {
+        let store = &self.keyed.here.store;
+        let chunk = sealed.manifest.to_chunk();
+        store.put(&chunk)?;
+        store.sync()?;
+        Ok(Held {
+            id: chunk.id(),
+            manifest: sealed.manifest.clone(),
+            manifest_bytes: chunk.into_bytes(),
+            head: None,
+            since: wall_seconds(),
+            extent: Extent::Whole,
+        })
+    }
+
+    fn report(&self, held: &Held, entries: u64, nodes: u64) -> SealReport {
+        let (snapshot, manifest) = (held.id, held.manifest.clone());
+        let state_root = manifest.state_root();
+        SealReport { snapshot, manifest, state_root, entries, nodes, elapsed: Duration::ZERO }
+    }
+
+    /// Makes the snapshot the newest, and the base of the state, unless the state was re-based meanwhile.
+    fn publish(&self, sealed: &Sealed, held: Held) -> Result<LetGo, SealError> {
+        let rebased = self.keyed.lock_base();
+        if *rebased != self.rebased_before {
+            return Err(SealError::Outdated);
+        }
+        let let_go = self.keyed.served.publish(held, &self.keyed.clock)?;
+        self.keyed.write_state().finish_seal(sealed).map_err(|_| SealError::Outdated)?;
+        Ok(let_go)
+    }
+}
+
+/// Keeps what a seal makes: nodes as patches against those that they replace, long values as they are.
+struct StoreSink<'a> {
+    here: &'a Here,
+    patching: Patching,
+    nodes: u64,
+    failure: Option<StoreError>,
+}
+
+impl StoreSink<'_> {
+    fn note(&mut self, result: Result<(), StoreError>) {
+        if let Err(failure) = result {
+            self.failure.get_or_insert(failure);
+        }
+    }
+}
+
+impl NodeSink for StoreSink<'_> {
+    fn put(&mut self, node: Chunk) {
+        self.put_in_place_of(node, None);
+    }
+
+    fn put_in_place_of(&mut self, node: Chunk, old: Option<ChunkId>) {
+        if self.failure.is_some() {
+            return;
+        }
+        self.nodes += 1;
+        let kept = match old {
+            Some(old) => self.here.nodes.put_in_place_of(&node, old, &mut self.patching),
+            None => self.here.nodes.put(&node),
+        };
+        self.note(kept);
+    }
+}
+
+impl SealSink for StoreSink<'_> {
+    fn put_value(&mut self, value: Chunk) {
+        if self.failure.is_none() {
+            let kept = self.here.store.put(&value);
+            self.note(kept);
+        }
+    }
+}
