@@ -17,7 +17,6 @@ use landfall_core::{ChunkId, Domain};
 use landfall_net::{FrameSender, SendError};
 
 use super::core_wait::CoreWait;
-use super::offering::as_id;
 use super::state::{Content, ServedState};
 use crate::content::{ContentError, PackedContent};
 
@@ -92,8 +91,8 @@ impl Answers {
         sender: &mut dyn FrameSender,
     ) -> Result<Result<(), Refusal>, SendError> {
         for (want, id) in nodes.ids.iter().enumerate() {
-            let Some(id) = as_id(id) else { return Ok(Err(bad_id())) };
-            let base = nodes.bases.get(want).and_then(as_id);
+            let Some(id) = ChunkId::from_slice(id) else { return Ok(Err(bad_id())) };
+            let base = nodes.bases.get(want).and_then(|id| ChunkId::from_slice(id));
             let found = self.find_node(id, base);
             self.send(request, want as u32, found, sender)?;
         }
@@ -106,10 +105,10 @@ impl Answers {
         unit: &UnitRequest,
         sender: &mut dyn FrameSender,
     ) -> Result<Result<(), Refusal>, SendError> {
-        let Some(leaf_id) = as_id(&unit.leaf) else { return Ok(Err(bad_id())) };
+        let Some(leaf_id) = ChunkId::from_slice(&unit.leaf) else { return Ok(Err(bad_id())) };
         let leaf = self.state.nodes.get(leaf_id).ok().flatten().and_then(|bytes| Leaf::parse(&bytes).ok());
         for (want, &entry) in unit.entries.iter().enumerate() {
-            let base = unit.bases.get(want).and_then(as_id);
+            let base = unit.bases.get(want).and_then(|id| ChunkId::from_slice(id));
             let found = match leaf.as_ref().and_then(|leaf| leaf.entry(entry as usize)) {
                 Some((key, value)) => self.find_chunk(&key, value.chunk, base),
                 None => Err(ContentError::Missing),
