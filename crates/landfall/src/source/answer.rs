@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use landfall_core::codec::{
-    Automatic, Base, ChunkFacts, Codec, CodecPolicy, Compressible, Decoder, EncodeFacts, Encoder, LinkFacts,
-    looks_incompressible,
+    Automatic, Base, ChunkFacts, Codec, CodecPolicy, CodecSet, Compressible, Decoder, EncodeFacts, Encoder, LinkFacts,
+    Within, looks_incompressible,
 };
 use landfall_core::files::FileKey;
 use landfall_core::tree::{ChunkRef, Leaf};
@@ -29,7 +29,7 @@ pub(super) struct Answers {
 
 /// Buffers and contexts that are used again for every chunk.
 struct Coder {
-    policy: Automatic,
+    policy: Within<Automatic>,
     encoder: Encoder,
     decoder: Decoder,
     plain: Vec<u8>,
@@ -46,9 +46,10 @@ enum Found {
 }
 
 impl Answers {
-    pub(super) fn new(state: Arc<ServedState>) -> Self {
+    /// Answers in the codecs that the joiner knows.
+    pub(super) fn new(state: Arc<ServedState>, known: CodecSet) -> Self {
         let coder = Coder {
-            policy: Automatic::new(),
+            policy: Within::new(Automatic::new(), known),
             encoder: Encoder::new(),
             decoder: Decoder::new(),
             plain: Vec::new(),
@@ -206,6 +207,7 @@ impl Coder {
     fn goes_out_as_stored(&self, codec: Codec, stored_base: Option<ChunkId>, base: Option<ChunkId>) -> bool {
         let facts = ChunkFacts { base: Base::Absent, compressible: Compressible::Likely };
         match codec {
+            codec if !self.policy.known().contains(codec) => false,
             // It was made against the very chunk that the joiner holds.
             Codec::ZstdPatch => stored_base == base,
             Codec::Lz4 | Codec::Zstd => base.is_none(),
