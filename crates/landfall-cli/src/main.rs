@@ -14,6 +14,7 @@ mod progress;
 mod pull;
 mod record;
 mod reports;
+mod restore;
 mod serve;
 mod signals;
 mod snapshot;
@@ -44,6 +45,7 @@ struct Arguments {
 enum Verb {
     Serve(serve::Arguments),
     Pull(pull::Arguments),
+    Restore(restore::Arguments),
     Snapshot(snapshot::Arguments),
     Log(log::Arguments),
     Ls(ls::Arguments),
@@ -82,6 +84,7 @@ fn run(verb: Verb, output: &mut Output) -> Result<Verdict, Failure> {
     match verb {
         Verb::Serve(arguments) => serve::run(&arguments, output),
         Verb::Pull(arguments) => pull::run(&arguments, output),
+        Verb::Restore(arguments) => restore::run(&arguments, output),
         Verb::Snapshot(arguments) => snapshot::run(&arguments, output),
         Verb::Log(arguments) => log::run(&arguments, output),
         Verb::Ls(arguments) => ls::run(&arguments, output),

@@ -7,6 +7,7 @@ mod history;
 pub mod member;
 mod nodes;
 pub mod pull;
+pub mod restore;
 mod source;
 
 pub use landfall_core as core;

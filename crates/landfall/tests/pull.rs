@@ -342,3 +342,33 @@ fn zeros_links_and_kinds_survive_their_changes() {
     let inode = |name: &str| fs::metadata(ground.copy.join(name)).unwrap().ino();
     assert_eq!(inode("deep/whole"), inode("other-name"));
 }
+
+#[test]
+fn verify_goes_on_past_a_lost_node_and_names_every_damaged_file() {
+    let ground = ground();
+    for number in 0..3000 {
+        fs::write(ground.source.join(format!("file-{number:04}")), noise(number + 1, 1000)).unwrap();
+    }
+    let member = serve(&ground.source, &ground.data, Keep::Store);
+    pull_from(&ground.copy, &[&member]).unwrap();
+    for name in ["file-0000", "file-2999"] {
+        fs::write(ground.copy.join(name), noise(9, 1000)).unwrap();
+    }
+    damage_largest_pack(&ground.copy.join(".landfall/store"));
+    let relay = serve(&ground.copy, &ground.data, Keep::Store);
+    let report = relay.verify(&name()).unwrap();
+    let places: Vec<&str> = report.damages.iter().map(|damage| damage.place.as_str()).collect();
+    assert_eq!(places, ["file-0000", "tree of the snapshot", "file-2999"]);
+    assert!(report.damages[1].what.contains("is lost, and with it names and hashes from 'file-"), "{report:?}");
+    assert!(report.entries > 2500, "all but what was lost is read: {report:?}");
+}
+
+/// Flips a bit in the middle of the largest pack.
+fn damage_largest_pack(store: &Path) {
+    let packs = fs::read_dir(store.join("packs")).unwrap().map(|entry| entry.unwrap().path());
+    let largest = packs.max_by_key(|path| fs::metadata(path).unwrap().len()).unwrap();
+    let mut bytes = fs::read(&largest).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(largest, bytes).unwrap();
+}

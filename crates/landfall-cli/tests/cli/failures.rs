@@ -36,7 +36,7 @@ fn help_teaches_with_examples_and_exit_codes() {
     for word in ["landfall demo", "landfall serve --state", "Exit codes", "landfall cert create-ca"] {
         assert!(help.contains(word), "'{word}' is missing in:\n{help}");
     }
-    for verb in ["serve", "pull", "snapshot", "log", "ls", "diff", "verify", "gc", "demo"] {
+    for verb in ["serve", "pull", "restore", "snapshot", "log", "ls", "diff", "verify", "gc", "demo"] {
         let help = stage.landfall([verb, "--help"]).good().stdout;
         assert!(help.contains("Example"), "{verb} has no examples:\n{help}");
     }
@@ -53,6 +53,32 @@ fn an_unknown_state_and_a_dead_address_are_told_apart() {
     server.kill();
     stage.pull("copy", &address, &[]).failed(1, &["no source can serve 'orders'", "cannot reach"]);
     assert!(!stage.at("copy").exists(), "nothing is left of a pull that never began");
+}
+
+#[test]
+fn what_is_no_directory_is_not_served() {
+    let stage = stage_with_orders();
+    stage
+        .landfall(["serve", "--state", "orders=orders/big", "--listen", "127.0.0.1:0", "--identity", "alpha"])
+        .failed(1, &["cannot serve orders/big", "not a directory"]);
+}
+
+#[test]
+fn advice_is_given_only_where_it_helps() {
+    let stage = stage_with_orders();
+    let told =
+        stage.landfall(["pull", "orders", "copy", "--from", "127.0.0.1:1", "--insecure"]).failed(1, &["cannot reach"]);
+    assert!(!told.stderr.contains("--identity"), "nobody answered: {}", told.stderr);
+    let server = stage.serve("orders=orders", &["--insecure"]);
+    let told = stage
+        .landfall(["pull", "others", "copy", "--from", &server.address, "--insecure"])
+        .failed(1, &["no state 'others' here; this member serves: orders"]);
+    assert!(!told.stderr.contains("--identity"), "it answered: {}", told.stderr);
+    stage.landfall(["pull", "orders", "copy", "--from", &server.address, "--insecure"]).good();
+    stage
+        .landfall(["snapshot", "copy"])
+        .failed(1, &["only its publisher takes snapshots", "where the state is published"]);
+    stage.landfall(["diff", "copy"]).failed(1, &["only 1 snapshot", "a pulled copy holds only the newest"]);
 }
 
 #[test]

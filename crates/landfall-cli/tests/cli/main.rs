@@ -2,5 +2,6 @@
 
 mod demo;
 mod failures;
+mod restore;
 mod support;
 mod transfer;

@@ -66,6 +66,19 @@ impl Cursor {
         }
     }
 
+    /// Moves past the node that the last call of [`Self::next`] could not read, and says which keys lie below it. Nothing if
+    /// that was the root: then there is nothing else to read.
+    pub fn pass_over(&mut self) -> Option<KeySpan> {
+        let step = self.path.last_mut()?;
+        if step.next == step.node.len() || step.node.level() == 0 {
+            return None;
+        }
+        let first = step.node.key_bytes(step.next);
+        let end = step.node.end_key_bytes(step.next, step.end_key.as_ref());
+        step.next += 1;
+        Some(KeySpan { first, end })
+    }
+
     fn enter(&mut self, node: Node, end_key: Option<Bytes>) {
         let next = match &self.start {
             Bound::Unbounded => 0,
@@ -82,6 +95,15 @@ impl Cursor {
         }
         self.path.push(Step { node, next, end_key });
     }
+}
+
+/// Keys that lie next to each other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeySpan {
+    /// No key comes before it.
+    pub first: Bytes,
+    /// All keys come before it; nothing if they reach to the end of the tree.
+    pub end: Option<Bytes>,
 }
 
 /// A node and the place in it.

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use landfall_core::codec::Decoder;
 use landfall_core::files::{Content as FileContent, FileKey, FileKind, FilePath, Meta, decode_meta};
 use landfall_core::snapshot::{Manifest, StateName};
-use landfall_core::tree::{Change, Child, Children, ChunkRef, Cursor, Diff, Root, Value, children};
+use landfall_core::tree::{Change, Child, Children, ChunkRef, Cursor, Diff, KeySpan, Root, TreeError, Value, children};
 use landfall_core::{ChunkId, Domain};
 use landfall_store::{Below, CollectBudget, Reach, Reference, Store, StoreError, StoredFrame, Undecodable, UnixMillis};
 
@@ -269,7 +269,23 @@ fn verify_tree(publisher: &Publisher, root: Root, report: &mut VerifyReport) -> 
     let state = &publisher.state;
     let mut cursor = Cursor::new(root, Bound::Unbounded);
     let mut reader = ChunkReader { state, decoder: Decoder::new(), plain: Vec::new() };
-    while let Some((key, value)) = cursor.next(&state.nodes)? {
+    loop {
+        let (key, value) = match cursor.next(&state.nodes) {
+            Ok(None) => return Ok(()),
+            Ok(Some(entry)) => entry,
+            Err(error) => {
+                // A store that cannot be read is not a tree that is damaged.
+                if let Some(failure) = state.nodes.take_failure() {
+                    return Err(failure.into());
+                }
+                let span = cursor.pass_over();
+                report.damaged("tree of the snapshot", lost(&error, span.as_ref()));
+                match span {
+                    Some(_) => continue,
+                    None => return Ok(()),
+                }
+            }
+        };
         report.entries += 1;
         let key = decode_key(&key)?;
         if let Some(chunk) = value.chunk {
@@ -285,7 +301,26 @@ fn verify_tree(publisher: &Publisher, root: Root, report: &mut VerifyReport) -> 
             check_on_disk(&directory, files, path, &value, report);
         }
     }
-    Ok(())
+}
+
+/// Says what cannot be checked because of a node that cannot be read.
+fn lost(error: &TreeError, span: Option<&KeySpan>) -> String {
+    let what = match error {
+        TreeError::Missing(wants) => {
+            wants.first().map_or("a node".to_owned(), |want| format!("node {}", want.id.short()))
+        }
+        error => error.to_string(),
+    };
+    let place = |key: &Bytes| FileKey::decode(key).map_or("?".to_owned(), |key| format!("'{}'", key.path()));
+    match span {
+        None => format!("{what} is lost, and with it the names and hashes of everything"),
+        Some(KeySpan { first, end: Some(end) }) => {
+            format!("{what} is lost, and with it names and hashes from {} up to {}", place(first), place(end))
+        }
+        Some(KeySpan { first, end: None }) => {
+            format!("{what} is lost, and with it names and hashes from {} to the end", place(first))
+        }
+    }
 }
 
 /// Reads chunks and hashes them.

@@ -12,9 +12,6 @@ use super::greet::SourceError;
 use crate::files::place::{ChangesError, Holders, LocalChanges, PlaceError};
 use crate::history::HistoryError;
 
-/// Local changes that an error names; more are counted.
-const LISTED_MAX: usize = 20;
-
 /// Why a pull did not put the new state in place. What it fetched is kept for the next one.
 #[derive(Debug, thiserror::Error)]
 pub enum PullError {
@@ -34,7 +31,7 @@ pub enum PullError {
     #[error("the data directory of the destination: {0}; pull into a new directory")]
     History(String),
     /// Files in the destination were changed since the last pull.
-    #[error("{} was changed since the last pull:\n{}nothing was touched; pull again with --discard-local-changes to overwrite this", destination.display(), Listed(changes))]
+    #[error("{} was changed since the last pull:\n{}nothing was touched; pull again with --discard-local-changes to overwrite this", destination.display(), changes)]
     LocalChanges {
         /// The destination.
         destination: PathBuf,
@@ -109,21 +106,6 @@ impl From<HistoryError> for PullError {
             HistoryError::Store(error) => Self::Store(error),
             error => Self::History(error.to_string()),
         }
-    }
-}
-
-struct Listed<'a>(&'a LocalChanges);
-
-impl fmt::Display for Listed<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for change in self.0.listed().iter().take(LISTED_MAX) {
-            writeln!(f, "  {change}")?;
-        }
-        let more = self.0.count().saturating_sub(self.0.listed().len().min(LISTED_MAX) as u64);
-        if more > 0 {
-            writeln!(f, "  … and {more} more")?;
-        }
-        Ok(())
     }
 }
 

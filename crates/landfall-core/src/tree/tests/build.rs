@@ -96,6 +96,44 @@ fn reads_nodes_that_come_late() {
     }
 }
 
+/// All nodes but one.
+struct Without<'a>(&'a MemoryNodes, ChunkId);
+
+impl Nodes for Without<'_> {
+    fn node(&self, id: ChunkId) -> Option<Bytes> {
+        self.0.node(id).filter(|_| id != self.1)
+    }
+}
+
+#[test]
+fn a_lost_node_hides_just_the_keys_of_its_span() {
+    let mut numbers = Numbers(6);
+    let model = numbers.model(Keys::Long, 60);
+    let mut nodes = MemoryNodes::default();
+    let root = build(&model, &mut nodes);
+    assert!(root.level > 1);
+    for (lost, _) in walk(&nodes, root.id) {
+        let mut cursor = Cursor::new(root, Bound::Unbounded);
+        let mut read = Model::new();
+        let mut spans = Vec::new();
+        loop {
+            match cursor.next(&Without(&nodes, lost)) {
+                Ok(Some((key, value))) => drop(read.insert(key, value)),
+                Ok(None) => break,
+                Err(_) => match cursor.pass_over() {
+                    Some(span) => spans.push(span),
+                    None => break,
+                },
+            }
+        }
+        let is_hidden =
+            |key: &Bytes| spans.iter().any(|span| span.first <= *key && span.end.as_ref().is_none_or(|end| key < end));
+        let expected: Model = model.clone().into_iter().filter(|(key, _)| lost != root.id && !is_hidden(key)).collect();
+        assert_eq!(read, expected);
+        assert_eq!(spans.len(), usize::from(lost != root.id));
+    }
+}
+
 #[test]
 fn lists_exactly_the_leaves_that_the_base_lacks() {
     for seed in 0..60 {

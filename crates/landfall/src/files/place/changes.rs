@@ -83,6 +83,22 @@ impl LocalChanges {
     }
 }
 
+impl std::fmt::Display for LocalChanges {
+    /// A line for each of the first, and one that counts the rest.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for change in self.listed.iter().take(SHOWN_MAX) {
+            writeln!(f, "  {change}")?;
+        }
+        match self.count - self.listed.len().min(SHOWN_MAX) as u64 {
+            0 => Ok(()),
+            more => writeln!(f, "  … and {more} more"),
+        }
+    }
+}
+
+/// Local changes that a text names.
+const SHOWN_MAX: usize = 20;
+
 /// Local changes that are held in memory; more are counted.
 pub const LOCAL_CHANGES_LISTED_MAX: usize = 1 << 20;
 

@@ -14,6 +14,11 @@ use rustix::fs::{AtFlags, FallocateFlags, Gid, Mode, OFlags, Stat, Timespec, Tim
 /// Asked before every change, by the name of the step. An error keeps the change from happening.
 pub(super) trait Faults: Send + Sync {
     fn before(&self, step: &'static str) -> io::Result<()>;
+
+    /// The longest name that the file system pretends to take.
+    fn name_bytes_max(&self) -> Option<u64> {
+        None
+    }
 }
 
 /// The file system, as a pull changes it.
@@ -32,6 +37,12 @@ impl Edge {
     /// Passes the step, unless a fault stops it.
     pub(super) fn step(&self, name: &'static str) -> io::Result<()> {
         self.faults.as_ref().map_or(Ok(()), |faults| faults.before(name))
+    }
+
+    /// The longest name that the file system of `directory` takes; any, if it does not say.
+    pub(super) fn name_bytes_max(&self, directory: impl AsFd) -> u64 {
+        let told = self.faults.as_ref().and_then(|faults| faults.name_bytes_max());
+        told.unwrap_or_else(|| rustix::fs::fstatvfs(directory).map_or(u64::MAX, |space| space.f_namemax))
     }
 
     pub(super) fn make_directory(&self, at: impl AsFd, name: &[u8]) -> io::Result<()> {

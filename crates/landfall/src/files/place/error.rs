@@ -30,6 +30,29 @@ pub enum PlaceError {
     /// A path that is Landfall's own.
     #[error("the path '{0}' is refused: '.landfall' is where a pull keeps its own data")]
     Reserved(FilePath),
+    /// The file system of the destination takes no name that long.
+    #[error(
+        "'{path}' cannot be kept here: names have at most {bytes_max} bytes on this file system; pull to another one"
+    )]
+    NameTooLong {
+        /// The path.
+        path: FilePath,
+        /// Longest name.
+        bytes_max: u64,
+    },
+    /// A file has more names than the file system of the destination allows.
+    #[error(
+        "'{path}' cannot be kept here with its {names} names (hard links): {source}; pull to another file system, or snapshot \
+         fewer names"
+    )]
+    TooManyNames {
+        /// The first name.
+        path: FilePath,
+        /// How many there would be.
+        names: u64,
+        /// What the file system said.
+        source: io::Error,
+    },
     /// A file or a symlink stands on the way to the path, and none is ever followed.
     #[error("the path '{0}' is refused: a directory on its way is a symlink or a file; remove that and pull again")]
     Blocked(FilePath),

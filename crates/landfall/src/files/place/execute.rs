@@ -22,6 +22,21 @@ use crate::files::block::ReadError;
 pub(super) struct Carried {
     pub(super) steps: u64,
     pub(super) left: Left,
+    pub(super) refused: Refused,
+}
+
+/// Steps that the file system will never allow, counted, and the first of them.
+#[derive(Default)]
+pub(super) struct Refused {
+    pub(super) paths: u64,
+    pub(super) first: Option<(FilePath, io::Error)>,
+}
+
+impl Refused {
+    fn add(&mut self, path: &FilePath, error: io::Error) {
+        self.paths += 1;
+        self.first.get_or_insert_with(|| (path.clone(), error));
+    }
 }
 
 /// What became of a step.
@@ -60,6 +75,10 @@ impl Placement {
         match act(self, step) {
             Ok(Outcome::Done) => {}
             Ok(Outcome::Left) => carried.left.add(step.path()),
+            // Before its one rename a first pull may still fail as a whole; an update is past that.
+            Err(error) if self.kind == Kind::Update && ground::is_hopeless(&error) => {
+                carried.refused.add(step.path(), error);
+            }
             Err(error) => return Err(self.ground.refused("put in place", step.path())(error)),
         }
         Ok(())
@@ -147,10 +166,15 @@ impl Placement {
     }
 
     fn put_symlink(&self, path: &FilePath, target: &[u8], meta: &Meta) -> io::Result<Outcome> {
-        sweep::remove(&self.ground.edge, &self.staging, PENDING)?;
-        self.ground.edge.symlink(target, &self.staging, PENDING)?;
+        self.try_symlink(target)?;
         self.ground.dress(&self.staging, PENDING, path, meta)?;
         self.put_over(&self.staging, PENDING, path)
+    }
+
+    /// Makes a symlink where nobody sees it, to learn now whether it can be made.
+    pub(super) fn try_symlink(&self, target: &[u8]) -> io::Result<()> {
+        sweep::remove(&self.ground.edge, &self.staging, PENDING)?;
+        self.ground.edge.symlink(target, &self.staging, PENDING)
     }
 
     fn put_hard_link(&self, path: &FilePath, first: &FilePath) -> io::Result<Outcome> {

@@ -10,8 +10,10 @@ use landfall_core::ChunkId;
 use landfall_core::files::{FileKind, FilePath, Meta};
 
 use super::error::PlaceError;
+use super::execute::Refused;
 use super::journal::Journal;
 use super::operation::{Operation, PlanReader};
+use super::previous::NO_SNAPSHOT;
 use super::walk::{Walk, WalkError};
 use super::{DRAFT, INDEX, JOURNAL, Kind, PLAN, PREVIOUS, PREVIOUS_NEW, Placement, edge, open, sweep};
 use crate::files::index::{FileStat, IndexHeader, IndexReader, IndexRecord, IndexWriter, wall_clock};
@@ -67,7 +69,17 @@ pub enum Shortfall {
         /// One of them.
         example: FilePath,
     },
-    /// Extended attributes could not be set, because this process may not or the file system has none.
+    /// The file system refuses for good what should stand at some paths. They are what they were; the next pull lists them as
+    /// local changes.
+    Refused {
+        /// How many.
+        paths: u64,
+        /// One of them.
+        example: FilePath,
+        /// What the file system said of it.
+        reason: String,
+    },
+    /// Extended attributes could not be set, because this process may not, or the file system has none or no room for them.
     Xattrs {
         /// How many.
         attributes: u64,
@@ -91,6 +103,10 @@ impl fmt::Display for Shortfall {
             Self::Owners { paths, example } => write!(
                 f,
                 "{paths} paths, such as '{example}', keep this user or group instead of their own; only root may give files away"
+            ),
+            Self::Refused { paths, example, reason } => write!(
+                f,
+                "{paths} paths, such as '{example}', are not as in the snapshot, because the file system refuses: {reason}"
             ),
             Self::Xattrs { attributes, example } => {
                 write!(f, "{attributes} extended attributes, such as one of '{example}', could not be set here")
@@ -147,14 +163,15 @@ impl Placement {
         self.empty_staging()?;
         self.sync_control()?;
         open::replace_destination(&self.ground, &self.path)?;
-        let left = self.shortfalls(carried.left);
+        let left = self.shortfalls(carried.left, carried.refused);
         Ok(FinishReport { manifest, sync, place, index, steps: carried.steps, left })
     }
 
     fn finish_update(self, manifest: ChunkId, previous: Previous) -> Result<FinishReport, PlaceError> {
         let linked = self.commit_draft()?;
         self.close_plan(&linked)?;
-        let before = self.index().map_or(ChunkId::from_bytes([0; 32]), |index| index.header().manifest);
+        self.check_names()?;
+        let before = self.snapshot_before(previous)?;
         let journal = Journal { manifest, before, previous };
         if previous == Previous::Keep {
             self.plan_way_back(&journal)?;
@@ -167,6 +184,14 @@ impl Placement {
             .map_err(self.ground.refused_own("write", JOURNAL.as_ref()))?;
         self.sync_control()?;
         Ok(FinishReport { sync, ..self.roll_forward(&journal)? })
+    }
+
+    /// What a way back will lead to. Local changes that are about to be overwritten are kept, too, and no snapshot has them.
+    fn snapshot_before(&self, previous: Previous) -> Result<ChunkId, PlaceError> {
+        match previous {
+            Previous::Keep => self.snapshot_held(),
+            Previous::Drop => Ok(self.index().map_or(NO_SNAPSHOT, |index| index.header().manifest)),
+        }
     }
 
     /// Carries out a plan whose journal is written. It may have been begun before.
@@ -190,15 +215,20 @@ impl Placement {
             .map_err(self.ground.refused_own("remove", JOURNAL.as_ref()))?;
         self.sync_control()?;
         self.empty_staging()?;
-        let mut left = self.shortfalls(carried.left);
+        let mut left = self.shortfalls(carried.left, carried.refused);
         left.extend(displaced);
         Ok(FinishReport { manifest: journal.manifest, sync: Duration::ZERO, place, index, steps: carried.steps, left })
     }
 
-    fn shortfalls(&self, left: Left) -> Vec<Shortfall> {
+    fn shortfalls(&self, left: Left, refused: Refused) -> Vec<Shortfall> {
         let changed = Shortfall::Changed { paths: left.count, examples: left.examples };
         let changed = Some(changed).filter(|_| left.count > 0);
-        changed.into_iter().chain(self.ground.shortfalls()).collect()
+        let refused = refused.first.map(|(example, error)| Shortfall::Refused {
+            paths: refused.paths,
+            example,
+            reason: error.to_string(),
+        });
+        changed.into_iter().chain(refused).chain(self.ground.shortfalls()).collect()
     }
 
     /// Removes what an earlier pull left and this snapshot does not hold.
@@ -386,9 +416,12 @@ impl Merge {
 
 /// Is what stands there still what was put there? Whoever writes to a file changes its time.
 fn is_as_put(meta: &Meta, stat: &FileStat) -> bool {
-    match meta.kind {
-        FileKind::File { size, .. } => (size, meta.mtime) == (stat.size, stat.mtime),
-        _ => true,
+    let kind = stat.mode & 0o170_000;
+    match &meta.kind {
+        FileKind::File { size, .. } => (*size, meta.mtime) == (stat.size, stat.mtime),
+        FileKind::HardLink(_) => kind == 0o100_000,
+        FileKind::Directory => kind == 0o040_000,
+        FileKind::Symlink(target) => kind == 0o120_000 && stat.size == target.len() as u64,
     }
 }
 

@@ -27,6 +27,8 @@ pub(super) struct Ground {
     root: OwnedFd,
     created: Owner,
     mask: u32,
+    /// Longest name that the file system takes.
+    pub(super) name_bytes_max: u64,
     bytes_expected: AtomicU64,
     bytes_written: AtomicU64,
     /// Nobody reads the old files any more: what was copied from them need not stay in memory.
@@ -41,6 +43,7 @@ impl Ground {
     /// `control` is the directory in which a file is made for a moment, to see whom new files belong to.
     pub(super) fn new(edge: Edge, destination: PathBuf, root: OwnedFd, control: &OwnedFd) -> io::Result<Self> {
         Ok(Self {
+            name_bytes_max: edge.name_bytes_max(&root),
             edge,
             destination,
             root,
@@ -198,7 +201,7 @@ impl Ground {
         }
         for (xattr, value) in wanted {
             match self.set_xattr(at, name, xattr, value) {
-                Err(error) if is_forbidden(&error) => {
+                Err(error) if is_forbidden(&error) || self.is_too_large(&error) => {
                     self.unkept_xattrs.fetch_add(1, Ordering::Relaxed);
                     self.unkept_xattr.get_or_init(|| path.clone());
                 }
@@ -206,6 +209,15 @@ impl Ground {
             }
         }
         Ok(())
+    }
+
+    /// Is an attribute more than the file system keeps for one file? It may say that with the word for a full disk.
+    fn is_too_large(&self, error: &io::Error) -> bool {
+        match errno(error) {
+            Some(Errno::TOOBIG | Errno::RANGE) => true,
+            Some(Errno::NOSPC | Errno::DQUOT) => self.free_bytes() > ROOM_FOR_XATTRS_BYTES,
+            _ => false,
+        }
     }
 
     /// A user's attribute needs the right to write, which the mode may not give.
@@ -268,6 +280,23 @@ fn is_forbidden(error: &io::Error) -> bool {
     matches!(errno(error), Some(Errno::PERM | Errno::OPNOTSUPP | Errno::ACCESS | Errno::INVAL))
 }
 
+/// Will a step that failed so fail again, however often a plan is carried out? Then it would keep all the others from being done.
+pub(super) fn is_hopeless(error: &io::Error) -> bool {
+    matches!(
+        errno(error),
+        Some(
+            Errno::NAMETOOLONG
+                | Errno::MLINK
+                | Errno::ILSEQ
+                | Errno::INVAL
+                | Errno::OPNOTSUPP
+                | Errno::PERM
+                | Errno::BUSY
+                | Errno::XDEV
+        )
+    )
+}
+
 /// Labels of a security module come from its policy, not from a snapshot.
 fn is_ours_to_remove(xattr: &[u8]) -> bool {
     xattr.starts_with(b"user.") || xattr.starts_with(b"system.posix_acl_") || xattr == b"security.capability"
@@ -295,3 +324,5 @@ fn creation_mask() -> u32 {
 /// The name below which a pull keeps its own data in the destination.
 pub const CONTROL: &str = ".landfall";
 const PROBE: &[u8] = b"probe";
+/// Where this much is free, it was not the disk that had no room for an attribute.
+const ROOM_FOR_XATTRS_BYTES: u64 = 1 << 20;

@@ -1,13 +1,16 @@
 //! Owns what a snapshot does not say about hard links: when the first name of a file gets new content, so do the others.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 
 use landfall_core::files::{FileKind, FilePath, Meta};
+use rustix::fs::Stat;
 
 use super::error::PlaceError;
+use super::execute::open_directory;
 use super::operation::{Operation, PlanReader, PlanWriter};
 use super::record::Recorder;
-use super::{DRAFT, PLAN, Placement};
+use super::{DRAFT, PLAN, Placement, STAGING, edge, ground, sweep};
 use crate::files::block::ReadError;
 use crate::files::index::IndexRecord;
 
@@ -38,6 +41,45 @@ impl Placement {
         }
         steps.copy_rest(&mut recorder)?;
         recorder.commit().map(drop).map_err(refused())
+    }
+
+    /// Learns whether the file system allows as many names of one file as the plan will make, before anything is changed.
+    pub(super) fn check_names(&self) -> Result<(), PlaceError> {
+        let Some((path, names)) = self.most_names()? else { return Ok(()) };
+        let tried = self.try_names(names);
+        sweep::remove(&self.ground.edge, &self.staging, TRIAL)
+            .map_err(self.ground.refused_own("tidy", STAGING.as_ref()))?;
+        match tried {
+            Err(error) if ground::is_hopeless(&error) => Err(PlaceError::TooManyNames { path, names, source: error }),
+            result => result.map_err(self.ground.refused("link", &path)),
+        }
+    }
+
+    /// The file that gets the most names, and how many it will have.
+    fn most_names(&self) -> Result<Option<(FilePath, u64)>, PlaceError> {
+        let mut names: BTreeMap<FilePath, u64> = BTreeMap::new();
+        let mut plan = PlanReader::open(&self.staging, PLAN).map_err(|error| self.damaged_plan(error))?;
+        while let Some(step) = plan.next_step().map_err(|error| self.damaged_plan(error))? {
+            let Operation::Put { path, meta: Meta { kind: FileKind::HardLink(first), .. } } = &step else { continue };
+            let look = |path| self.stat(path).map_err(self.ground.refused("look at", path));
+            let (first_now, now) = (look(first)?, look(path)?);
+            let same = |now: &Stat| {
+                first_now.as_ref().is_some_and(|first| (first.st_dev, first.st_ino) == (now.st_dev, now.st_ino))
+            };
+            let held = first_now.as_ref().filter(|first| edge::is_regular(first)).map_or(1, |first| first.st_nlink);
+            let count = names.entry(first.clone()).or_insert(held);
+            *count += u64::from(!now.as_ref().is_some_and(same));
+        }
+        Ok(names.into_iter().max_by_key(|(_, count)| *count))
+    }
+
+    fn try_names(&self, names: u64) -> io::Result<()> {
+        sweep::remove(&self.ground.edge, &self.staging, TRIAL)?;
+        self.ground.edge.make_directory(&self.staging, TRIAL)?;
+        let trial = open_directory(&self.staging, TRIAL)?;
+        drop(self.ground.edge.create(&trial, b"0", 0o600)?);
+        // The one that is made before it takes its place counts, too.
+        (1..=names).try_for_each(|name| self.ground.edge.link(&trial, b"0", &trial, name.to_string().as_bytes()))
     }
 
     fn add_name(
@@ -124,3 +166,6 @@ impl<'a> Steps<'a> {
         Ok(())
     }
 }
+
+/// Where as many names are made as a file will have.
+const TRIAL: &[u8] = b"trial";

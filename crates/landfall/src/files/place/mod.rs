@@ -46,6 +46,7 @@ pub use finish::{FinishReport, Previous, Shortfall};
 pub use ground::CONTROL;
 pub use holders::{Holder, Holders};
 pub use operation::Operation;
+pub use previous::WayBack;
 pub use staged::{Copied, Origin, StagedFile};
 
 use self::beneath::{Beneath, Missing};
@@ -215,6 +216,9 @@ impl Placement {
         let first = path.as_bytes().split(|&byte| byte == b'/').next();
         if first == Some(CONTROL.as_bytes()) {
             return Err(PlaceError::Reserved(path.clone()));
+        }
+        if path.name().len() as u64 > self.ground.name_bytes_max {
+            return Err(PlaceError::NameTooLong { path: path.clone(), bytes_max: self.ground.name_bytes_max });
         }
         Ok(())
     }

@@ -10,20 +10,45 @@ use landfall_core::files::{Content, FileKind, FilePath};
 use rustix::fs::Stat;
 
 use super::beneath::{Beneath, Missing, Obstacles};
+use super::changes::ChangesError;
 use super::error::PlaceError;
 use super::execute::open_directory;
 use super::finish::{FinishReport, Previous};
 use super::journal::Journal;
 use super::operation::{Operation, PlanReader, PlanWriter};
 use super::record::meta_of;
-use super::{PLAN, PREVIOUS, PREVIOUS_NEW, Placement, STAGED_FILES, edge, ground, staged_name, sweep};
+use super::{INDEX, PLAN, PREVIOUS, PREVIOUS_NEW, Placement, STAGED_FILES, edge, ground, staged_name, sweep};
 use crate::files::block::ReadError;
+use crate::files::index::{FileStat, IndexReader};
+
+/// A way back that is recorded and not yet gone.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct WayBack {
+    /// The snapshot that the destination held before the last pull. Nothing if it held none exactly: the pull discarded local
+    /// changes, and they come back.
+    pub manifest: Option<ChunkId>,
+    /// Paths that the pull replaced or removed.
+    pub put_back: u64,
+    /// Paths whose owner, mode, time or attributes the pull changed.
+    pub altered: u64,
+    /// Paths that the pull brought.
+    pub removed: u64,
+    /// Paths that the pull altered and somebody changed afterwards: their old content is not kept, so they stay as they are.
+    pub passed_over: u64,
+}
+
+impl WayBack {
+    /// A way back that leads to `manifest` over no path yet.
+    pub(crate) fn to(manifest: ChunkId) -> Self {
+        Self { manifest: Some(manifest).filter(|manifest| *manifest != NO_SNAPSHOT), ..Self::default() }
+    }
+}
 
 impl Placement {
-    /// Makes a destination again what it was before the last pull, if that pull kept the way back.
+    /// Records what makes the destination again what it was before the last pull, if that pull kept the way back.
     ///
-    /// Nothing is fetched. Only what that pull changed is changed back.
-    pub fn restore_previous(self) -> Result<FinishReport, PlaceError> {
+    /// Nothing is fetched, and only what that pull changed is changed back. Local changes in its way are overwritten.
+    pub fn record_way_back(&self) -> Result<WayBack, PlaceError> {
         let nothing = || PlaceError::NothingPrevious(self.ground.destination.clone());
         let (name, manifest) = self.find_previous()?.ok_or_else(nothing)?;
         let refused = || self.ground.refused_own("read", Path::new(PREVIOUS));
@@ -36,16 +61,80 @@ impl Placement {
             source,
         };
         let mut plan = PlanReader::open(&kept, PLAN).map_err(damaged)?;
+        let mut altered =
+            AlteredPaths { index: self.index().map_err(|source| self.unusable_index(source))?, last: None };
+        let mut way_back = WayBack::to(manifest);
         while let Some(step) = plan.next_step().map_err(damaged)? {
+            if self.is_passed_over(&mut altered, &step)? {
+                way_back.passed_over += u64::from(matches!(step, Operation::Alter { .. }));
+                continue;
+            }
             if let Operation::Put { path, meta } = &step
                 && matches!(meta.kind, FileKind::File { .. })
             {
                 self.stage_kept(&files, path).map_err(self.ground.refused("restore", path))?;
             }
+            self.count_step(&mut way_back, &step).map_err(self.ground.refused("look at", step.path()))?;
             self.record(step)?;
         }
-        drop(files);
-        self.finish(manifest, Previous::Drop)
+        Ok(way_back)
+    }
+
+    /// Goes the way back that was recorded.
+    pub fn go_back(self, way_back: &WayBack) -> Result<FinishReport, PlaceError> {
+        self.finish(way_back.manifest.unwrap_or(NO_SNAPSHOT), Previous::Drop)
+    }
+
+    /// Is the step only about what a file looks like, and the file another by now? Giving it back its old time would hide that.
+    fn is_passed_over(&self, altered: &mut AlteredPaths, step: &Operation) -> Result<bool, PlaceError> {
+        let (path, kind) = match step {
+            Operation::Alter { path, meta } => (path, Some(&meta.kind)),
+            Operation::Xattrs { path, .. } => (path, None),
+            _ => return Ok(false),
+        };
+        if kind.is_none() {
+            return Ok(altered.last.as_ref() == Some(path));
+        }
+        let known = altered.index.find(path).map_err(|source| self.unusable_index(source))?;
+        let now = self.stat(path).map_err(self.ground.refused("look at", path))?;
+        let is_as_pulled = known == now.as_ref().map(FileStat::of);
+        if !is_as_pulled {
+            altered.last = Some(path.clone());
+        }
+        Ok(!is_as_pulled)
+    }
+
+    fn count_step(&self, way_back: &mut WayBack, step: &Operation) -> io::Result<()> {
+        match step {
+            Operation::Put { path, meta } if meta.kind == FileKind::Directory => {
+                let is_there = self.stat(path)?.is_some_and(|stat| edge::is_directory(&stat));
+                *(if is_there { &mut way_back.altered } else { &mut way_back.put_back }) += 1;
+            }
+            Operation::Put { .. } => way_back.put_back += 1,
+            Operation::Alter { .. } => way_back.altered += 1,
+            Operation::Remove { .. } => way_back.removed += 1,
+            Operation::Xattrs { .. } | Operation::RestoreDirectory { .. } | Operation::Refresh { .. } => {}
+        }
+        Ok(())
+    }
+
+    fn unusable_index(&self, source: ReadError) -> PlaceError {
+        PlaceError::Damaged { file: self.control_directory().join(INDEX), source }
+    }
+
+    /// The snapshot that the destination holds, if it holds it exactly.
+    pub(super) fn snapshot_held(&self) -> Result<ChunkId, PlaceError> {
+        let Ok(index) = self.index() else { return Ok(NO_SNAPSHOT) };
+        let mut is_changed = false;
+        let found = self.for_each_local_change(|_| {
+            is_changed = true;
+            Ok(())
+        });
+        match found {
+            Ok(()) if !is_changed => Ok(index.header().manifest),
+            Ok(()) | Err(ChangesError::NoIndex(_)) => Ok(NO_SNAPSHOT),
+            Err(ChangesError::Place(error)) => Err(error),
+        }
     }
 
     /// Writes the plan that undoes the plan. Nothing in the destination is touched, and it may be thrown away again.
@@ -170,7 +259,10 @@ impl Placement {
 
     /// The name below `previous`, and the snapshot it stands for, if it leads back from what the destination holds.
     fn find_previous(&self) -> Result<Option<(String, ChunkId)>, PlaceError> {
-        let Ok(index) = self.index() else { return Ok(None) };
+        let index = match self.index() {
+            Err(ReadError::Absent) => return Ok(None),
+            result => result.map_err(|source| self.unusable_index(source))?,
+        };
         let list = || -> io::Result<Vec<Vec<u8>>> { sweep::names(open_directory(&self.control, PREVIOUS.as_bytes())?) };
         let names = match list() {
             Err(error) if ground::is_absent(&error) => return Ok(None),
@@ -196,3 +288,13 @@ struct Keeper {
     undo: PlanWriter,
     last: Option<FilePath>,
 }
+
+/// Which paths, of those that a way back only alters, were changed since.
+struct AlteredPaths {
+    index: IndexReader,
+    /// The last that was.
+    last: Option<FilePath>,
+}
+
+/// Stands for a state of the destination that is no snapshot.
+pub(super) const NO_SNAPSHOT: ChunkId = ChunkId::from_bytes([0; ChunkId::BYTES]);

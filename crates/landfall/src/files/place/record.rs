@@ -94,6 +94,9 @@ impl Placement {
             self.restore_parent(recorder, path)?;
             self.note_links(recorder, operation).map_err(self.ground.refused("look at", path))?;
         }
+        if let Operation::Put { meta: Meta { kind: FileKind::Symlink(target), .. }, .. } = operation {
+            self.try_symlink(target).map_err(self.ground.refused("make the symlink", path))?;
+        }
         self.push(recorder, operation)
     }
 

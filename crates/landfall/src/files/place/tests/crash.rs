@@ -5,7 +5,7 @@ use std::path::Path;
 use super::model::{
     Model, Node, StopAfter, What, file, link, manifest, model, open, open_with, path, pull, read_back, scratch, symlink,
 };
-use crate::files::place::{Kind, Previous};
+use crate::files::place::{FinishReport, Kind, PlaceError, Placement, Previous};
 
 fn old() -> Model {
     let mut old = model([
@@ -151,6 +151,11 @@ fn check_update(previous: Previous) {
     }
 }
 
+fn restore(placement: Placement) -> Result<FinishReport, PlaceError> {
+    let way_back = placement.record_way_back()?;
+    placement.go_back(&way_back)
+}
+
 #[test]
 fn the_way_back_leads_back_wherever_it_stops() {
     let (old, new) = (old(), new());
@@ -160,7 +165,7 @@ fn the_way_back_leads_back_wherever_it_stops() {
         pull(open(&destination), &Model::new(), &old, manifest(1), Previous::Drop).unwrap();
         pull(open(&destination), &old, &new, manifest(2), Previous::Keep).unwrap();
         let faults = StopAfter::steps(steps);
-        let restored = open_with(&destination, faults.clone()).and_then(|placement| placement.restore_previous());
+        let restored = open_with(&destination, faults.clone()).and_then(restore);
         if restored.is_ok() && !faults.has_stopped() {
             assert_eq!(read_back(&destination), old);
             return;
@@ -168,7 +173,7 @@ fn the_way_back_leads_back_wherever_it_stops() {
         check_whole(&destination, &old, &new);
         let again = open(&destination);
         if again.index().unwrap().header().manifest == manifest(2) {
-            again.restore_previous().unwrap();
+            restore(again).unwrap();
         }
         assert_eq!(read_back(&destination), old, "after {steps} steps");
     }

@@ -4,4 +4,5 @@ mod crash;
 mod destination;
 mod model;
 mod primitives;
+mod refusals;
 mod update;
