@@ -9,8 +9,8 @@ use landfall::core::offer::Strategy;
 use landfall::core::snapshot::StateName;
 use landfall::files::place::Previous;
 use landfall::pull::{
-    ChangedPaths, OnLocalChanges, OnOpenFiles, PullError, PullOptions, PullReport, SourceStatus, Stage, Status,
-    StatusFigures,
+    ChangedPaths, OnLocalChanges, OnOpenFiles, PullError, PullOptions, PullReport, SourceError, SourceStatus, Stage,
+    Status, StatusFigures,
 };
 use serde::Serialize;
 
@@ -95,13 +95,23 @@ fn failed(error: &PullError, arguments: &Arguments) -> Failure {
     let failure = Failure::of(error);
     let served = || matches!(Server::find(&arguments.destination.join(PULLED_DATA)), Ok(Some(_)));
     match error {
-        PullError::NoSource { .. } if arguments.identity.is_insecure() => failure
-            .next("with --insecure only sources that were started with --insecure answer; others need --identity"),
+        PullError::NoSource { failures, .. } if arguments.identity.is_insecure() && failures.iter().any(is_garbled) => {
+            failure
+                .next("with --insecure only sources that were started with --insecure answer; others need --identity")
+        }
         PullError::Open(_) if served() => {
             failure.next("it is being served: stop that `landfall serve` while you pull, and start it again afterwards")
         }
         _ => failure,
     }
+}
+
+/// Does a source answer, but nothing that makes sense? It may speak TLS.
+fn is_garbled((_, error): &(String, SourceError)) -> bool {
+    !matches!(
+        error,
+        SourceError::Connect(_) | SourceError::Refused(_) | SourceError::Busy(_) | SourceError::OtherSnapshot
+    )
 }
 
 fn choose<T>(chosen: bool, this: T, other: T) -> T {

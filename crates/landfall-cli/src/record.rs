@@ -42,6 +42,11 @@ impl StateRecord {
         Self { state: state.to_owned(), directory: None, mode: Mode::Frozen }
     }
 
+    /// Is it a copy that was pulled?
+    pub(crate) fn is_pulled(&self) -> bool {
+        self.directory.is_none()
+    }
+
     /// The directory that is served.
     pub(crate) fn directory(&self, data: &Path) -> PathBuf {
         match &self.directory {

@@ -140,8 +140,10 @@ impl OpenState {
         let log = self.log()?;
         let id = log.iter().rev().nth(older).map(|held| held.snapshot.clone()).ok_or_else(|| {
             let held = output::counted(log.len() as u64, "snapshot");
-            Failure::new(format!("'{}' has only {held}, and two are needed to compare", self.state))
-                .next(format!("take another: `landfall snapshot {}`", self.state))
+            Failure::new(format!("'{}' has only {held}, and two are needed to compare", self.state)).next(format!(
+                "take another where it is published: `landfall snapshot {}`; a pulled copy holds only the newest",
+                self.state
+            ))
         })?;
         self.find(&id)
     }

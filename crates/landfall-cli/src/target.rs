@@ -53,6 +53,14 @@ impl TargetArguments {
     /// Asks the server that has the data directory open; there must be one.
     pub(crate) fn ask_server(&self, request: &Request, tell: &mut dyn FnMut(Item)) -> Result<Report, Failure> {
         let data = self.find()?;
+        let record = StateRecord::read(&data)?;
+        if record.is_pulled() {
+            return Err(Failure::new(format!(
+                "'{}' is a copy that was pulled: only its publisher takes snapshots",
+                record.state
+            ))
+            .next("take it where the state is published, and pull it here"));
+        }
         let server = Server::find(&data)?.ok_or_else(|| {
             Failure::new(format!("no server has {} open, so nobody can do this", data.display()))
                 .next("start `landfall serve` for this state; at its start it takes a snapshot anyway")

@@ -36,6 +36,16 @@ impl ChunkId {
         Self(*hash.as_bytes())
     }
 
+    /// Takes an id from a field of a message or record, if the field is as long as an id.
+    pub fn from_slice(bytes: &[u8]) -> Option<Self> {
+        bytes.try_into().ok().map(Self)
+    }
+
+    /// The id as a field of a message or record.
+    pub fn to_bytes(self) -> Bytes {
+        Bytes::copy_from_slice(&self.0)
+    }
+
     /// The raw bytes of the id.
     pub const fn as_bytes(&self) -> &[u8; Self::BYTES] {
         &self.0

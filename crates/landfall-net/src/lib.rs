@@ -14,6 +14,7 @@ mod frame;
 mod identity;
 pub mod memory;
 mod plain;
+mod receiver;
 mod tcp;
 #[allow(unsafe_code, reason = "one system call that no library wraps")]
 mod tcp_info;

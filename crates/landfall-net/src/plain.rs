@@ -6,12 +6,13 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::bytestream::{ByteReader, ByteStream, ByteWriter, DEADLINE_DEFAULT, early_end, receive_error, send_error};
-use crate::frame::{END_MARK, LENGTH_BYTES, Reassembly, Step, length_word};
+use crate::frame::{END_MARK, LENGTH_BYTES, Reassembly, length_word};
 use crate::identity::PeerIdentity;
+use crate::receiver::{Half, Inflow, Receiver};
 use crate::tcp::{self, TcpAcceptor};
 use crate::transport::{
-    AcceptError, Accepted, Closer, ConnectError, Connection, FrameReceiver, FrameSender, ListenError, Listener,
-    Pressure, ReceiveError, SendError, Transport,
+    AcceptError, Accepted, Closer, ConnectError, Connection, FrameSender, ListenError, Listener, Pressure,
+    ReceiveError, SendError, Transport,
 };
 
 /// TCP without TLS, between processes of one machine only.
@@ -78,26 +79,9 @@ pub(crate) fn connection(stream: ByteStream, peer: PeerIdentity) -> Connection {
         deadline: DEADLINE_DEFAULT,
         state: Half::Open,
     };
-    let receiver = PlainReceiver {
-        reader,
-        closer: closer.clone(),
-        reassembly: Reassembly::new(RECEIVE_BYTES),
-        bytes_received: 0,
-        deadline: DEADLINE_DEFAULT,
-        state: Half::Open,
-    };
+    let inflow = PlainInflow { reader, closer: closer.clone(), bytes_received: 0, deadline: DEADLINE_DEFAULT };
+    let receiver = Receiver::new(inflow, Reassembly::new(RECEIVE_BYTES));
     Connection { peer, address, sender: Box::new(sender), receiver: Box::new(receiver), closer }
-}
-
-/// How far one half of a connection has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Half {
-    /// Frames may follow.
-    Open,
-    /// The clean end was sent or received.
-    Finished,
-    /// A call failed; nothing works any more.
-    Failed,
 }
 
 struct PlainSender {
@@ -187,60 +171,27 @@ impl Drop for PlainSender {
     }
 }
 
-struct PlainReceiver {
+/// Bytes as they come.
+struct PlainInflow {
     reader: Box<dyn ByteReader>,
     closer: Closer,
-    reassembly: Reassembly,
     bytes_received: u64,
     deadline: Duration,
-    state: Half,
 }
 
-impl PlainReceiver {
-    fn step(&mut self) -> Result<Step, ReceiveError> {
-        loop {
-            match self.reassembly.step()? {
-                Step::Missing(bytes_min) => self.read(bytes_min)?,
-                step => return Ok(step),
-            }
-        }
-    }
-
-    fn read(&mut self, bytes_min: usize) -> Result<(), ReceiveError> {
-        let room = self.reassembly.room(bytes_min);
+impl Inflow for PlainInflow {
+    fn fill(&mut self, reassembly: &mut Reassembly, bytes_min: usize) -> Result<(), ReceiveError> {
+        let room = reassembly.room(bytes_min);
         // Reading a long frame exactly to its end leaves no start of the next one to move.
         let bytes_max = if bytes_min >= EXACT_BYTES_MIN { bytes_min } else { room.len() };
         match self.reader.read(&mut room[..bytes_max]) {
             Ok(0) => Err(early_end(&self.closer)),
             Ok(bytes) => {
-                self.reassembly.filled(bytes);
+                reassembly.filled(bytes);
                 self.bytes_received += bytes as u64;
                 Ok(())
             }
             Err(error) => Err(receive_error(error, &self.closer, self.deadline)),
-        }
-    }
-}
-
-impl FrameReceiver for PlainReceiver {
-    fn receive(&mut self) -> Result<Option<&[u8]>, ReceiveError> {
-        match self.state {
-            Half::Open => {}
-            Half::Finished => return Ok(None),
-            Half::Failed => return Err(ReceiveError::Closed),
-        }
-        match self.step() {
-            Ok(Step::Frame(range)) => Ok(Some(self.reassembly.frame(range))),
-            Ok(_) => {
-                self.state = Half::Finished;
-                Ok(None)
-            }
-            Err(error) => {
-                if !matches!(error, ReceiveError::TimedOut { .. }) {
-                    self.state = Half::Failed;
-                }
-                Err(error)
-            }
         }
     }
 
@@ -248,19 +199,13 @@ impl FrameReceiver for PlainReceiver {
         self.bytes_received
     }
 
-    fn set_idle_deadline(&mut self, deadline: Duration) {
+    fn set_deadline(&mut self, deadline: Duration) -> std::io::Result<()> {
         self.deadline = deadline;
-        if self.reader.set_deadline(deadline).is_err() {
-            self.state = Half::Failed;
-        }
+        self.reader.set_deadline(deadline)
     }
-}
 
-impl Drop for PlainReceiver {
-    fn drop(&mut self) {
-        if self.state != Half::Finished {
-            self.closer.close();
-        }
+    fn closer(&self) -> &Closer {
+        &self.closer
     }
 }
 

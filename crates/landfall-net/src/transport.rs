@@ -125,8 +125,8 @@ pub trait FrameSender: Send {
 pub trait FrameReceiver: Send {
     /// Waits for the next whole frame; `None` after the peer finished. The slice is valid until the next call.
     ///
-    /// After [`ReceiveError::TimedOut`] nothing is lost and receiving may go on; after any other error the half is
-    /// dead.
+    /// After [`ReceiveError::TimedOut`] and [`ReceiveError::Unfinished`] nothing is lost and receiving may go on; after any
+    /// other error the half is dead.
     fn receive(&mut self) -> Result<Option<&[u8]>, ReceiveError>;
 
     /// Bytes that came from the network so far, encryption and framing included.
@@ -134,6 +134,10 @@ pub trait FrameReceiver: Send {
 
     /// Fails with [`ReceiveError::TimedOut`] once no byte has come for `deadline`.
     fn set_idle_deadline(&mut self, deadline: Duration);
+
+    /// Fails with [`ReceiveError::Unfinished`] whenever bytes have come for `interval` and the frame is not whole, so that the
+    /// caller can look after other things. Until this is called it never does.
+    fn set_unfinished_interval(&mut self, interval: Duration);
 }
 
 /// How hard the network pushes back on a sender: what a codec policy needs to know.
@@ -306,6 +310,12 @@ pub enum ReceiveError {
     #[error("nothing came from the peer for {after:?}")]
     TimedOut {
         /// The deadline that passed.
+        after: Duration,
+    },
+    /// Bytes come, but not yet all of a frame. Nothing is lost: wait on.
+    #[error("a frame has been coming for {after:?} and is not whole")]
+    Unfinished {
+        /// The interval that passed.
         after: Duration,
     },
     /// The peer declares a frame longer than any receiver takes: do not trust it.

@@ -19,6 +19,7 @@ fn transport_suite(connect: impl Fn() -> Pair) {
     closer_unblocks_a_sender(connect());
     a_dropped_receiver_ends_the_other_side(connect());
     survives_an_idle_deadline(connect());
+    tells_of_a_frame_that_is_still_coming(connect());
     gives_up_on_a_peer_that_takes_nothing(connect());
     counts_bytes_and_time(connect());
 }
@@ -188,6 +189,35 @@ fn survives_an_idle_deadline(mut pair: Pair) {
     pair.connector.sender.flush().expect("flushed");
     receiver.set_idle_deadline(support::PATIENCE);
     assert_eq!(receiver.receive().expect("no error"), Some(&b"at last"[..]));
+}
+
+fn tells_of_a_frame_that_is_still_coming(mut pair: Pair) {
+    let lengths = [FRAME_BYTES_MAX as usize, 10, 1_000_000];
+    let receiver = &mut pair.listener.receiver;
+    receiver.set_unfinished_interval(Duration::ZERO);
+    std::thread::scope(|scope| {
+        scope.spawn(|| send_all(&mut *pair.connector.sender, &lengths));
+        let mut told = 0;
+        let mut received = 0;
+        let mut frames = 0;
+        loop {
+            match receiver.receive() {
+                Ok(Some(frame)) => {
+                    assert!(frame == content(lengths[frames], frames), "frame {frames}");
+                    frames += 1;
+                }
+                Ok(None) => break,
+                Err(ReceiveError::Unfinished { after: Duration::ZERO }) => {
+                    told += 1;
+                    assert!(receiver.bytes_received() > received, "it is told only when bytes came");
+                }
+                Err(error) => panic!("{error}"),
+            }
+            received = receiver.bytes_received();
+        }
+        assert_eq!(frames, lengths.len());
+        assert!(told > 2, "{told}");
+    });
 }
 
 fn gives_up_on_a_peer_that_takes_nothing(mut pair: Pair) {

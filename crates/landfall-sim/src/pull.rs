@@ -404,7 +404,7 @@ impl Pull {
 }
 
 fn id_bytes(id: Option<ChunkId>) -> Bytes {
-    id.map_or_else(Bytes::new, |id| Bytes::copy_from_slice(id.as_bytes()))
+    id.map_or_else(Bytes::new, ChunkId::to_bytes)
 }
 
 /// Nodes that were read or fetched.

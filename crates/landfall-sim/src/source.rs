@@ -135,21 +135,17 @@ impl Request {
 fn named(fetch: &Fetch, want: u32, disk: &Disk) -> Result<Option<(ChunkId, Option<ChunkId>)>, ReadError> {
     let want = want as usize;
     Ok(match &fetch.what {
-        Some(FetchWhat::Nodes(nodes)) => as_id(&nodes.ids[want]).map(|id| (id, nodes.bases.get(want).and_then(as_id))),
+        Some(FetchWhat::Nodes(nodes)) => ChunkId::from_slice(&nodes.ids[want])
+            .map(|id| (id, nodes.bases.get(want).and_then(|id| ChunkId::from_slice(id)))),
         Some(FetchWhat::Unit(unit)) => {
-            let Some(leaf) = as_id(&unit.leaf) else { return Ok(None) };
+            let Some(leaf) = ChunkId::from_slice(&unit.leaf) else { return Ok(None) };
             let leaf = disk.read(leaf)?.and_then(|leaf| Leaf::parse(leaf.bytes()).ok());
             let entry = leaf.and_then(|leaf| leaf.entry(unit.entries[want] as usize));
             let chunk = entry.and_then(|(_, value)| value.chunk);
-            chunk.map(|chunk| (chunk.id, unit.bases.get(want).and_then(as_id)))
+            chunk.map(|chunk| (chunk.id, unit.bases.get(want).and_then(|id| ChunkId::from_slice(id))))
         }
         Some(FetchWhat::Path(_) | FetchWhat::Chunks(_)) | None => None,
     })
-}
-
-/// The id in a message; nothing where the message leaves it empty.
-pub(crate) fn as_id(bytes: &Bytes) -> Option<ChunkId> {
-    bytes.as_ref().try_into().ok().map(ChunkId::from_bytes)
 }
 
 fn item(request: u32, want: u32, body: ItemBody<'_>) -> Vec<u8> {
@@ -174,12 +170,14 @@ fn lie(mut frame: Vec<u8>, random: &mut Random) -> Vec<u8> {
 /// Answers an ask: with an offer of the snapshot that is wanted, if it is here.
 pub(crate) fn answer_ask(ask: &Ask, disk: &Disk) -> Result<Message<'static>, ReadError> {
     let refusal = || Message::Refusal(Refusal::new(RefusalReason::NoSnapshot, "not here"));
-    let Some(wanted) = ask.snapshot_wanted.as_ref().and_then(as_id) else { return Ok(refusal()) };
+    let Some(wanted) = ask.snapshot_wanted.as_ref().and_then(|id| ChunkId::from_slice(id)) else {
+        return Ok(refusal());
+    };
     let Some(chunk) = disk.read(wanted)?.filter(|chunk| chunk.domain() == Domain::Manifest) else {
         return Ok(refusal());
     };
     let Ok(manifest) = Manifest::decode(chunk.bytes()) else { return Ok(refusal()) };
-    let held = ask.snapshots_held.iter().filter_map(as_id);
+    let held = ask.snapshots_held.iter().filter_map(|id| ChunkId::from_slice(id));
     let bases = held.map(|snapshot| base_facts(snapshot, wanted, disk)).collect::<Result<Vec<_>, _>>()?;
     let plan = plans(&OfferFacts {
         state_bytes: manifest.payload_bytes(),
@@ -189,7 +187,7 @@ pub(crate) fn answer_ask(ask: &Ask, disk: &Disk) -> Result<Message<'static>, Rea
     })[0];
     Ok(Message::Offer(Box::new(Offer {
         manifest: chunk.into_bytes(),
-        base: plan.base.map(|base| Bytes::copy_from_slice(base.as_bytes())),
+        base: plan.base.map(ChunkId::to_bytes),
         strategy: plan.strategy as u32,
         expected_bytes: plan.expected_bytes,
         ..Offer::default()

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use landfall_core::ChunkId;
 use landfall_core::transfer::RequestId;
 use landfall_core::wire::{Ask, Message};
@@ -153,12 +152,11 @@ impl World {
             return Ok(());
         }
         self.log.note(self.now, format_args!("{member} connects to {source}"));
-        let bytes = |id: ChunkId| Bytes::copy_from_slice(id.as_bytes());
         let ask = Ask {
             state: STATE.to_owned(),
             sections: Vec::new(),
-            snapshots_held: held.map(bytes).into_iter().collect(),
-            snapshot_wanted: Some(bytes(snapshot)),
+            snapshots_held: held.map(ChunkId::to_bytes).into_iter().collect(),
+            snapshot_wanted: Some(snapshot.to_bytes()),
         };
         for lane in 0..self.scenario.lanes {
             let connection = self.network.connect(member, source, lane);

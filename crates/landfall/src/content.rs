@@ -14,7 +14,9 @@ use landfall_core::files::FilePath;
 use landfall_core::tree::ChunkRef;
 use landfall_core::{ChunkId, Domain};
 use landfall_store::{PATCHES_IN_CHAIN_MAX, Store, StoreError, StoredFrame};
-use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::fs::{Mode, OFlags};
+
+use crate::files::Opener;
 
 /// Files that are kept open between two reads.
 const OPEN_FILES_MAX: usize = 64;
@@ -89,6 +91,7 @@ impl<'a> PackedContent<'a> {
 /// Chunks in the files of a directory, hashed on every read.
 pub(crate) struct FilesInPlace {
     root: OwnedFd,
+    opener: Opener,
     open: Mutex<VecDeque<(FilePath, Arc<File>)>>,
 }
 
@@ -96,7 +99,7 @@ impl FilesInPlace {
     pub(crate) fn open(directory: &Path) -> io::Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open(directory, flags, Mode::empty())?;
-        Ok(Self { root, open: Mutex::new(VecDeque::new()) })
+        Ok(Self { root, opener: Opener::new(), open: Mutex::new(VecDeque::new()) })
     }
 
     /// Reads the chunk that a file holds at `offset` into `out`, replacing what is there.
@@ -153,10 +156,7 @@ impl FilesInPlace {
     }
 
     fn open_file(&self, path: &FilePath) -> io::Result<File> {
-        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-        let name = std::ffi::CString::new(path.as_bytes().to_vec())?;
-        let file = rustix::fs::openat2(&self.root, name, flags, Mode::empty(), resolve)?;
+        let file = self.opener.open(&self.root, path, OFlags::RDONLY | OFlags::NONBLOCK)?;
         Ok(File::from(file))
     }
 

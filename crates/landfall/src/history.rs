@@ -46,8 +46,7 @@ pub(crate) fn load(store: &Store) -> Result<Vec<Held>, HistoryError> {
     let Some(record) = store.record(RECORD)? else { return Ok(Vec::new()) };
     let mut held = Vec::new();
     for record in HistoryRecord::decode(&record[..])?.snapshots {
-        let bytes: [u8; ChunkId::BYTES] = record.id[..].try_into().map_err(|_| HistoryError::BadId)?;
-        let id = ChunkId::from_bytes(bytes);
+        let id = ChunkId::from_slice(&record.id).ok_or(HistoryError::BadId)?;
         let frame = match store.get_encoded(id) {
             Err(StoreError::Damaged(_)) => None,
             found => found?,
@@ -70,7 +69,7 @@ pub(crate) fn save(store: &Store, held: &[Held]) -> Result<(), StoreError> {
     let snapshots = held
         .iter()
         .map(|held| HeldRecord {
-            id: Bytes::copy_from_slice(held.id.as_bytes()),
+            id: held.id.to_bytes(),
             head: held.head.clone(),
             since: held.since,
             filling: held.extent == Extent::Filling,

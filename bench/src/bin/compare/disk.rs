@@ -131,12 +131,6 @@ fn for_each_file(
     Ok(())
 }
 
-/// Has a process of its own touch memory and give it back: a virtual machine's host backs what was free for a second or two
-/// only when it is touched, about ten times slower than memory that is in use, and whoever comes first would pay for it.
-pub(crate) fn warm_memory(bytes: u64) -> anyhow::Result<()> {
-    run(Command::new(std::env::current_exe()?).args(["warm-memory", &bytes.to_string()]))
-}
-
 /// Brings a file system to rest and says how long that took.
 pub(crate) fn sync(path: &Path) -> anyhow::Result<Duration> {
     let started = Instant::now();

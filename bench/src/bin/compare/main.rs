@@ -149,7 +149,7 @@ fn prepare(cases: &[Case], place: &Place, library: &Library) -> anyhow::Result<(
         ensure!(build.status()?.success(), "the data set {name} could not be built");
     }
     if place.scale == Scale::Full {
-        disk::warm_memory(WARM_BYTES)?;
+        disk::run(Command::new(std::env::current_exe()?).args(["warm-memory", &WARM_BYTES.to_string()]))?;
     }
     Ok(())
 }

@@ -56,6 +56,32 @@ fn an_unknown_state_and_a_dead_address_are_told_apart() {
 }
 
 #[test]
+fn what_is_no_directory_is_not_served() {
+    let stage = stage_with_orders();
+    stage
+        .landfall(["serve", "--state", "orders=orders/big", "--listen", "127.0.0.1:0", "--identity", "alpha"])
+        .failed(1, &["cannot serve orders/big", "not a directory"]);
+}
+
+#[test]
+fn advice_is_given_only_where_it_helps() {
+    let stage = stage_with_orders();
+    let told =
+        stage.landfall(["pull", "orders", "copy", "--from", "127.0.0.1:1", "--insecure"]).failed(1, &["cannot reach"]);
+    assert!(!told.stderr.contains("--identity"), "nobody answered: {}", told.stderr);
+    let server = stage.serve("orders=orders", &["--insecure"]);
+    let told = stage
+        .landfall(["pull", "others", "copy", "--from", &server.address, "--insecure"])
+        .failed(1, &["no state 'others' here; this member serves: orders"]);
+    assert!(!told.stderr.contains("--identity"), "it answered: {}", told.stderr);
+    stage.landfall(["pull", "orders", "copy", "--from", &server.address, "--insecure"]).good();
+    stage
+        .landfall(["snapshot", "copy"])
+        .failed(1, &["only its publisher takes snapshots", "where the state is published"]);
+    stage.landfall(["diff", "copy"]).failed(1, &["only 1 snapshot", "a pulled copy holds only the newest"]);
+}
+
+#[test]
 fn a_failure_is_json_too_where_json_is_asked_for() {
     let stage = Stage::with_certificates();
     let told = stage.pull("copy", "127.0.0.1:1", &[]).failed(1, &["error:"]);

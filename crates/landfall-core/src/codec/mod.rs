@@ -8,11 +8,13 @@ mod encode;
 mod patch;
 mod policy;
 mod probe;
+mod within;
 
 pub use decode::Decoder;
 pub use encode::Encoder;
 pub use policy::{Automatic, Base, ChunkFacts, CodecPolicy, Compressible, EncodeFacts, Fixed, LinkFacts};
 pub use probe::looks_incompressible;
+pub use within::{CodecSet, Within};
 
 /// How the bytes of a frame are encoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -28,7 +28,7 @@ use frontier::Frontier;
 use ledger::{Ledger, UnitId};
 use peer::Peer;
 
-/// A peer with work that sends nothing for this long is dropped.
+/// A peer with work that makes no progress for this long is dropped.
 pub const STALL_MAX: Duration = Duration::from_secs(20);
 /// A transfer without any peer for this long is stuck. Peers that left without delivering anything do not count.
 ///
@@ -198,6 +198,13 @@ impl Transfer {
         self.settle(request, want, arrival);
         if arrival == Arrival::Corrupt {
             self.blame(lane.peer, now);
+        }
+    }
+
+    /// Bytes came from a peer, in the middle of an item: a chunk takes long on a slow link.
+    pub fn handle_bytes(&mut self, peer: PeerId, bytes: u64, now: Time) {
+        if let Some(peer) = self.peers.get_mut(&peer) {
+            peer.received(bytes, now);
         }
     }
 

@@ -19,6 +19,9 @@ const RATE_ASSUMED: u64 = 100_000_000;
 /// A rate is measured over at least this long.
 const RATE_WINDOW: Duration = Duration::from_millis(50);
 
+/// Bytes of unfinished items that count as progress. Less may be anything, such as the renewal of a lease.
+const BYTES_PROGRESS_MIN: u64 = 16 * 1024;
+
 /// How much dearer a peer is than a neighbour: the same host 1, the writer itself most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PeerCost(pub u32);
@@ -38,6 +41,8 @@ pub(super) struct Peer {
     rate: Rate,
     pub(super) corrupt_count: u32,
     pub(super) last_progress: Time,
+    /// Bytes that came since then and are no whole item yet.
+    bytes_unfinished: u64,
     /// It brought something of use.
     pub(super) has_delivered: bool,
 }
@@ -51,7 +56,15 @@ struct LaneLoad {
 impl Peer {
     pub(super) fn new(cost: PeerCost, lanes: u32, now: Time) -> Self {
         let lanes = vec![LaneLoad::default(); lanes.max(1) as usize];
-        Self { cost, lanes, rate: Rate::new(now), corrupt_count: 0, last_progress: now, has_delivered: false }
+        Self {
+            cost,
+            lanes,
+            rate: Rate::new(now),
+            corrupt_count: 0,
+            last_progress: now,
+            bytes_unfinished: 0,
+            has_delivered: false,
+        }
     }
 
     /// The lane with the least to do that still takes a request of `bytes`.
@@ -88,7 +101,7 @@ impl Peer {
     pub(super) fn asked(&mut self, lane: Lane, bytes: u64, now: Time) {
         if self.is_idle() {
             self.rate.begin(now);
-            self.last_progress = now;
+            self.progressed(now);
         }
         let load = &mut self.lanes[lane.index as usize];
         load.requests += 1;
@@ -108,14 +121,27 @@ impl Peer {
 
     /// Bytes came that are of use.
     pub(super) fn delivered(&mut self, bytes: u64, now: Time) {
-        self.last_progress = now;
+        self.progressed(now);
         self.has_delivered = true;
         self.rate.add(bytes, now);
     }
 
     /// An answer came without bytes that are of use: it shows that the peer lives, and says nothing of its rate.
     pub(super) fn answered(&mut self, now: Time) {
+        self.progressed(now);
+    }
+
+    /// Bytes came that are no whole item yet. They say nothing of the rate: the item will.
+    pub(super) fn received(&mut self, bytes: u64, now: Time) {
+        self.bytes_unfinished += bytes;
+        if self.bytes_unfinished >= BYTES_PROGRESS_MIN {
+            self.progressed(now);
+        }
+    }
+
+    fn progressed(&mut self, now: Time) {
         self.last_progress = now;
+        self.bytes_unfinished = 0;
     }
 
     fn lane_window(&self) -> u64 {

@@ -57,6 +57,7 @@ stories! {
     a_request_that_ends_early
     a_silent_source_of_nodes_is_hedged
     a_slow_peer_is_hedged_at_the_end
+    a_slow_link_is_no_stall
     a_slow_peer_takes_over_half_a_unit
     a_stalled_only_source_is_dropped
     a_stalled_peer_is_dropped

@@ -19,9 +19,9 @@ use super::record::{
     SEALED_BYTES_MAX, encrypted_bytes, opened_bytes_max,
 };
 use crate::bytestream::{ByteReader, ByteStream, ByteWriter, DEADLINE_DEFAULT, early_end, receive_error, send_error};
-use crate::frame::{END_MARK, Reassembly, Step, length_word};
-use crate::plain::Half;
-use crate::transport::{Closer, Connection, FrameReceiver, FrameSender, Pressure, ReceiveError, SendError};
+use crate::frame::{END_MARK, Reassembly, length_word};
+use crate::receiver::{Half, Inflow, Receiver};
+use crate::transport::{Closer, Connection, FrameSender, Pressure, ReceiveError, SendError};
 
 /// What a finished handshake leaves behind.
 pub(super) struct Keys {
@@ -82,7 +82,7 @@ pub(super) fn connection(Proven { stream, peer, keys }: Proven) -> Connection {
 }
 
 /// The two halves of an encrypted stream.
-pub(super) fn split(stream: ByteStream, keys: Keys) -> (TlsSender, TlsReceiver) {
+pub(super) fn split(stream: ByteStream, keys: Keys) -> (TlsSender, Receiver<TlsInflow>) {
     let ByteStream { reader, writer, closer, .. } = stream;
     let renewal = Arc::new(Renewal { schedule: Mutex::new(keys.schedule), asked: AtomicBool::new(false) });
     let sender = TlsSender {
@@ -100,19 +100,17 @@ pub(super) fn split(stream: ByteStream, keys: Keys) -> (TlsSender, TlsReceiver) 
     let mut reassembly = Reassembly::new(REASSEMBLY_BYTES);
     reassembly.room(keys.plaintext.len())[..keys.plaintext.len()].copy_from_slice(&keys.plaintext);
     reassembly.filled(keys.plaintext.len());
-    let receiver = TlsReceiver {
+    let inflow = TlsInflow {
         reader,
         closer,
         key: keys.opening,
         renewal,
         incoming: Incoming::new(&keys.encrypted),
-        reassembly,
         idle_records: 0,
         bytes_received: (keys.encrypted.len() + keys.plaintext.len()) as u64,
         deadline: DEADLINE_DEFAULT,
-        state: Half::Open,
     };
-    (sender, receiver)
+    (sender, Receiver::new(inflow, reassembly))
 }
 
 /// Sealed records, then the record that is being filled, in one buffer that leaves in one write.
@@ -308,35 +306,25 @@ impl Incoming {
     }
 }
 
-pub(super) struct TlsReceiver {
+/// Records, opened one by one.
+pub(super) struct TlsInflow {
     reader: Box<dyn ByteReader>,
     closer: Closer,
     key: RecordKey,
     renewal: Arc<Renewal>,
     incoming: Incoming,
-    reassembly: Reassembly,
     /// Records in a row that carried no byte of a frame.
     idle_records: u32,
     bytes_received: u64,
     deadline: Duration,
-    state: Half,
 }
 
-impl TlsReceiver {
-    fn step(&mut self) -> Result<Step, ReceiveError> {
-        loop {
-            match self.reassembly.step()? {
-                // Records are opened only as frames need them, so a frame is still in the cache when it is used.
-                Step::Missing(bytes_min) => self.receive_record(bytes_min)?,
-                step => return Ok(step),
-            }
-        }
-    }
-
-    fn receive_record(&mut self, frame_bytes_missing: usize) -> Result<(), ReceiveError> {
+impl Inflow for TlsInflow {
+    /// Records are opened only as frames need them, so a frame is still in the cache when it is used.
+    fn fill(&mut self, reassembly: &mut Reassembly, bytes_min: usize) -> Result<(), ReceiveError> {
         loop {
             if let Some(record) = self.incoming.next_record().map_err(corrupt)? {
-                return self.open_record(record, frame_bytes_missing);
+                return self.open_record(record, reassembly, bytes_min);
             }
             let read = self.reader.read(self.incoming.room());
             match read {
@@ -350,13 +338,33 @@ impl TlsReceiver {
         }
     }
 
+    fn bytes_received(&self) -> u64 {
+        self.bytes_received
+    }
+
+    fn set_deadline(&mut self, deadline: Duration) -> std::io::Result<()> {
+        self.deadline = deadline;
+        self.reader.set_deadline(deadline)
+    }
+
+    fn closer(&self) -> &Closer {
+        &self.closer
+    }
+}
+
+impl TlsInflow {
     /// Room for the whole frame is made at its first record, so that a long one is never moved half-way.
-    fn open_record(&mut self, Record { header, body }: Record, frame_bytes_missing: usize) -> Result<(), ReceiveError> {
-        let room = self.reassembly.room(frame_bytes_missing.max(opened_bytes_max(body.len())));
+    fn open_record(
+        &mut self,
+        Record { header, body }: Record,
+        reassembly: &mut Reassembly,
+        frame_bytes_missing: usize,
+    ) -> Result<(), ReceiveError> {
+        let room = reassembly.room(frame_bytes_missing.max(opened_bytes_max(body.len())));
         let (content, bytes) = self.key.open(header, &self.incoming.buffer[body], room).map_err(corrupt)?;
         if content == Content::Application && bytes > 0 {
             self.idle_records = 0;
-            self.reassembly.filled(bytes);
+            reassembly.filled(bytes);
             return Ok(());
         }
         self.idle_records += 1;
@@ -420,48 +428,6 @@ fn alert(message: &[u8]) -> ReceiveError {
 
 fn corrupt(BadRecord(reason): BadRecord) -> ReceiveError {
     ReceiveError::Corrupt { reason }
-}
-
-impl FrameReceiver for TlsReceiver {
-    fn receive(&mut self) -> Result<Option<&[u8]>, ReceiveError> {
-        match self.state {
-            Half::Open => {}
-            Half::Finished => return Ok(None),
-            Half::Failed => return Err(ReceiveError::Closed),
-        }
-        match self.step() {
-            Ok(Step::Frame(range)) => Ok(Some(self.reassembly.frame(range))),
-            Ok(_) => {
-                self.state = Half::Finished;
-                Ok(None)
-            }
-            Err(error) => {
-                if !matches!(error, ReceiveError::TimedOut { .. }) {
-                    self.state = Half::Failed;
-                }
-                Err(error)
-            }
-        }
-    }
-
-    fn bytes_received(&self) -> u64 {
-        self.bytes_received
-    }
-
-    fn set_idle_deadline(&mut self, deadline: Duration) {
-        self.deadline = deadline;
-        if self.reader.set_deadline(deadline).is_err() {
-            self.state = Half::Failed;
-        }
-    }
-}
-
-impl Drop for TlsReceiver {
-    fn drop(&mut self) {
-        if self.state != Half::Finished {
-            self.closer.close();
-        }
-    }
 }
 
 /// Sealed records gathered before a write.

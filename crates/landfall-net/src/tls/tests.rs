@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::halves::{Asks, TlsReceiver, TlsSender, renewals, split};
+use super::halves::{Asks, TlsInflow, TlsSender, renewals, split};
 use super::record::{BadRecord, Content, RECORDS_PER_KEY_MAX};
 use super::{TlsTransport, handshake};
 use crate::identity::{Identity, MemberRequest, create_authority};
 use crate::memory::stream_pair;
+use crate::receiver::Receiver;
 use crate::transport::{FrameReceiver, FrameSender, ReceiveError};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -15,8 +16,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// One direction of an encrypted connection; the other halves keep it open.
 struct Direction {
     sender: TlsSender,
-    receiver: TlsReceiver,
-    _back: (TlsReceiver, TlsSender),
+    receiver: Receiver<TlsInflow>,
+    _back: (Receiver<TlsInflow>, TlsSender),
 }
 
 fn direction() -> Direction {

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use landfall_core::ChunkId;
 use landfall_core::offer::Strategy;
 use landfall_core::snapshot::{Head, Manifest, SnapshotError, StateName};
@@ -132,12 +131,11 @@ pub(crate) fn connect(transport: &Arc<dyn Transport>, address: &str) -> Result<C
 }
 
 fn ask(question: &Question) -> Ask {
-    let bytes = |id: &ChunkId| Bytes::copy_from_slice(id.as_bytes());
     Ask {
         state: question.state.as_str().to_owned(),
         sections: Vec::new(),
-        snapshots_held: question.held.iter().map(bytes).collect(),
-        snapshot_wanted: question.wanted.as_ref().map(bytes),
+        snapshots_held: question.held.iter().map(|id| id.to_bytes()).collect(),
+        snapshot_wanted: question.wanted.map(ChunkId::to_bytes),
     }
 }
 

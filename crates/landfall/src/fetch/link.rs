@@ -13,8 +13,10 @@ use super::session::{LaneHandle, Session, Workbench};
 
 /// Silence of a source that has work is the transfer's to judge; this only ends threads that nobody needs.
 const SILENCE_MAX: Duration = Duration::from_secs(120);
-/// How often a lane looks whether its lease needs renewing.
+/// How often a lane on which nothing comes looks whether its lease needs renewing.
 const LEASE_CHECK: Duration = Duration::from_secs(5);
+/// How often a lane on which a long item comes slowly tells that its bytes do.
+const BYTES_CHECK: Duration = Duration::from_secs(1);
 /// A lease is renewed no more often than this, however short it is.
 const RENEWAL_MIN: Duration = Duration::from_secs(3);
 /// The first pause before a broken source is tried again; it doubles up to the longest.
@@ -93,6 +95,7 @@ impl Source<'_> {
         for greeted in lanes {
             let Connection { sender, mut receiver, closer, .. } = greeted.connection;
             receiver.set_idle_deadline(LEASE_CHECK);
+            receiver.set_unfinished_interval(BYTES_CHECK);
             handles.push(Arc::new(LaneHandle { sender: Mutex::new(sender), closer }));
             receivers.push((receiver, greeted.lease));
         }
@@ -127,16 +130,21 @@ fn listen<L: Landing>(session: &Session<L>, lane: Lane, mut receiver: Box<dyn Fr
         let heard = match receiver.receive() {
             Ok(Some(frame)) => hear(session, lane, frame, &mut bench),
             Ok(None) => break "the source ended the conversation".to_owned(),
+            Err(ReceiveError::Unfinished { .. }) => Ok(Heard::Bytes),
             Err(ReceiveError::TimedOut { .. }) if renewal.heard.elapsed() < SILENCE_MAX => Ok(Heard::Nothing),
             Err(error) => break error.to_string(),
         };
+        let received = receiver.bytes_received();
         match heard {
             Ok(Heard::Something) => renewal.heard = Instant::now(),
+            Ok(Heard::Bytes) => {
+                renewal.heard = Instant::now();
+                session.tell(|transfer, now| transfer.handle_bytes(lane.peer, received - counted, now));
+            }
             Ok(Heard::Nothing) => {}
             Err(why) => break why,
         }
         renewal.renew_in_time(session, lane);
-        let received = receiver.bytes_received();
         session.status.note_wire(received - counted, 0);
         counted = received;
     };
@@ -163,6 +171,8 @@ impl Renewal {
 
 enum Heard {
     Something,
+    /// A part of a message.
+    Bytes,
     Nothing,
 }
 

@@ -256,7 +256,7 @@ impl<L: Landing> Session<L> {
     }
 
     /// Tells the transfer a fact and carries out what it commands.
-    fn tell(&self, fact: impl FnOnce(&mut Transfer, Time)) {
+    pub(super) fn tell(&self, fact: impl FnOnce(&mut Transfer, Time)) {
         fact(&mut self.driver().transfer, self.clock.now());
         self.pump();
     }
@@ -293,10 +293,9 @@ impl<L: Landing> Session<L> {
     }
 
     fn fetch_nodes(&self, request: RequestId, lane: Lane, wants: Vec<NodeWant>) {
-        let id_bytes = |id: ChunkId| Bytes::copy_from_slice(id.as_bytes());
         let nodes = NodeRequest {
-            ids: wants.iter().map(|want| id_bytes(want.id)).collect(),
-            bases: wants.iter().map(|want| want.base.map_or_else(Bytes::new, id_bytes)).collect(),
+            ids: wants.iter().map(|want| want.id.to_bytes()).collect(),
+            bases: wants.iter().map(|want| want.base.map_or_else(Bytes::new, ChunkId::to_bytes)).collect(),
         };
         self.note_asked(request, lane, Asked::Nodes(wants));
         self.say(lane, &Message::Fetch(Fetch { request: request.0, what: Some(FetchWhat::Nodes(nodes)) }));
@@ -307,12 +306,11 @@ impl<L: Landing> Session<L> {
             Ok(chunks) => chunks,
             Err(failure) => return self.fail(failure),
         };
-        let id_bytes = |id: ChunkId| Bytes::copy_from_slice(id.as_bytes());
         let unit = UnitRequest {
-            leaf: id_bytes(leaf),
+            leaf: leaf.to_bytes(),
             entries: wants.iter().map(|want| want.entry).collect(),
             bases: match wants.iter().any(|want| want.base.is_some()) {
-                true => wants.iter().map(|want| want.base.map_or_else(Bytes::new, id_bytes)).collect(),
+                true => wants.iter().map(|want| want.base.map_or_else(Bytes::new, ChunkId::to_bytes)).collect(),
                 false => Vec::new(),
             },
         };

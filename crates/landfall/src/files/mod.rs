@@ -2,5 +2,8 @@
 
 mod block;
 pub mod index;
+mod opener;
 pub mod place;
 pub mod scan;
+
+pub(crate) use opener::Opener;

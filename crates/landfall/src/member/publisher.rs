@@ -112,6 +112,9 @@ impl Publisher {
         }
         let failed = |source| ServeError::Directory { directory: config.directory.clone(), source };
         let directory = config.directory.canonicalize().map_err(failed)?;
+        if !directory.is_dir() {
+            return Err(failed(std::io::ErrorKind::NotADirectory.into()));
+        }
         std::fs::create_dir_all(&config.data).map_err(failed)?;
         let data = config.data.canonicalize().map_err(failed)?;
         if data.starts_with(&directory) {

@@ -15,6 +15,7 @@ use landfall_core::wire::ItemForm;
 use landfall_core::{Chunk, ChunkId, Domain, Proven};
 use landfall_store::{Store, StoreError};
 
+use super::contents::Contents;
 use crate::fetch::landing::{Inspection, Landing};
 use crate::fetch::status::Status;
 use crate::files::place::{Copied, Origin, PlaceError, Placement, StagedFile};
@@ -268,12 +269,9 @@ impl Assembly {
 
     fn old_chunks(&self, path: &FilePath) -> Result<Option<OldChunks>, AssemblyError> {
         let Some(base) = self.base else { return Ok(None) };
-        let start = FileKey::Content { path: path.clone(), offset: 0 }.encode();
-        let mut cursor = Cursor::new(base, Bound::Included(&start));
+        let mut contents = Contents::new(&self.nodes, base, path);
         let mut old = OldChunks { offsets: HashMap::new(), in_order: Vec::new() };
-        while let Some((key, value)) = cursor.next(&*self.nodes)? {
-            let FileKey::Content { path: of, offset } = FileKey::decode(&key)? else { break };
-            let Some(chunk) = value.chunk.filter(|_| of == *path) else { break };
+        while let Some((offset, chunk)) = contents.next()? {
             if old.in_order.len() >= OLD_CHUNKS_MAX {
                 return Ok(None);
             }

@@ -8,6 +8,7 @@ use landfall_core::files::{Content, FileKey, FileKind, FilePath, Meta, decode_me
 use landfall_core::tree::{Change, ChunkRef, Cursor, Diff, Nodes, TreeError, Value, get};
 
 use super::assembly::{Assembly, AssemblyError, Building, holds};
+use super::contents::Contents;
 use crate::content::PackedContent;
 use crate::files::place::{Copied, Operation};
 use crate::nodes::NodeCache;
@@ -189,46 +190,29 @@ impl Recorder<'_> {
 
 /// The chunks of one file in the new tree, each with the old tree's chunk at the same place.
 struct ContentEntries<'a> {
-    nodes: &'a NodeCache,
-    path: &'a FilePath,
-    new: Cursor,
-    old: Option<Cursor>,
+    new: Contents<'a>,
+    old: Option<Contents<'a>>,
     old_next: Option<(u64, ChunkRef)>,
 }
 
 impl<'a> ContentEntries<'a> {
     fn new(assembly: &Assembly, nodes: &'a NodeCache, path: &'a FilePath) -> Self {
-        let start = FileKey::Content { path: path.clone(), offset: 0 }.encode();
-        let cursor = |root| Cursor::new(root, Bound::Included(&start));
-        Self { nodes, path, new: cursor(assembly.target), old: assembly.base.map(cursor), old_next: None }
+        let contents = |root| Contents::new(nodes, root, path);
+        Self { new: contents(assembly.target), old: assembly.base.map(contents), old_next: None }
     }
 
     fn next(&mut self) -> Result<Option<(u64, ChunkRef, Option<ChunkRef>)>, AssemblyError> {
-        let Some((offset, chunk)) = next_content(&mut self.new, self.nodes, self.path)? else { return Ok(None) };
+        let Some((offset, chunk)) = self.new.next()? else { return Ok(None) };
         while let Some(old) = &mut self.old
             && self.old_next.is_none_or(|(at, _)| at < offset)
         {
-            self.old_next = next_content(old, self.nodes, self.path)?;
+            self.old_next = old.next()?;
             if self.old_next.is_none() {
                 self.old = None;
             }
         }
         let old = self.old_next.filter(|(at, _)| *at == offset).map(|(_, chunk)| chunk);
         Ok(Some((offset, chunk, old)))
-    }
-}
-
-fn next_content(
-    cursor: &mut Cursor,
-    nodes: &NodeCache,
-    path: &FilePath,
-) -> Result<Option<(u64, ChunkRef)>, AssemblyError> {
-    let Some((key, value)) = cursor.next(nodes)? else { return Ok(None) };
-    match FileKey::decode(&key)? {
-        FileKey::Content { path: of, offset } if of == *path => {
-            Ok(Some((offset, value.chunk.ok_or(AssemblyError::NotAFileTree)?)))
-        }
-        _ => Ok(None),
     }
 }
 

@@ -4,6 +4,7 @@
 //! for the next pull, should this one be cut short.
 
 pub(crate) mod assembly;
+mod contents;
 mod discard;
 mod error;
 mod install;

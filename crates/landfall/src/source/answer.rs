@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use landfall_core::codec::{
-    Automatic, Base, ChunkFacts, Codec, CodecPolicy, Compressible, Decoder, EncodeFacts, Encoder, LinkFacts,
-    looks_incompressible,
+    Automatic, Base, ChunkFacts, Codec, CodecPolicy, CodecSet, Compressible, Decoder, EncodeFacts, Encoder, LinkFacts,
+    Within, looks_incompressible,
 };
 use landfall_core::files::FileKey;
 use landfall_core::tree::{ChunkRef, Leaf, Nodes, Value, get};
@@ -19,7 +19,6 @@ use landfall_core::{ChunkId, Domain};
 use landfall_net::{FrameSender, SendError};
 
 use super::core_wait::CoreWait;
-use super::offering::as_id;
 use super::spare_cores::SpareCores;
 use super::state::{Content, ServedState};
 use crate::content::{ContentError, PackedContent};
@@ -35,7 +34,7 @@ pub(super) struct Answers {
 
 /// Buffers and contexts that are used again for every chunk.
 struct Coder {
-    policy: Automatic,
+    policy: Within<Automatic>,
     encoder: Encoder,
     decoder: Decoder,
     plain: Vec<u8>,
@@ -52,9 +51,10 @@ enum Found {
 }
 
 impl Answers {
-    pub(super) fn new(state: Arc<ServedState>) -> Self {
+    /// Answers in the codecs that the joiner knows.
+    pub(super) fn new(state: Arc<ServedState>, known: CodecSet) -> Self {
         let coder = Coder {
-            policy: Automatic::new(),
+            policy: Within::new(Automatic::new(), known),
             encoder: Encoder::new(),
             decoder: Decoder::new(),
             plain: Vec::new(),
@@ -102,8 +102,8 @@ impl Answers {
         sender: &mut dyn FrameSender,
     ) -> Result<Result<(), Refusal>, SendError> {
         for (want, id) in nodes.ids.iter().enumerate() {
-            let Some(id) = as_id(id) else { return Ok(Err(bad_id())) };
-            let base = nodes.bases.get(want).and_then(as_id);
+            let Some(id) = ChunkId::from_slice(id) else { return Ok(Err(bad_id())) };
+            let base = nodes.bases.get(want).and_then(|id| ChunkId::from_slice(id));
             let found = self.find_node(id, base);
             self.send(request, want as u32, found, sender)?;
         }
@@ -116,10 +116,10 @@ impl Answers {
         unit: &UnitRequest,
         sender: &mut dyn FrameSender,
     ) -> Result<Result<(), Refusal>, SendError> {
-        let Some(leaf_id) = as_id(&unit.leaf) else { return Ok(Err(bad_id())) };
+        let Some(leaf_id) = ChunkId::from_slice(&unit.leaf) else { return Ok(Err(bad_id())) };
         let leaf = self.state.nodes.get(leaf_id).ok().flatten().and_then(|bytes| Leaf::parse(&bytes).ok());
         for (want, &entry) in unit.entries.iter().enumerate() {
-            let base = unit.bases.get(want).and_then(as_id);
+            let base = unit.bases.get(want).and_then(|id| ChunkId::from_slice(id));
             let found = match leaf.as_ref().and_then(|leaf| leaf.entry(entry as usize)) {
                 Some((key, value)) => self.find_chunk(&key, value.chunk, base),
                 None => Err(ContentError::Missing),
@@ -136,7 +136,7 @@ impl Answers {
         sender: &mut dyn FrameSender,
     ) -> Result<Result<(), Refusal>, SendError> {
         for (want, id) in chunks.ids.iter().enumerate() {
-            let Some(id) = as_id(id) else { return Ok(Err(bad_id())) };
+            let Some(id) = ChunkId::from_slice(id) else { return Ok(Err(bad_id())) };
             let found = match &self.state.content {
                 Content::Packs => self.find_packed(id, None),
                 Content::Files(_) => Err(ContentError::Missing),
@@ -153,7 +153,7 @@ impl Answers {
         path: &PathRequest,
         sender: &mut dyn FrameSender,
     ) -> Result<Result<(), Refusal>, SendError> {
-        let Some(root) = as_id(&path.root) else { return Ok(Err(bad_id())) };
+        let Some(root) = ChunkId::from_slice(&path.root) else { return Ok(Err(bad_id())) };
         let way = Way { nodes: &self.state.nodes, found: RefCell::default() };
         let reached = self.state.find_root(root).map(|root| get(&way, &root, &path.key));
         let nodes = way.found.into_inner();
@@ -264,6 +264,7 @@ impl Coder {
     fn goes_out_as_stored(&self, codec: Codec, stored_base: Option<ChunkId>, base: Option<ChunkId>) -> bool {
         let facts = ChunkFacts { base: Base::Absent, compressible: Compressible::Likely };
         match codec {
+            codec if !self.policy.known().contains(codec) => false,
             // It was made against the very chunk that the joiner holds.
             Codec::ZstdPatch => stored_base == base,
             Codec::Lz4 | Codec::Zstd => base.is_none(),

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
-use landfall_core::codec::Codec;
+use landfall_core::codec::{Codec, CodecSet};
 use landfall_core::snapshot::StateName;
 use landfall_core::wire::{
     Ask, Fetch, Hello, Lease, Message, Open, Refusal, RefusalReason, VERSION_MAX, VERSION_MIN, common_version,
@@ -81,7 +81,7 @@ pub(crate) fn converse(member: &ServingMember, connection: Connection) {
             peer: &peer.name,
             sender: &mut *sender,
             inbox: &inbox,
-            greeted: false,
+            known: None,
             asked: None,
             opened: None,
         };
@@ -184,7 +184,8 @@ struct Talk<'a> {
     peer: &'a str,
     sender: &'a mut dyn FrameSender,
     inbox: &'a Inbox,
-    greeted: bool,
+    /// The codecs that the joiner knows, once it said hello.
+    known: Option<CodecSet>,
     asked: Option<Asked>,
     /// The service that is to have the connection.
     opened: Option<ConnectionService>,
@@ -230,14 +231,14 @@ impl Talk<'_> {
     }
 
     fn carry_out(&mut self, todo: Todo) -> Result<Result<(), Refusal>, SendError> {
-        match todo {
-            Todo::Hello(hello) => self.greet(&hello),
-            Todo::Refuse(refusal) => Ok(Err(refusal)),
-            _ if !self.greeted => Ok(Err(Refusal::new(RefusalReason::Protocol, "the first message must be a hello"))),
-            Todo::Ask(ask) => self.answer_ask(&ask),
-            Todo::Fetch(fetch) => self.answer_fetch(&fetch),
-            Todo::Renew(lease) => self.renew(&lease),
-            Todo::Open(open) => self.open(&open),
+        match (todo, self.known) {
+            (Todo::Hello(hello), _) => self.greet(&hello),
+            (Todo::Refuse(refusal), _) => Ok(Err(refusal)),
+            (_, None) => Ok(Err(Refusal::new(RefusalReason::Protocol, "the first message must be a hello"))),
+            (Todo::Ask(ask), Some(known)) => self.answer_ask(&ask, known),
+            (Todo::Fetch(fetch), _) => self.answer_fetch(&fetch),
+            (Todo::Renew(lease), _) => self.renew(&lease),
+            (Todo::Open(open), _) => self.open(&open),
         }
     }
 
@@ -261,12 +262,12 @@ impl Talk<'_> {
             );
             return Ok(Err(Refusal::new(RefusalReason::Version, message)));
         }
-        self.greeted = true;
+        self.known = Some(CodecSet::of_numbers(&theirs.codecs));
         self.say(&Message::Hello(ours))?;
         Ok(Ok(()))
     }
 
-    fn answer_ask(&mut self, ask: &Ask) -> Result<Result<(), Refusal>, SendError> {
+    fn answer_ask(&mut self, ask: &Ask, known: CodecSet) -> Result<Result<(), Refusal>, SendError> {
         self.end_lease();
         let states = self.member.states.read().expect("no panic under the lock").clone();
         let state = StateName::new(&ask.state).ok().and_then(|name| states.get(&name).cloned());
@@ -286,7 +287,7 @@ impl Talk<'_> {
         if offer.lease.is_none() {
             return Ok(Err(Refusal::new(RefusalReason::Busy, "too many transfers run at once: try again later")));
         }
-        let answers = Answers::new(state.clone());
+        let answers = Answers::new(state.clone(), known);
         self.asked = Some(Asked { state, lease: offer.lease.clone(), answers });
         self.say(&Message::Offer(Box::new(offer)))?;
         Ok(Ok(()))

@@ -1,6 +1,5 @@
 //! Owns the answer to a joiner's question: which snapshot, on which base, at what cost. The choice itself is the core's.
 
-use bytes::Bytes;
 use landfall_core::ChunkId;
 use landfall_core::offer::{BaseFacts, BaseKnown, LinkFacts, OfferFacts, plans};
 use landfall_core::tree::{NewLeaves, Root, TreeError};
@@ -17,7 +16,7 @@ const ESTIMATE_LEAVES_MAX: usize = 100_000;
 /// Answers `ask`, without the lease and the other members that hold the snapshot.
 pub(crate) fn offer(state: &ServedState, ask: &Ask) -> Result<(std::sync::Arc<Held>, Offer), Refusal> {
     let held = wanted_snapshot(state, ask)?;
-    let bases = ask.snapshots_held.iter().take(BASES_MAX).filter_map(as_id);
+    let bases = ask.snapshots_held.iter().take(BASES_MAX).filter_map(|id| ChunkId::from_slice(id));
     let facts = OfferFacts {
         state_bytes: held.manifest.payload_bytes(),
         tree_levels: held.manifest.sections.iter().map(|section| u32::from(section.root.level)).max().unwrap_or(0),
@@ -28,7 +27,7 @@ pub(crate) fn offer(state: &ServedState, ask: &Ask) -> Result<(std::sync::Arc<He
     let offer = Offer {
         manifest: held.manifest_bytes.clone(),
         head: held.head.clone(),
-        base: plan.base.map(|id| Bytes::copy_from_slice(id.as_bytes())),
+        base: plan.base.map(ChunkId::to_bytes),
         strategy: plan.strategy as u32,
         expected_bytes: plan.expected_bytes,
         lease: None::<Lease>,
@@ -43,7 +42,7 @@ fn wanted_snapshot(state: &ServedState, ask: &Ask) -> Result<std::sync::Arc<Held
     let none = |message: String| Refusal::new(RefusalReason::NoSnapshot, message);
     match &ask.snapshot_wanted {
         None => state.newest().ok_or_else(|| none(format!("state '{name}' has no snapshot yet: try again soon"))),
-        Some(wanted) => as_id(wanted)
+        Some(wanted) => ChunkId::from_slice(wanted)
             .and_then(|id| state.find(id))
             .ok_or_else(|| none(format!("this member does not hold the wanted snapshot of '{name}'"))),
     }
@@ -85,9 +84,4 @@ fn changed_bytes_of_tree(state: &ServedState, base: Option<Root>, target: Root) 
             return Ok(target.payload_bytes);
         }
     }
-}
-
-/// Reads an id from a message.
-pub(crate) fn as_id(bytes: &Bytes) -> Option<ChunkId> {
-    <[u8; ChunkId::BYTES]>::try_from(&bytes[..]).ok().map(ChunkId::from_bytes)
 }

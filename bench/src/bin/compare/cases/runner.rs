@@ -118,9 +118,7 @@ impl<'a> Turn<'a> {
         }
         self.arena.network.set_rate(self.case.rate)?;
         disk::sync(self.arena.work)?;
-        disk::sync(self.parent())?;
-        let extent = self.arena.library.extent(self.case.want).context("the data set is not built")?;
-        disk::warm_memory((2 * extent.bytes).min(TURN_WARM_BYTES_MAX))
+        disk::sync(self.parent()).map(drop)
     }
 
     fn set_up_first_version(&mut self, first: DataSet) -> anyhow::Result<()> {
@@ -279,5 +277,3 @@ fn own_sync_seconds(report: Option<&serde_json::Value>) -> f64 {
 }
 
 const FRESH_MARGIN_BYTES: u64 = 4_000_000_000;
-/// What a turn may touch first without pushing the data sets out of memory.
-const TURN_WARM_BYTES_MAX: u64 = 4 << 30;

@@ -6,6 +6,7 @@
 //! peer-joined c | peer-lost a | lacks b L1 L0.3
 //! deliver a [3] [in 500ms]     a answers its next wants, all if no number is given
 //! corrupt a [3] | missing a [3] | end a
+//! bytes a 16KiB                 so much of an item came from a
 //! time +2s
 //! busy | idle                  from now on the driver carries out one command after each step, or all
 //! inspect-slowly                from now on the driver looks at one leaf at each `inspected`
@@ -58,6 +59,7 @@ fn step(world: &mut Option<World>, line: &str) {
         ("deliver", [peer, rest @ ..]) => answer(world, peer, rest, Answer::Truth),
         ("corrupt", [peer, rest @ ..]) => answer(world, peer, rest, Answer::Lie),
         ("missing", [peer, rest @ ..]) => answer(world, peer, rest, Answer::Deny),
+        ("bytes", [peer, bytes]) => world.receive(peer, kibibytes(bytes)),
         ("end", [peer]) => world.end(peer),
         // Time alone wakes no driver: it looks when the transfer said it should.
         ("time", [span]) => return world.pass(world.now + duration(span.trim_start_matches('+'))),
@@ -79,7 +81,7 @@ fn begin(words: &[&str]) -> World {
         trees: number("trees", 1),
         leaves: number("leaves", 1),
         chunks: chunks.parse().unwrap(),
-        chunk_bytes: chunk_bytes.strip_suffix("KiB").unwrap().parse::<u32>().unwrap() * 1024,
+        chunk_bytes: kibibytes(chunk_bytes),
         changed: value("changed").map(|leaves| leaves.split(',').map(|leaf| leaf.parse().unwrap()).collect()),
         alike: if words.contains(&"alike") { Alike::Yes } else { Alike::No },
     });
@@ -108,6 +110,10 @@ fn progress(progress: Progress) -> String {
     let Progress { bytes_wanted, bytes_done, bytes_again, all_known } = progress;
     let known = if all_known { "" } else { " so far" };
     format!("{bytes_done} of {bytes_wanted} B{known}, {bytes_again} B again")
+}
+
+fn kibibytes(text: &str) -> u32 {
+    text.strip_suffix("KiB").unwrap().parse::<u32>().unwrap() * 1024
 }
 
 fn duration(text: &str) -> Duration {

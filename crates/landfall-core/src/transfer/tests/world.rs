@@ -104,6 +104,10 @@ impl World {
         self.transfer.handle_peer_lost(id, self.now);
     }
 
+    pub(super) fn receive(&mut self, name: &str, bytes: u32) {
+        self.transfer.handle_bytes(self.peers[name].id, u64::from(bytes), self.now);
+    }
+
     pub(super) fn lack(&mut self, name: &str, what: &str) {
         self.peers.get_mut(name).unwrap().lacks.insert(what.to_owned());
     }

@@ -3,14 +3,14 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use landfall_core::files::FilePath;
-use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use super::edge::{self, Edge};
+use crate::files::Opener;
 
 /// What to do where a directory is not there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,13 +33,13 @@ pub(super) struct Beneath {
     edge: Edge,
     obstacles: Obstacles,
     cache: Mutex<Cache>,
-    has_openat2: AtomicBool,
+    opener: Opener,
 }
 
 impl Beneath {
     pub(super) fn new(root: OwnedFd, edge: Edge, obstacles: Obstacles) -> Self {
         let cache = Mutex::new(Cache::default());
-        Self { root: Arc::new(root), edge, obstacles, cache, has_openat2: AtomicBool::new(true) }
+        Self { root: Arc::new(root), edge, obstacles, cache, opener: Opener::new() }
     }
 
     pub(super) fn root(&self) -> BorrowedFd<'_> {
@@ -54,7 +54,7 @@ impl Beneath {
         if let Some(found) = self.cache().get(path) {
             return Ok(found);
         }
-        let opened = match self.open(path) {
+        let opened = match self.opener.open(&self.root, path, HANDLE) {
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) if missing == Missing::Make => self.make(path)?,
             result => Arc::new(result?),
         };
@@ -90,30 +90,6 @@ impl Beneath {
     /// Forgets every open directory: one was moved or removed.
     pub(super) fn forget(&self) {
         self.cache().open.clear();
-    }
-
-    fn open(&self, path: &FilePath) -> rustix::io::Result<OwnedFd> {
-        if !self.has_openat2.load(Ordering::Relaxed) {
-            return self.open_by_component(path);
-        }
-        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-        match rustix::fs::openat2(&self.root, &path.as_bytes()[..], HANDLE, Mode::empty(), resolve) {
-            Err(Errno::NOSYS | Errno::PERM) => {
-                self.has_openat2.store(false, Ordering::Relaxed);
-                self.open_by_component(path)
-            }
-            result => result,
-        }
-    }
-
-    /// For kernels before 5.6 and sandboxes that forbid the newer call.
-    fn open_by_component(&self, path: &FilePath) -> rustix::io::Result<OwnedFd> {
-        let mut at: Option<OwnedFd> = None;
-        for component in path.as_bytes().split(|&byte| byte == b'/') {
-            let parent = at.as_ref().unwrap_or(&self.root);
-            at = Some(rustix::fs::openat(parent, component, HANDLE, Mode::empty())?);
-        }
-        at.ok_or(Errno::NOENT)
     }
 
     fn make(&self, path: &FilePath) -> io::Result<Arc<OwnedFd>> {
@@ -209,9 +185,9 @@ mod tests {
     fn never_follows_a_symlink_with_either_way_of_opening() {
         let (root, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         symlink(outside.path(), root.path().join("link")).unwrap();
-        let beneath = beneath(root.path(), Obstacles::Refuse);
+        let mut beneath = beneath(root.path(), Obstacles::Refuse);
         check_symlink_is_refused(&beneath, outside.path());
-        beneath.has_openat2.store(false, Ordering::Relaxed);
+        beneath.opener = Opener::without_openat2();
         check_symlink_is_refused(&beneath, outside.path());
     }
 

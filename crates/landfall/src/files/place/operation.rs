@@ -152,8 +152,7 @@ impl PlanReader {
 
     /// The snapshot that a directory must hold for the plan to be right, if the plan names one.
     pub(super) fn after(&self) -> Option<ChunkId> {
-        let bytes = self.blocks.header()[..].try_into().ok()?;
-        Some(ChunkId::from_bytes(bytes))
+        ChunkId::from_slice(self.blocks.header())
     }
 
     pub(super) fn next_step(&mut self) -> Result<Option<Operation>, ReadError> {
