@@ -113,10 +113,10 @@ impl Join {
     /// The lease on the log was renewed, or granted anew with another version.
     pub fn handle_lease(&mut self, lease: LeaseVersion) {
         self.lease = self.lease.max(lease);
-        if let Stage::Verified(hook) = &self.stage {
-            if hook.lease < self.lease {
-                self.run_hook(0);
-            }
+        if let Stage::Verified(hook) = &self.stage
+            && hook.lease < self.lease
+        {
+            self.run_hook(0);
         }
     }
 
@@ -333,20 +333,21 @@ impl Join {
     fn check_lag(&mut self) {
         let Some(head) = self.head else { return };
         let is_near = head.index.saturating_sub(self.applied.index) <= self.lag_max;
-        if let Stage::Viable(filling) = &mut self.stage {
-            if is_near && !filling.waits_for(Wait::Log) {
-                filling.waits_for.remove(&Wait::Lag);
-            }
+        if let Stage::Viable(filling) = &mut self.stage
+            && is_near
+            && !filling.waits_for(Wait::Log)
+        {
+            filling.waits_for.remove(&Wait::Lag);
         }
     }
 
     /// Moves on if nothing is waited for.
     fn settle(&mut self, now: Time) {
-        if let Stage::Planned(filling) = &self.stage {
-            if filling.is_viable() {
-                let filling = filling.clone();
-                self.become_viable(filling, now);
-            }
+        if let Stage::Planned(filling) = &self.stage
+            && filling.is_viable()
+        {
+            let filling = filling.clone();
+            self.become_viable(filling, now);
         }
         let Stage::Viable(filling) = &self.stage else { return };
         let (snapshot, is_whole) = (filling.snapshot, filling.is_whole());
