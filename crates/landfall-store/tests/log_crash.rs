@@ -321,7 +321,14 @@ struct GatedVfs {
 #[derive(Debug)]
 struct Gate {
     arrived: Sender<()>,
-    pass: Mutex<Receiver<()>>,
+    pass: Mutex<Receiver<Pass>>,
+}
+
+/// What becomes of a sync that waits.
+#[derive(Debug, Clone, Copy)]
+enum Pass {
+    Through,
+    Fail,
 }
 
 #[derive(Debug)]
@@ -369,21 +376,28 @@ impl VfsFile for GatedFile {
     }
     fn sync_data(&self) -> io::Result<()> {
         self.gate.arrived.send(()).expect("the test waits");
-        self.gate.pass.lock().unwrap().recv().expect("the test lets it through");
-        self.file.sync_data()
+        match self.gate.pass.lock().unwrap().recv().expect("the test lets it through") {
+            Pass::Through => self.file.sync_data(),
+            Pass::Fail => Err(io::Error::other("the test lets it fail")),
+        }
     }
 }
 
-#[test]
-fn callers_that_come_while_a_sync_runs_share_the_next_one() {
+/// An open log behind a gate: what arrives there, and what lets it go on.
+fn gated() -> (Log, Receiver<()>, Sender<Pass>) {
     let (arrived, arrivals) = channel();
     let (let_through, pass) = channel();
-    (0..2).for_each(|_| let_through.send(()).unwrap());
+    (0..2).for_each(|_| let_through.send(Pass::Through).unwrap());
     let gate = Arc::new(Gate { arrived, pass: Mutex::new(pass) });
     let vfs = GatedVfs { disk: FaultyVfs::new(0), gate };
     let log = Log::open(Arc::new(vfs), Path::new("log"), small_options()).unwrap();
     (0..2).for_each(|_| arrivals.recv().unwrap());
+    (log, arrivals, let_through)
+}
 
+#[test]
+fn callers_that_come_while_a_sync_runs_share_the_next_one() {
+    let (log, arrivals, let_through) = gated();
     let (appended, appends) = channel();
     let order = Mutex::new(0..);
     let append_and_sync = || {
@@ -401,10 +415,38 @@ fn callers_that_come_while_a_sync_runs_share_the_next_one() {
         (0..5).for_each(|_| appends.recv().unwrap());
         assert_eq!(log.read(0, u64::MAX).unwrap(), records(1, 0..5), "reads and appends go on while a sync runs");
         // One for the first, one for all the others.
-        (0..2).for_each(|_| let_through.send(()).unwrap());
+        (0..2).for_each(|_| let_through.send(Pass::Through).unwrap());
         // Another sync would find nobody who lets it through, and fail.
         drop(let_through);
     });
     arrivals.try_recv().expect("the second sync");
     assert!(arrivals.try_recv().is_err(), "a sync for nothing");
+}
+
+#[test]
+fn a_sync_that_failed_failed_for_all_who_waited() {
+    let (log, arrivals, let_through) = gated();
+    let log = &log;
+    std::thread::scope(|scope| {
+        log.append(&records(1, 0..1)).unwrap();
+        let first = scope.spawn(|| log.sync());
+        arrivals.recv().unwrap();
+        let (begun, begins) = channel();
+        let waiting = (1..5).map(|index| {
+            log.append(&[record(1, index)]).unwrap();
+            let begun = begun.clone();
+            scope.spawn(move || {
+                begun.send(()).unwrap();
+                log.sync()
+            })
+        });
+        let waiting: Vec<_> = waiting.collect();
+        (0..4).for_each(|_| begins.recv().unwrap());
+        let_through.send(Pass::Fail).unwrap();
+        (0..4).for_each(|_| let_through.send(Pass::Through).unwrap());
+        for caller in waiting.into_iter().chain([first]) {
+            assert!(matches!(caller.join().unwrap(), Err(LogError::Reopen { .. })));
+        }
+    });
+    assert!(arrivals.try_recv().is_err(), "a sync after one that failed");
 }
