@@ -3,6 +3,7 @@
 //!
 //! It never decides what a change means, and never asks a peer unless a join is under way. Its calls block.
 
+mod differ;
 mod error;
 mod here;
 mod join;
@@ -22,6 +23,7 @@ use landfall_store::{Store, StoreOptions};
 pub use landfall_core::keyed::{Batch, Op, Schema, SectionId, SectionSchema, Transaction};
 
 pub use crate::history::Extent;
+pub use differ::{Difference, DifferenceKind};
 pub use error::{KeyedError, KeyedOpenError, RollBackError, SealError, SealRefused};
 pub use join::{
     AdoptError, FaultError, JoinError, JoinFailure, JoinHandle, JoinOptions, JoinStatus, LandingError, Milestone,

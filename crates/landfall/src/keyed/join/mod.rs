@@ -117,8 +117,8 @@ impl From<RollBackError> for AdoptError {
 
 /// A join under way. Dropping it stops the join; what came is kept.
 pub struct JoinHandle {
-    keyed: Arc<Keyed>,
-    progress: Arc<Progress>,
+    pub(super) keyed: Arc<Keyed>,
+    pub(super) progress: Arc<Progress>,
     thread: Mutex<Option<Thread<()>>>,
 }
 

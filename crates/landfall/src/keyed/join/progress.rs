@@ -51,15 +51,15 @@ pub struct JoinStatus {
 }
 
 /// What is fetched.
-pub(super) struct Plan {
+pub(in crate::keyed) struct Plan {
     pub(super) snapshot: ChunkId,
-    pub(super) manifest: Manifest,
+    pub(in crate::keyed) manifest: Manifest,
     pub(super) manifest_chunk: Chunk,
-    pub(super) lanes: Arc<FaultLanes>,
+    pub(in crate::keyed) lanes: Arc<FaultLanes>,
 }
 
 /// How far a join is, shared by its thread and whoever holds its handle.
-pub(super) struct Progress {
+pub(in crate::keyed) struct Progress {
     began: Instant,
     pub(super) status: Arc<Status>,
     inner: Mutex<Inner>,
@@ -80,7 +80,7 @@ impl Progress {
         Self { began: Instant::now(), status: Arc::default(), inner: Mutex::default(), changed: Condvar::new() }
     }
 
-    pub(super) fn plan(&self) -> Option<Arc<Plan>> {
+    pub(in crate::keyed) fn plan(&self) -> Option<Arc<Plan>> {
         self.lock().plan.clone()
     }
 
