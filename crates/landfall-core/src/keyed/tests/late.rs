@@ -88,6 +88,30 @@ fn reads_converge_once_what_they_miss_has_come() {
 }
 
 #[test]
+fn a_scan_names_all_leaves_that_it_misses_at_once_and_few_more() {
+    let (model, chunks, manifest) = snapshot();
+    let state = KeyedState::at(schema(), &manifest).unwrap();
+    let root = manifest.sections[1].root;
+    assert_eq!(root.level, 1);
+    for entries_max in [1, 300, 1_000, usize::MAX] {
+        let late = LateChunks::new(&chunks);
+        let (found, tries) = late.fetch(|late| state.scan(late, DATA, &key(90), entries_max));
+        assert_eq!(found, model.scan(DATA, &key(90), entries_max));
+        assert!(tries <= 3, "the root, the leaves, the values: not {tries} round trips");
+        let needed = {
+            let whole = KeyedState::at(schema(), &manifest).unwrap();
+            let one_by_one = LateChunks::new(&chunks);
+            for (key, _) in &found {
+                one_by_one.fetch(|late| whole.get(late, DATA, key));
+            }
+            one_by_one.here.into_inner().len()
+        };
+        let fetched = late.here.borrow().len();
+        assert!(fetched <= needed + 2, "{fetched} fetched, {needed} needed");
+    }
+}
+
+#[test]
 fn a_transaction_that_missed_gives_the_same_changes_later() {
     let (_, chunks, manifest) = snapshot();
     let mut state = KeyedState::at(schema(), &manifest).unwrap();
