@@ -1,6 +1,7 @@
 //! A member fetches a keyed state from others, and serves while it does.
 
-use landfall::keyed::{Extent, KeyedError, Milestone, SealRefused};
+use landfall::core::join::{Command, HookOutcome, Snapshot, Tally};
+use landfall::keyed::{Extent, JoinHandle, KeyedError, Milestone, SealRefused};
 
 use crate::ground::{CONFIG, DATA, assert_equal, at, fill, join, key, open, put, seal, serve, value};
 
@@ -54,4 +55,43 @@ fn a_state_that_is_still_being_filled_does_not_seal() {
     handle.stop();
     let read = joiner.get(DATA, &key(4999));
     assert!(matches!(read, Ok(Some(_)) | Err(KeyedError::NotHere { .. })), "{read:?}");
+}
+
+#[test]
+fn a_joiner_whose_root_the_others_confirm_becomes_a_member() {
+    let directories = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let [source, joiner] = directories.each_ref().map(|directory| open(directory.path()));
+    fill(&source, 2000);
+    seal(&source);
+    let member = serve(&source);
+    let handle = join(&joiner, &[&member]);
+    handle.wait(Milestone::Viable).unwrap();
+    handle.adopt().unwrap();
+    handle.wait(Milestone::Complete).unwrap();
+
+    put(&joiner, 3, DATA, [(key(1), b"new".to_vec())].into_iter());
+    put(&source, 3, DATA, [(key(1), b"new".to_vec())].into_iter());
+    handle.tell(|join, now| join.handle_applied(at(3), at(3), now));
+    handle.wait(Milestone::CaughtUp).unwrap();
+    assert_eq!(next(&handle), Command::Audit { position: at(3) });
+    let (ours, theirs) = (seal(&joiner), seal(&source));
+    let equal = u32::from(ours.state_root == theirs.state_root);
+    let most = Some(Snapshot { id: theirs.snapshot, position: at(3) });
+    handle.tell(|join, now| join.handle_audit(Tally { position: at(3), equal, different: 1 - equal, most }, now));
+    handle.wait(Milestone::Verified).unwrap();
+    let Command::RunCommitHook { lease } = next(&handle) else { panic!("the hook runs next") };
+    handle.tell(|join, now| join.handle_hook(lease, HookOutcome::Done, now));
+    handle.wait(Milestone::Promoted).unwrap();
+    let reached: Vec<_> = handle.status().reached.iter().map(|(milestone, _)| *milestone).collect();
+    assert_eq!(reached, Milestone::ALL);
+}
+
+/// The next command, which the join's thread may still be about to hand over.
+fn next(handle: &JoinHandle) -> Command {
+    loop {
+        if let Some(command) = handle.poll_command() {
+            return command;
+        }
+        std::thread::yield_now();
+    }
 }

@@ -2,6 +2,8 @@
 
 mod gate;
 mod ground;
+mod history;
 mod join;
+mod kill;
 mod seal;
 mod trouble;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use landfall::core::keyed::ReadError;
-use landfall::keyed::{Extent, KeyedError, Milestone, SealRefused, Transaction};
+use landfall::keyed::{Extent, JoinOptions, KeyedError, Milestone, SealRefused, Transaction};
 use landfall::net::PlainTransport;
 
 use crate::gate::Gate;
@@ -205,5 +205,41 @@ fn changes_that_are_later_than_the_snapshot_survive_its_adoption() {
     handle.wait(Milestone::Complete).unwrap();
     put(&source, 3, DATA, [(key(1), b"later".to_vec())].into_iter());
     assert_eq!(source.log_hash(), joiner.log_hash());
+    assert_eq!(seal(&source).snapshot, seal(&joiner).snapshot);
+}
+
+#[test]
+fn a_half_filled_state_moves_on_to_what_the_others_sealed_since() {
+    let directories = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let [source, joiner] = directories.each_ref().map(|directory| open(directory.path()));
+    fill(&source, 30_000);
+    let first = seal(&source);
+    let member = serve(&source);
+    let gate = Gate::new(SOME_FRAMES);
+    let handle = joiner.join(options(&[&member], gate.transport()));
+    handle.wait(Milestone::Viable).unwrap();
+    handle.adopt().unwrap();
+    gate.wait_until_exhausted();
+
+    let changed = (0..30_000).step_by(1000).map(|number| (key(number), value(number, 1)));
+    put(&source, 3, DATA, changed.clone());
+    put(&joiner, 3, DATA, changed);
+    put(&joiner, 4, DATA, [(key(7), b"later".to_vec())].into_iter());
+    let second = seal(&source);
+    handle.stop();
+
+    let gate = Gate::new(0);
+    let handle = joiner.join(JoinOptions { wanted: Some(second.snapshot), ..options(&[&member], gate.transport()) });
+    handle.wait(Milestone::Viable).unwrap();
+    assert_eq!(joiner.sealed().unwrap().id, first.snapshot);
+    assert_eq!(handle.adopt().unwrap(), at(3));
+    let moved = joiner.sealed().unwrap();
+    assert_eq!((moved.id, moved.extent, joiner.position()), (second.snapshot, Extent::Filling, at(4)));
+    for (number, expected) in [(29_000, value(29_000, 1)), (7, b"later".to_vec()), (29_001, value(29_001, 0))] {
+        assert_eq!(joiner.get(DATA, &key(number)).unwrap().unwrap(), expected);
+    }
+    gate.open();
+    handle.wait(Milestone::Complete).unwrap();
+    put(&source, 4, DATA, [(key(7), b"later".to_vec())].into_iter());
     assert_eq!(seal(&source).snapshot, seal(&joiner).snapshot);
 }
