@@ -4,11 +4,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use landfall::core::keyed::{Missing, ReadError, Refused, SectionId, Transaction};
 use landfall::core::snapshot::Position;
-use landfall::keyed::{Keyed, KeyedError, SealRefused};
+use landfall::keyed::{Extent, Keyed, KeyedError, SealRefused};
 use tokio::sync::watch;
 
 use crate::consensus::{MemberId, RaftEntry, StoredMembership, position_of};
@@ -17,6 +19,9 @@ use crate::gather::Waiters;
 use crate::reserved::{self, Reserved, ReservedError};
 use crate::sealing::Sealing;
 use crate::service::{ProposeError, Service};
+
+/// Pause before parts of the state that nobody gave are asked for again.
+const STARVED_PAUSE: Duration = Duration::from_millis(100);
 
 /// The state, and what it takes to change it.
 pub(crate) struct Applier<S: Service> {
@@ -27,6 +32,26 @@ pub(crate) struct Applier<S: Service> {
     sealing: Sealing,
     reserved: Reserved,
     applied: watch::Sender<Applied>,
+    patience: Patience,
+}
+
+/// How long the thread waits for parts of the state that nobody gives now: until they come, or the member closes.
+#[derive(Clone, Default)]
+pub(crate) struct Patience {
+    closing: Arc<AtomicBool>,
+    starved: Arc<watch::Sender<u64>>,
+}
+
+impl Patience {
+    /// Nothing is waited for any more.
+    pub(crate) fn end(&self) {
+        self.closing.store(true, Ordering::Release);
+    }
+
+    /// Something to wait on: it changes when an entry cannot be applied because nobody gives what it reads.
+    pub(crate) fn starved(&self) -> watch::Receiver<u64> {
+        self.starved.subscribe()
+    }
 }
 
 /// How far the state is, for everybody who waits for it.
@@ -66,9 +91,11 @@ impl<S: Service> Applier<S> {
         config: SectionId,
         waiters: Arc<Waiters<S::Reply>>,
         sealing: Sealing,
+        patience: Patience,
     ) -> Result<Self, ReservedError> {
         let applied = watch::Sender::new(Applied::default());
-        let mut applier = Self { service, keyed, config, waiters, sealing, reserved: Reserved::default(), applied };
+        let reserved = Reserved::default();
+        let mut applier = Self { service, keyed, config, waiters, sealing, reserved, applied, patience };
         applier.reload()?;
         Ok(applier)
     }
@@ -97,7 +124,7 @@ impl<S: Service> Applier<S> {
             let record = entry::encode(&entry.payload);
             match entry::change_of(&entry.payload).map_err(|error| ApplyError::Entry(position, error))? {
                 Change::Blank => {
-                    self.keyed.transact(position, &record, |_| Ok(()))?;
+                    self.transact(position, &record, |_| Ok(()))?;
                 }
                 Change::Commands(commands) => self.commands(position, &record, commands)?,
                 Change::Membership(membership) => {
@@ -118,8 +145,8 @@ impl<S: Service> Applier<S> {
     fn commands(&mut self, position: Position, record: &Bytes, commands: Commands) -> Result<(), ApplyError> {
         self.reserved.time = self.reserved.time.max(commands.time);
         let decoded = decode_all::<S>(position, &commands.encoded)?;
-        let (service, time) = (&self.service, self.reserved.time);
-        let replies = self.keyed.transact(position, record, |state| run_all(&**service, time, &decoded, state))?;
+        let (service, time) = (self.service.clone(), self.reserved.time);
+        let replies = self.transact(position, record, |state| run_all(&*service, time, &decoded, state))?;
         let waiting = self.waiters.take(commands.origin);
         for (reply, waiter) in replies.into_iter().flatten().zip(waiting) {
             // Whoever asked may have gone.
@@ -130,7 +157,7 @@ impl<S: Service> Applier<S> {
 
     fn membership(&mut self, at: Position, record: &Bytes, membership: StoredMembership) -> Result<(), ApplyError> {
         let config = self.config;
-        self.keyed.transact(at, record, |state| reserved::put_membership(&membership, config, state))?;
+        self.transact(at, record, |state| reserved::put_membership(&membership, config, state))?;
         self.reserved.membership = membership;
         Ok(())
     }
@@ -139,7 +166,7 @@ impl<S: Service> Applier<S> {
         self.reserved.time = self.reserved.time.max(lease.time);
         let admitted = self.reserved.admits(&lease);
         let config = self.config;
-        self.keyed.transact(position, record, |state| match admitted {
+        self.transact(position, record, |state| match admitted {
             true => reserved::put_lease(&lease, config, state),
             false => Ok(()),
         })?;
@@ -155,8 +182,8 @@ impl<S: Service> Applier<S> {
     /// snapshot.
     fn mark(&mut self, position: Position, record: &Bytes, mark: Mark) -> Result<(), ApplyError> {
         self.reserved.time = self.reserved.time.max(mark.time);
-        let (reserved, config) = (&self.reserved, self.config);
-        let applied = self.keyed.transact(position, record, |state| {
+        let (reserved, config) = (self.reserved.clone(), self.config);
+        let applied = self.transact(position, record, |state| {
             reserved.write(config, state)?;
             reserved.leases.values().try_for_each(|lease| reserved::put_lease(lease, config, state))
         })?;
@@ -164,6 +191,34 @@ impl<S: Service> Applier<S> {
             self.seal();
         }
         Ok(())
+    }
+
+    /// Makes changes take effect. A member that does not hold all of its state yet waits for what they read.
+    fn transact<R>(
+        &mut self,
+        position: Position,
+        record: &Bytes,
+        mut run: impl FnMut(&mut Transaction<'_>) -> Result<R, ReadError>,
+    ) -> Result<Option<R>, ApplyError> {
+        loop {
+            match self.keyed.transact(position, record, &mut run) {
+                // A newer snapshot took the place of the state beneath: what the cluster knows of itself is what stands there.
+                Ok(None) => {
+                    self.reserved = Reserved::read(&self.keyed, self.config)?;
+                    return Ok(None);
+                }
+                Err(KeyedError::NotHere { .. } | KeyedError::Fault(_)) if self.may_wait() => {
+                    self.patience.starved.send_modify(|count| *count += 1);
+                    std::thread::sleep(STARVED_PAUSE);
+                }
+                tried => return Ok(tried?),
+            }
+        }
+    }
+
+    fn may_wait(&self) -> bool {
+        let is_filling = self.keyed.sealed().is_some_and(|sealed| sealed.extent == Extent::Filling);
+        is_filling && !self.patience.closing.load(Ordering::Acquire)
     }
 
     /// Seals at the current position; the merge goes on in the background.

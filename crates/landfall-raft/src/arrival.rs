@@ -12,13 +12,20 @@ use tokio::sync::watch;
 
 use crate::reference::Reference;
 
-/// The snapshot that is on its way in, or came last. At most one is pulled at a time.
+/// Snapshots on their way in: at most one that the state stands on and that is not all here, and one that is to follow it.
 pub(crate) struct Arrivals {
     keyed: Arc<Keyed>,
     transport: Arc<dyn Transport>,
-    current: Mutex<Option<Arrival>>,
+    pulls: Mutex<Pulls>,
     /// Counts changes, so that whoever waits looks again.
     changed: Arc<watch::Sender<u64>>,
+}
+
+#[derive(Default)]
+struct Pulls {
+    /// The one that the state stands on: reads fetch through it what is not here.
+    adopted: Option<Arrival>,
+    coming: Option<Arrival>,
 }
 
 struct Arrival {
@@ -28,7 +35,7 @@ struct Arrival {
 
 impl Arrivals {
     pub(crate) fn new(keyed: Arc<Keyed>, transport: Arc<dyn Transport>) -> Self {
-        Self { keyed, transport, current: Mutex::new(None), changed: Arc::new(watch::Sender::new(0)) }
+        Self { keyed, transport, pulls: Mutex::default(), changed: Arc::new(watch::Sender::new(0)) }
     }
 
     /// Pulls what a reference names until a learner may install it: it serves, faulting in the rest. It blocks.
@@ -45,17 +52,37 @@ impl Arrivals {
     pub(crate) fn adopt(&self, reference: &Reference) -> Result<(), String> {
         let join = self.begin(reference.snapshot(), reference.sources());
         join.wait(Milestone::Viable).map_err(|error| error.to_string())?;
-        join.adopt().map(|_| ()).map_err(|error| error.to_string())
+        join.adopt().map_err(|error| error.to_string())?;
+        let mut pulls = self.pulls();
+        if pulls.coming.as_ref().is_some_and(|coming| coming.snapshot == reference.snapshot()) {
+            // Only now: until then, reads fetched through the old one.
+            let coming = pulls.coming.take();
+            let old = std::mem::replace(&mut pulls.adopted, coming);
+            drop(pulls);
+            old.inspect(|old| old.join.stop());
+        }
+        Ok(())
     }
 
     /// Goes on pulling the snapshot on which the state stands, of which a part is not here.
     pub(crate) fn resume(&self, snapshot: ChunkId, sources: Vec<String>) {
         self.begin(snapshot, sources);
+        let mut pulls = self.pulls();
+        pulls.adopted = pulls.coming.take();
+    }
+
+    /// Ends every pull; what came is kept. It blocks.
+    pub(crate) fn stop(&self) {
+        let pulls = std::mem::take(&mut *self.pulls());
+        for arrival in [pulls.adopted, pulls.coming].into_iter().flatten() {
+            arrival.join.stop();
+        }
     }
 
     /// How far the newest pull is.
     pub(crate) fn status(&self) -> Option<JoinStatus> {
-        self.current().as_ref().map(|arrival| arrival.join.status())
+        let pulls = self.pulls();
+        pulls.coming.as_ref().or(pulls.adopted.as_ref()).map(|arrival| arrival.join.status())
     }
 
     /// Bytes that came with the newest pull.
@@ -74,15 +101,14 @@ impl Arrivals {
         join.wait(milestone).map_err(|error| error.to_string())
     }
 
-    /// Pulls a snapshot, unless it is being pulled already. A pull of another one ends; what it brought stays.
+    /// Pulls a snapshot, unless it is being pulled already. A pull that was to follow ends; what it brought stays.
     fn begin(&self, snapshot: ChunkId, sources: Vec<String>) -> Arc<JoinHandle> {
-        let mut current = self.current();
+        let mut pulls = self.pulls();
         let goes_on = |arrival: &&Arrival| arrival.snapshot == snapshot && arrival.join.status().failure.is_none();
-        if let Some(arrival) = current.as_ref().filter(goes_on) {
+        if let Some(arrival) = [&pulls.coming, &pulls.adopted].into_iter().flatten().find(goes_on) {
             return arrival.join.clone();
         }
-        // The old pull must end before the new one begins: both would write the same store.
-        if let Some(old) = current.take() {
+        if let Some(old) = pulls.coming.take() {
             old.join.stop();
         }
         let options = JoinOptions {
@@ -92,7 +118,7 @@ impl Arrivals {
             wanted: Some(snapshot),
         };
         let join = Arc::new(self.keyed.join(options));
-        *current = Some(Arrival { snapshot, join: join.clone() });
+        pulls.coming = Some(Arrival { snapshot, join: join.clone() });
         self.tell_changes(join.clone());
         join
     }
@@ -114,8 +140,8 @@ impl Arrivals {
         }
     }
 
-    fn current(&self) -> MutexGuard<'_, Option<Arrival>> {
+    fn pulls(&self) -> MutexGuard<'_, Pulls> {
         // Nothing that runs under the lock can panic half way.
-        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+        self.pulls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -11,7 +11,7 @@ use landfall::keyed::Keyed;
 use landfall_store::log::Log;
 use tokio::sync::watch;
 
-use crate::apply::Applied;
+use crate::apply::{Applied, Patience};
 use crate::arrival::Arrivals;
 use crate::ballot::Ballot;
 use crate::consensus::{MemberAddress, MemberId, Raft, StoredMembership, position_of};
@@ -22,9 +22,6 @@ use crate::owner::Owner;
 use crate::sealing::Sealing;
 use crate::seals::Seals;
 use crate::service::{Leader, ProposeError};
-
-/// A log longer than this is not kept for members that lag: they will pull instead.
-const LOG_KEPT_FOR_LAGGING_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
 
 /// Everything of a member but its service.
 pub(crate) struct Cluster {
@@ -40,6 +37,9 @@ pub(crate) struct Cluster {
     pub(crate) sealing: Sealing,
     pub(crate) arrivals: Arc<Arrivals>,
     pub(crate) applied: watch::Receiver<Applied>,
+    pub(crate) patience: Patience,
+    /// Bytes of log that are kept for whoever lags.
+    pub(crate) log_kept_bytes_max: u64,
 }
 
 /// What a member is to its cluster.
@@ -102,9 +102,14 @@ impl Cluster {
         Ok(position_of(write(&self.raft, Payload::mark(mark)).await?))
     }
 
+    /// Whether the log is longer than what is kept for members that lag and joiners: they will pull a newer snapshot instead.
+    pub(crate) fn log_is_too_long(&self) -> bool {
+        self.log.size_bytes() > self.log_kept_bytes_max
+    }
+
     /// The first index that a member which follows has not confirmed yet. One that lags too far, or died long ago, is not waited for.
     fn keep_from(&self) -> u64 {
-        if self.log.size_bytes() > LOG_KEPT_FOR_LAGGING_BYTES_MAX {
+        if self.log_is_too_long() {
             return u64::MAX;
         }
         let metrics = self.raft.metrics();

@@ -18,6 +18,8 @@ mod cluster;
 mod consensus;
 mod entry;
 mod gather;
+#[cfg(test)]
+mod interrupted;
 mod joining;
 mod link;
 mod log_store;
@@ -48,7 +50,7 @@ pub use cluster::Role;
 pub use consensus::{MemberAddress, MemberId};
 pub use entry::{COMMAND_BYTES_MAX, Lease, LogTime};
 pub use joining::{Aim, JoinConfig, JoinError};
-pub use node::{Node, NodeConfig, Proposed, Timing};
+pub use node::{LOG_KEPT_BYTES_DEFAULT, Node, NodeConfig, Proposed, Timing};
 pub use open::{BootstrapError, OpenError};
 pub use reference::{Holder, Reference};
 pub use reserved::{CONFIG_SECTION, RESERVED_KEY_PREFIX};

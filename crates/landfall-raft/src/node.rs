@@ -27,6 +27,9 @@ use crate::roster::{self, RosterError};
 use crate::service::{Leader, ProposeError, Service};
 use crate::status::{self, NodeStatus};
 
+/// A good value of [`NodeConfig::log_kept_bytes_max`].
+pub const LOG_KEPT_BYTES_DEFAULT: u64 = 4 * 1024 * 1024 * 1024;
+
 /// How a member is set up.
 #[derive(Clone)]
 pub struct NodeConfig {
@@ -46,6 +49,8 @@ pub struct NodeConfig {
     pub transport: Arc<dyn Transport>,
     /// Memory for parts of the state that were read.
     pub cache_bytes: u64,
+    /// Bytes of log that are kept for members that lag, and for joiners; who needs more than that pulls a newer snapshot instead.
+    pub log_kept_bytes_max: u64,
     /// How soon a dead leader is noticed.
     pub timing: Timing,
 }
@@ -201,13 +206,28 @@ impl<S: Service> Node<S> {
 
     /// Stops. What was acknowledged is durable, here or on a majority; what was not may have happened.
     pub async fn close(mut self) {
-        let serving = self.serving.take();
+        self.cluster.patience.end();
+        let (serving, cluster) = (self.serving.take(), self.cluster.clone());
         // It waits for its connections, which wait for answers of this runtime.
-        let closed = tokio::task::spawn_blocking(move || drop(serving));
+        let closed = tokio::task::spawn_blocking(move || {
+            cluster.arrivals.stop();
+            drop(serving);
+        });
         // A member that failed has nothing left to stop.
         let _ = self.cluster.raft.shutdown().await;
         let _ = closed.await;
         self.tasks.shutdown().await;
+    }
+}
+
+impl<S: Service> Drop for Node<S> {
+    fn drop(&mut self) {
+        self.cluster.patience.end();
+        // raft's own task holds what it runs on, and would go on for ever.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let raft = self.cluster.raft.clone();
+            runtime.spawn(async move { raft.shutdown().await });
+        }
     }
 }
 

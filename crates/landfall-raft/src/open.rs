@@ -17,7 +17,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 use crate::answer;
-use crate::apply::Applier;
+use crate::apply::{Applier, Patience};
 use crate::arrival::Arrivals;
 use crate::ballot::{Ballot, BallotError};
 use crate::barrier::{self, READERS_WAITING_MAX};
@@ -120,6 +120,7 @@ impl Parts {
     }
 
     /// The section in which the cluster keeps what it knows of itself.
+    #[cfg(test)]
     pub(crate) fn config(&self) -> SectionId {
         self.config
     }
@@ -179,9 +180,10 @@ impl<S: Service> Node<S> {
         let sealing = Sealing::new(member, parts.keyed.clone(), seals.clone(), runtime.clone(), finished);
         let appended = Appended::default();
         let waiters = Arc::new(Waiters::new(member, appended.clone()));
-        let applier =
-            Applier::new(service.clone(), parts.keyed.clone(), parts.config, waiters.clone(), sealing.clone())
-                .map_err(|error| OpenError::Incomplete(error.to_string()))?;
+        let patience = Patience::default();
+        let (keyed, section) = (parts.keyed.clone(), parts.config);
+        let applier = Applier::new(service.clone(), keyed, section, waiters.clone(), sealing.clone(), patience.clone())
+            .map_err(|error| OpenError::Incomplete(error.to_string()))?;
         let applied = applier.applied();
         let applier = Arc::new(Owner::start("raft-apply", applier)?);
         let network = Network::new(config.transport.clone());
@@ -202,6 +204,8 @@ impl<S: Service> Node<S> {
             sealing,
             arrivals: parts.arrivals,
             applied: applied.clone(),
+            patience,
+            log_kept_bytes_max: config.log_kept_bytes_max,
         });
         let serving = listen(&cluster, &config, runtime).await?;
         let mut tasks = upkeep::start(&cluster, to_report);

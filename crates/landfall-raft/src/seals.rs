@@ -9,7 +9,7 @@ use landfall::core::ChunkId;
 use landfall::core::snapshot::{LogHash, Manifest, Position};
 use tokio::sync::watch;
 
-use crate::consensus::{MemberId, RaftSnapshotMeta, StoredMembership, log_id_of};
+use crate::consensus::{MemberAddress, MemberId, RaftSnapshotMeta, StoredMembership, log_id_of};
 use crate::message::SealedAt;
 use crate::reference::{Holder, Reference};
 
@@ -162,6 +162,24 @@ impl Seals {
         let own = self.address.get().map(|address| Holder { member: self.member, address: address.clone() });
         let holders = others.chain(own);
         Reference::new(sealed.snapshot, sealed.position, sealed.log_hash, holders.collect())
+    }
+
+    /// The newest snapshot beyond a position that others say they sealed, and those of `members` that hold it.
+    pub(crate) fn newest_elsewhere(
+        &self,
+        beyond: Position,
+        members: &BTreeMap<MemberId, MemberAddress>,
+    ) -> Option<Reference> {
+        let ledger = self.ledger();
+        let (position, reports) = ledger.reports.range(beyond..).rfind(|(position, _)| **position > beyond)?;
+        let first = reports.values().find(|report| members.contains_key(&report.member))?;
+        let same = reports.values().filter(|report| report.snapshot == first.snapshot);
+        let holders = same.filter_map(|report| {
+            let address = members.get(&report.member)?.peers.clone();
+            Some(Holder { member: report.member, address })
+        });
+        let snapshot = ChunkId::from_bytes(first.snapshot);
+        Some(Reference::new(snapshot, *position, LogHash(first.log_hash), holders.collect()))
     }
 
     /// Something to wait on: it changes whenever something is sealed or reported.

@@ -11,12 +11,12 @@ use tempfile::TempDir;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
-use crate::apply::Applier;
+use crate::apply::{Applier, Patience};
 use crate::consensus::{Consensus, StorageError};
 use crate::entry::LogTime;
 use crate::gather::{Appended, Waiters};
 use crate::log_store::LogStore;
-use crate::node::{NodeConfig, Timing};
+use crate::node::{LOG_KEPT_BYTES_DEFAULT, NodeConfig, Timing};
 use crate::open::Parts;
 use crate::owner::Owner;
 use crate::sealing::Sealing;
@@ -54,6 +54,7 @@ impl StoreBuilder<Consensus, LogStore, StateMachine<Silent>, (Member, TempDir)> 
             clients: String::new(),
             transport: Arc::new(PlainTransport),
             cache_bytes: 1024 * 1024,
+            log_kept_bytes_max: LOG_KEPT_BYTES_DEFAULT,
             timing: Timing::default(),
         };
         let parts = Parts::open(&Silent, &config).unwrap();
@@ -69,7 +70,9 @@ impl StoreBuilder<Consensus, LogStore, StateMachine<Silent>, (Member, TempDir)> 
         let sealing = Sealing::new(config.member, parts.keyed.clone(), seals.clone(), Handle::current(), finished);
         let appended = Appended::default();
         let waiters = Arc::new(Waiters::new(config.member, appended.clone()));
-        let applier = Applier::new(Arc::new(Silent), parts.keyed.clone(), parts.config(), waiters, sealing).unwrap();
+        let applier =
+            Applier::new(Arc::new(Silent), parts.keyed.clone(), parts.config(), waiters, sealing, Patience::default());
+        let applier = applier.unwrap();
         let applier = Arc::new(Owner::start("apply", applier).unwrap());
         let log_store = LogStore::new(parts.log, parts.disk, appended);
         Ok(((serving, directory), log_store, StateMachine::new(applier, seals, parts.arrivals)))

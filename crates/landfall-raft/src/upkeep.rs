@@ -8,10 +8,15 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use landfall::keyed::Extent;
+
 use crate::cluster::Cluster;
 use crate::consensus::log_id_of;
 use crate::message::{Control, Request, SealedAt};
 use crate::service::ProposeError;
+
+/// Changes that a member which cannot seal yet keeps in memory before it moves on to a newer snapshot.
+const FILLING_OVERLAY_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
 /// Starts the tasks; they end when the set is dropped.
 pub(crate) fn start(cluster: &Arc<Cluster>, finished: mpsc::UnboundedReceiver<SealedAt>) -> JoinSet<()> {
@@ -20,6 +25,7 @@ pub(crate) fn start(cluster: &Arc<Cluster>, finished: mpsc::UnboundedReceiver<Se
     tasks.spawn(mark_when_due(cluster.clone()));
     tasks.spawn(purge_what_is_sealed(cluster.clone()));
     tasks.spawn(stand_only_as_voter(cluster.clone()));
+    tasks.spawn(rebase_when_needed(cluster.clone()));
     tasks
 }
 
@@ -88,9 +94,44 @@ fn purge_through(cluster: &Cluster) -> Option<u64> {
     // Without a mark in this life, nobody has said what others still need.
     let (_, keep_from) = applied.mark?;
     let sealed = cluster.seals.newest()?.position;
-    let needed = [Some(keep_from), applied.leased_from].into_iter().flatten().min()?;
+    let leased_from = applied.leased_from.filter(|_| !cluster.log_is_too_long());
+    let needed = [Some(keep_from), leased_from].into_iter().flatten().min()?;
     let through = log_id_of(sealed)?.index.min(known?.index).min(needed.checked_sub(2)?);
     (through + 1 > cluster.log.purged_through().map_or(0, |purged| purged.index)).then_some(through)
+}
+
+/// A member that does not hold all of its snapshot moves on to a newer one that others sealed: when nobody gives what its log reads, or when
+/// the changes that it cannot seal take too much memory. What it holds already is kept.
+async fn rebase_when_needed(cluster: Arc<Cluster>) {
+    let mut starved = cluster.patience.starved();
+    let mut sealed = cluster.seals.changes();
+    let mut starving = false;
+    loop {
+        tokio::select! {
+            changed = starved.changed() => match changed {
+                Ok(()) => starving = true,
+                Err(_) => return,
+            },
+            changed = sealed.changed() => if changed.is_err() { return },
+        }
+        let Some(standing) = cluster.keyed.sealed().filter(|standing| standing.extent == Extent::Filling) else {
+            starving = false;
+            continue;
+        };
+        if !starving && cluster.keyed.overlay_bytes() < FILLING_OVERLAY_BYTES_MAX {
+            continue;
+        }
+        let Some(newer) = cluster.seals.newest_elsewhere(standing.manifest.position, &cluster.others()) else {
+            continue;
+        };
+        tracing::info!(position = %newer.position(), "re-bases onto a newer snapshot");
+        let arrivals = cluster.arrivals.clone();
+        match tokio::task::spawn_blocking(move || arrivals.adopt(&newer)).await {
+            Ok(Ok(())) => starving = false,
+            Ok(Err(reason)) => tracing::warn!(reason, "could not re-base; the next mark brings another chance"),
+            Err(_) => return,
+        }
+    }
 }
 
 /// A learner never stands for election, whatever openraft's timers say.

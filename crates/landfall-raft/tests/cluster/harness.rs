@@ -1,7 +1,5 @@
 //! A small replicated map, and members of it in this process, each in a directory of its own, over loopback.
 
-#![allow(dead_code, reason = "every test uses some of it")]
-
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,8 +7,8 @@ use std::time::Duration;
 use landfall_raft::landfall::core::snapshot::{KeyRange, SectionPriority, StateName};
 use landfall_raft::landfall::net::PlainTransport;
 use landfall_raft::{
-    Aim, JoinConfig, LogTime, Node, NodeConfig, NodeStatus, ProposeError, ReadError, Role, SectionId, SectionSchema,
-    Service, Timing, Transaction,
+    Aim, JoinConfig, LOG_KEPT_BYTES_DEFAULT, LogTime, Node, NodeConfig, NodeStatus, ProposeError, ReadError, Role,
+    SectionId, SectionSchema, Service, Timing, Transaction,
 };
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
@@ -71,15 +69,17 @@ pub(crate) fn set(key: String, value: Vec<u8>) -> Command {
 
 pub(crate) struct Stage {
     pub(crate) directory: TempDir,
+    pub(crate) log_kept_bytes_max: u64,
 }
 
 impl Stage {
     pub(crate) fn new() -> Self {
-        Self { directory: tempfile::tempdir().unwrap() }
+        Self { directory: tempfile::tempdir().unwrap(), log_kept_bytes_max: LOG_KEPT_BYTES_DEFAULT }
     }
 
     pub(crate) fn config(&self, member: u64) -> NodeConfig {
-        config(&self.directory.path().join(member.to_string()), member)
+        let config = config(&self.directory.path().join(member.to_string()), member);
+        NodeConfig { log_kept_bytes_max: self.log_kept_bytes_max, ..config }
     }
 
     /// A cluster of one.
@@ -123,6 +123,7 @@ fn config(directory: &Path, member: u64) -> NodeConfig {
         clients: format!("clients-of-{member}"),
         transport: Arc::new(PlainTransport),
         cache_bytes: 8 * 1024 * 1024,
+        log_kept_bytes_max: LOG_KEPT_BYTES_DEFAULT,
         timing: Timing {
             heartbeat: Duration::from_millis(250),
             election_min: Duration::from_millis(800),
@@ -164,5 +165,11 @@ pub(crate) fn content(node: &Node<Map>) -> Vec<(Vec<u8>, Vec<u8>)> {
         if is_last {
             return found;
         }
+    }
+}
+
+pub(crate) async fn close(nodes: Vec<Node<Map>>) {
+    for node in nodes {
+        node.close().await;
     }
 }

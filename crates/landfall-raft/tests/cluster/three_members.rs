@@ -1,9 +1,7 @@
 //! Three members replicate a service on real disks and connections.
 
-mod harness;
-
-use harness::{Map, PATIENCE, Stage, add, content, number, propose_somewhere, set, until};
-use landfall_raft::{Aim, Node, ProposeError, ReadBarrierError, Role, Verdict};
+use crate::harness::{DATA, PATIENCE, Stage, add, close, content, number, propose_somewhere, set, until};
+use landfall_raft::{Aim, ProposeError, ReadBarrierError, Role, Verdict};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_member_takes_writes_and_has_them_after_a_restart() {
@@ -17,7 +15,7 @@ async fn one_member_takes_writes_and_has_them_after_a_restart() {
     let node = stage.reopen(1, &address).await;
     until(&node, |status| status.role == Role::Leader).await;
     node.read_linearizable().await.unwrap();
-    assert_eq!(number(node.state().get(harness::DATA, b"sum").unwrap().as_deref()), 40);
+    assert_eq!(number(node.state().get(DATA, b"sum").unwrap().as_deref()), 40);
     node.close().await;
 }
 
@@ -103,12 +101,6 @@ async fn a_learner_follows_and_does_not_vote() {
     let position = first.status().applied;
     let status = until(&learner, |status| status.applied >= position).await;
     assert_eq!(status.role, Role::Learner);
-    assert_eq!(number(learner.state().get(harness::DATA, b"sum").unwrap().as_deref()), 8);
+    assert_eq!(number(learner.state().get(DATA, b"sum").unwrap().as_deref()), 8);
     close(vec![first, learner]).await;
-}
-
-async fn close(nodes: Vec<Node<Map>>) {
-    for node in nodes {
-        node.close().await;
-    }
 }

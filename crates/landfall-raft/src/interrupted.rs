@@ -1,0 +1,123 @@
+//! What a member finds on its disk when it died while openraft installed a snapshot: openraft purges the log before the install has ended.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use landfall::core::keyed::{ReadError, SectionSchema, Transaction};
+use landfall::core::snapshot::{KeyRange, SectionPriority, StateName};
+use landfall::net::PlainTransport;
+
+use crate::ballot::Pending;
+use crate::cluster::Role;
+use crate::consensus::log_id_of;
+use crate::entry::LogTime;
+use crate::message::Newcomer;
+use crate::node::{LOG_KEPT_BYTES_DEFAULT, Node, NodeConfig, Timing};
+use crate::open::Parts;
+use crate::roster;
+use crate::service::Service;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A service that counts under one key.
+struct Counter;
+
+impl Service for Counter {
+    type Command = u64;
+    type Reply = ();
+
+    fn sections(&self) -> Vec<SectionSchema> {
+        let name = StateName::new("config").unwrap();
+        vec![SectionSchema { name, priority: SectionPriority::Vital, range: KeyRange::default() }]
+    }
+
+    fn apply(&self, _: LogTime, command: &u64, state: &mut Transaction<'_>) -> Result<(), ReadError> {
+        let config = state.schema().id("config").expect("the only section");
+        state.put(config, "count", command.to_le_bytes().to_vec())?;
+        Ok(())
+    }
+}
+
+fn config(directory: &Path, member: u64) -> NodeConfig {
+    NodeConfig {
+        member,
+        state: StateName::new("counter").unwrap(),
+        directory: directory.join(member.to_string()),
+        listen: "127.0.0.1:0".into(),
+        advertise: None,
+        clients: String::new(),
+        transport: Arc::new(PlainTransport),
+        cache_bytes: 1024 * 1024,
+        log_kept_bytes_max: LOG_KEPT_BYTES_DEFAULT,
+        timing: Timing::default(),
+    }
+}
+
+/// A leader with a seal, and what it would have told a follower to install.
+async fn leader(directory: &Path) -> (Node<Counter>, Pending) {
+    let node = Node::open(Counter, config(directory, 1)).await.unwrap();
+    node.bootstrap().await.unwrap();
+    node.wait_for(PATIENCE, |status| status.role == Role::Leader).await.unwrap();
+    for count in 0..30 {
+        node.propose(&count).await.unwrap();
+    }
+    node.audit(PATIENCE).await.unwrap();
+    let sealed = node.cluster.seals.newest().unwrap();
+    let pending = Pending { meta: sealed.meta(), reference: node.cluster.seals.reference(&sealed) };
+    (node, pending)
+}
+
+/// Leaves on the disk of member 2 what a kill leaves there.
+async fn leave_behind(directory: &Path, pending: &Pending, log: Purged) {
+    let (config, pending) = (config(directory, 2), pending.clone());
+    let leave = move || {
+        let parts = Parts::open(&Counter, &config).unwrap();
+        if log == Purged::ThroughTheReference {
+            parts.log.purge_through(pending.reference.position()).unwrap();
+        }
+        parts.disk.hand(move |ballot| ballot.change(|facts| facts.pending = Some(pending)).unwrap()).unwrap();
+        drop(parts);
+    };
+    tokio::task::spawn_blocking(leave).await.unwrap();
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purged {
+    Nothing,
+    ThroughTheReference,
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_between_purge_and_install_leaves_a_member_that_stands_on_the_reference() {
+    let directory = tempfile::tempdir().unwrap();
+    let (leader, pending) = leader(directory.path()).await;
+    leave_behind(directory.path(), &pending, Purged::ThroughTheReference).await;
+    let node = Node::open(Counter, config(directory.path(), 2)).await.unwrap();
+    let status = node.status();
+    assert_eq!(status.applied, pending.reference.position());
+    assert_eq!(status.log_hash, pending.reference.log_hash());
+    // The membership came with it, and the log goes on from there.
+    assert_eq!(status.members.len(), 1);
+    let newcomer = Newcomer { member: 2, address: node.address() };
+    roster::try_admit(&leader.cluster, newcomer).await.unwrap();
+    leader.propose(&77).await.unwrap();
+    let position = leader.status().applied;
+    node.wait_for(PATIENCE, |status| status.applied >= position).await.unwrap();
+    assert_eq!(node.status().log_hash, leader.status().log_hash);
+    node.close().await;
+    leader.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_before_the_purge_leaves_a_member_that_goes_on_by_its_log() {
+    let directory = tempfile::tempdir().unwrap();
+    let (leader, pending) = leader(directory.path()).await;
+    leave_behind(directory.path(), &pending, Purged::Nothing).await;
+    // Nobody needs to be reachable: the reference does not count.
+    leader.close().await;
+    let node = Node::open(Counter, config(directory.path(), 2)).await.unwrap();
+    assert_eq!(log_id_of(node.status().applied), None);
+    assert!(node.status().joined.is_none());
+    node.close().await;
+}

@@ -1,0 +1,163 @@
+//! Members come, return and fall behind while the others go on writing.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use crate::harness::{DATA, Map, PATIENCE, Stage, add, close, content, set, until};
+use landfall_raft::landfall::keyed::{Extent, Milestone};
+use landfall_raft::{Aim, Node, NodeConfig, Role, Verdict};
+
+/// Writes until told to stop; says how many writes were acknowledged.
+async fn write_on(node: &Node<Map>, stop: &AtomicBool, acknowledged: &AtomicU64) {
+    let mut next = 0_u64;
+    while !stop.load(Ordering::Acquire) {
+        let batch: Vec<_> = (next..next + 16)
+            .map(|number| node.submit(&set(format!("key {}", number % 5000), number.to_le_bytes().to_vec())).unwrap())
+            .collect();
+        for written in batch {
+            written.await.unwrap();
+            acknowledged.fetch_add(1, Ordering::AcqRel);
+        }
+        next += 16;
+    }
+}
+
+/// A cluster of three with a state of some megabytes, sealed, and the log before the seal purged.
+async fn three_with_purged_log(stage: &Stage) -> Vec<Node<Map>> {
+    let nodes = stage.three().await;
+    for number in 0..400 {
+        let batch: Vec<_> = (0..50)
+            .map(|part| {
+                let value = vec![number as u8; 200];
+                nodes[0].submit(&set(format!("old {number} {part}"), value)).unwrap()
+            })
+            .collect();
+        for written in batch {
+            written.await.unwrap();
+        }
+    }
+    assert_eq!(nodes[0].audit(PATIENCE).await.unwrap().verdict, Verdict::Equal);
+    // The first mark says what others still need; what it allows goes at the next one.
+    assert_eq!(nodes[0].audit(PATIENCE).await.unwrap().verdict, Verdict::Equal);
+    until(&nodes[0], |status| status.log_first > 100).await;
+    nodes
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fourth_member_joins_by_reference_under_writes_and_gets_a_vote() {
+    let stage = Stage::new();
+    let nodes = three_with_purged_log(&stage).await;
+    let (stop, acknowledged) = (AtomicBool::new(false), AtomicU64::new(0));
+    let joining = async {
+        let node = stage.join(4, &nodes[2], Aim::Voter).await;
+        let joined = node.status().joined.expect("it took a snapshot");
+        assert!(joined.reached.iter().any(|(milestone, _)| *milestone == Milestone::Viable), "{joined:?}");
+        // It serves at once what the snapshot holds, here or not.
+        let value = node.state().get(DATA, b"old 7 7").unwrap().expect("a key of the snapshot");
+        assert_eq!(value, vec![7; 200]);
+        until(&node, |status| status.role == Role::Voter).await;
+        assert_eq!(node.state().sealed().unwrap().extent, Extent::Whole);
+        stop.store(true, Ordering::Release);
+        node
+    };
+    let (node, ()) = tokio::join!(joining, write_on(&nodes[0], &stop, &acknowledged));
+    assert!(acknowledged.load(Ordering::Acquire) > 0);
+    let position = nodes[0].status().applied;
+    until(&node, |status| status.applied >= position).await;
+    assert_eq!(content(&node), content(&nodes[0]));
+    let audit = nodes[0].audit(PATIENCE).await.unwrap();
+    assert_eq!((audit.verdict, audit.members.len()), (Verdict::Equal, 4), "{audit:?}");
+    // Its lease is given back: nothing holds the log any more.
+    let purged = nodes[0].status().log_first;
+    nodes[0].audit(PATIENCE).await.unwrap();
+    until(&nodes[0], |status| status.log_first > purged).await;
+    node.close().await;
+    close(nodes).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_is_kept_for_a_member_that_is_away() {
+    let stage = Stage::new();
+    let mut nodes = stage.three().await;
+    let away = nodes.remove(2);
+    let (address, last) = (away.address().peers, away.status().log_last.unwrap());
+    away.close().await;
+    for _ in 0..3 {
+        for _ in 0..50 {
+            nodes[0].propose(&add("sum", 1)).await.unwrap();
+        }
+        // Not everybody reports; those that do agree.
+        let audit = nodes[0].audit(std::time::Duration::from_secs(1)).await.unwrap();
+        assert_eq!(audit.verdict, Verdict::EqualSoFar);
+    }
+    assert!(nodes[0].status().log_first <= last + 1, "{:?}", nodes[0].status());
+    let back = stage.reopen(3, &address).await;
+    let position = nodes[0].status().applied;
+    until(&back, |status| status.applied >= position).await;
+    assert!(back.status().joined.is_none(), "it needed no snapshot");
+    nodes.push(back);
+    close(nodes).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_voter_for_which_the_log_is_gone_pulls_all_of_a_snapshot_before_it_goes_on() {
+    let stage = Stage { log_kept_bytes_max: 0, ..Stage::new() };
+    let mut nodes = stage.three().await;
+    let away = nodes.remove(2);
+    let (address, last) = (away.address().peers, away.status().log_last.unwrap());
+    away.close().await;
+    for number in 0..200 {
+        nodes[0].propose(&set(format!("key {number}"), vec![1; 100])).await.unwrap();
+    }
+    nodes[0].audit(std::time::Duration::from_secs(1)).await.unwrap();
+    until(&nodes[0], |status| status.log_first > last + 1).await;
+    let back = stage.reopen(3, &address).await;
+    let position = nodes[0].status().applied;
+    let status = until(&back, |status| status.applied >= position).await;
+    let joined = status.joined.expect("it took a snapshot");
+    assert!(joined.reached.iter().any(|(milestone, _)| *milestone == Milestone::Complete), "{joined:?}");
+    assert_eq!(content(&back), content(&nodes[0]));
+    nodes.push(back);
+    assert_eq!(nodes[0].audit(PATIENCE).await.unwrap().verdict, Verdict::Equal);
+    close(nodes).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_joiner_that_stops_half_way_goes_on_from_what_it_has() {
+    let stage = Stage::new();
+    let nodes = three_with_purged_log(&stage).await;
+    let node = stage.join(4, &nodes[0], Aim::Learner).await;
+    let address = node.address().peers;
+    node.close().await;
+    nodes[0].propose(&add("sum", 3)).await.unwrap();
+    let node = stage.reopen(4, &address).await;
+    let position = nodes[0].status().applied;
+    until(&node, |status| status.applied >= position).await;
+    assert_eq!(content(&node), content(&nodes[0]));
+    node.close().await;
+    close(nodes).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_machine_with_the_same_identity_is_refused() {
+    let stage = Stage::new();
+    let first = stage.first().await;
+    let second = stage.join(2, &first, Aim::Learner).await;
+    let elsewhere = NodeConfig { directory: stage.directory.path().join("twin"), ..stage.config(2) };
+    let join = landfall_raft::JoinConfig { seeds: vec![first.address().peers], patience: PATIENCE, aim: Aim::Learner };
+    let refused = Node::join(Map, elsewhere, join).await.err().expect("two members of one name");
+    assert!(matches!(refused, landfall_raft::JoinError::Refused(_)), "{refused}");
+    second.close().await;
+    first.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_is_removed_is_not_waited_for() {
+    let stage = Stage::new();
+    let mut nodes = stage.three().await;
+    nodes[0].remove(3).await.unwrap();
+    nodes.remove(2).close().await;
+    nodes[0].propose(&add("sum", 1)).await.unwrap();
+    let audit = nodes[0].audit(PATIENCE).await.unwrap();
+    assert_eq!((audit.verdict, audit.members.len()), (Verdict::Equal, 2));
+    close(nodes).await;
+}
