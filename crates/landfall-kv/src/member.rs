@@ -1,13 +1,12 @@
 //! Owns a raft member as the server sees it: proposals, barriers and looks go to it, and what it says is put into
-//! clients' words. It also sweeps, while it leads.
+//! clients' words. It also looks after the member while clients are served.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use landfall_raft::landfall::keyed::KeyedError;
-use landfall_raft::landfall::keyed::Milestone;
+use landfall_raft::landfall::keyed::{Extent, KeyedError};
 use landfall_raft::{Leader, Node, ProposeError, ReadBarrierError, Role as RaftRole, RosterError};
 use serde_json::Value;
 use tokio::sync::watch;
