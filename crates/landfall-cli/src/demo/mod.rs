@@ -1,8 +1,6 @@
 //! `landfall demo`: the whole story on one machine, with real processes, real data and TLS. Every figure is measured.
 
 mod cast;
-mod compare;
-mod dataset;
 mod files;
 mod narrator;
 mod random;
@@ -10,37 +8,37 @@ mod random;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use clap::Args;
+use clap::{Args, Subcommand};
 
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::{Verdict, signals};
 
-/// See it work: two sources and a joiner as real processes on this machine, on real data, in under a minute
-///
-/// Everything happens in a temporary directory (TMPDIR says where), which is removed at the end. It needs about six times
-/// the space of the data.
+/// See it work, with real processes on this machine
 #[derive(Args)]
-#[command(after_long_help = EXAMPLES)]
 pub(crate) struct Arguments {
-    /// A directory to show it on; it is copied and never touched [default: a SQLite database and small files, built now]
-    path: Option<PathBuf>,
+    #[command(subcommand)]
+    story: Story,
     /// Leave everything in place at the end, and say where
-    #[arg(long)]
+    #[arg(long, global = true)]
     keep: bool,
 }
 
+#[derive(Subcommand)]
+enum Story {
+    Files(files::Arguments),
+}
+
 pub(crate) fn run(arguments: &Arguments, output: &mut Output) -> Result<Verdict, Failure> {
-    if let Some(path) = arguments.path.as_deref().filter(|path| !path.is_dir()) {
-        return Err(Failure::new(format!("{} is not a directory", path.display())).next("name one, or none"));
-    }
+    let Story::Files(files) = &arguments.story;
+    files.check()?;
     let place = tempfile::Builder::new().prefix("landfall-demo-").tempdir();
     let mut place = place.map_err(|error| Failure::new("cannot make a temporary directory").because(&error))?;
     place.disable_cleanup(arguments.keep);
     let cast = cast::Cast::new()?;
     let kill = cast.killer();
     signals::on(&signals::STOP, move |_| kill())?;
-    let told = files::tell(arguments.path.as_deref(), place.path(), &cast, output);
+    let told = files::tell(files, place.path(), &cast, output);
     if arguments.keep {
         output.say(format!("\nEverything is in {}", place.path().display()));
     }
@@ -95,9 +93,3 @@ fn add_directories(above: &Path, found: &mut Vec<PathBuf>) -> std::io::Result<()
 }
 
 const REMOVERS: usize = 16;
-
-const EXAMPLES: &str = "\
-Examples:
-  landfall demo
-  landfall demo /usr/share/doc
-  TMPDIR=/var/tmp landfall demo --keep";

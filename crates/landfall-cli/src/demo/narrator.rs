@@ -28,8 +28,8 @@ impl<'a> Narrator<'a> {
     }
 
     /// Says what is coming.
-    pub(super) fn opening(&mut self) {
-        self.output.say("Two sources and a joiner, as processes of this machine that talk over TLS.");
+    pub(super) fn opening(&mut self, text: &str) {
+        self.output.say(text);
     }
 
     /// Begins a step.

@@ -1,4 +1,4 @@
-//! The demo on a small directory: the whole story, and nothing left behind.
+//! The demo of files on a small directory: the whole story, and nothing left behind.
 
 use std::fs;
 
@@ -10,7 +10,7 @@ fn the_demo_succeeds_on_a_small_directory_touches_it_not_and_leaves_nothing_behi
     stage.write("mine/large", noise(1, 2_000_000));
     stage.write("mine/sub/small", "one");
     fs::create_dir(stage.at("tmp")).unwrap();
-    let mut command = stage.command(["demo", "mine", "--json"]);
+    let mut command = stage.command(["demo", "files", "mine", "--json"]);
     command.env("TMPDIR", stage.at("tmp"));
     let told = finish(command);
     assert!(told.status.success(), "{told:?}");
@@ -27,5 +27,5 @@ fn the_demo_succeeds_on_a_small_directory_touches_it_not_and_leaves_nothing_behi
 fn the_demo_refuses_what_is_no_directory() {
     let stage = Stage::new();
     stage.write("file", "");
-    stage.landfall(["demo", "file"]).failed(1, &["file is not a directory"]);
+    stage.landfall(["demo", "files", "file"]).failed(1, &["file is not a directory"]);
 }

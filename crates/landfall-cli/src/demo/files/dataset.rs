@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use rusqlite::{Connection, params};
 
-use super::random::Random;
+use super::super::random::Random;
 
 /// Where the data comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]

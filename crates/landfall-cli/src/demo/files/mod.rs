@@ -1,23 +1,49 @@
-//! Owns the story of a directory: published, relayed, joined, cut short, changed, corrupted, healed and proven.
+//! `landfall demo files`: the story of a directory: published, relayed, joined, cut short, changed, corrupted, healed and
+//! proven. Every figure is measured.
+
+mod compare;
+mod dataset;
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use clap::Args;
 use serde_json::Value;
 
+use self::compare::{changed_page_bytes, compare};
+use self::dataset::{Data, flip_bits, largest_file};
 use super::cast::{Cast, Source};
-use super::compare::{changed_page_bytes, compare};
-use super::dataset::{Data, flip_bits, largest_file};
 use super::narrator::{Narrator, number, seconds, text, view};
 use crate::failure::Failure;
 use crate::output::{self, Output};
 
-/// Tells the story of `original`, or of data that it builds, in `place`.
-pub(super) fn tell(original: Option<&Path>, place: &Path, cast: &Cast, output: &mut Output) -> Result<(), Failure> {
-    let data = original.map_or(Data::Built, |path| Data::CopyOf(path.to_owned()));
+/// See a directory shipped: published, pulled from two sources, cut short, changed, corrupted and proven
+///
+/// Everything happens in a temporary directory (TMPDIR says where), which is removed at the end. It needs about six times
+/// the space of the data.
+#[derive(Args)]
+#[command(after_long_help = EXAMPLES)]
+pub(super) struct Arguments {
+    /// A directory to show it on; it is copied and never touched [default: a SQLite database and small files, built now]
+    path: Option<PathBuf>,
+}
+
+impl Arguments {
+    /// Refuses a path that cannot be shown.
+    pub(super) fn check(&self) -> Result<(), Failure> {
+        match self.path.as_deref().filter(|path| !path.is_dir()) {
+            Some(path) => Err(Failure::new(format!("{} is not a directory", path.display())).next("name one, or none")),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Tells the story of the directory that was named, or of data that it builds, in `place`.
+pub(super) fn tell(arguments: &Arguments, place: &Path, cast: &Cast, output: &mut Output) -> Result<(), Failure> {
+    let data = arguments.path.clone().map_or(Data::Built, Data::CopyOf);
     let narrator = Narrator::new(output);
     let mut story = Story { data, place: place.to_owned(), cast, narrator, began: Instant::now() };
-    story.narrator.opening();
+    story.narrator.opening("Two sources and a joiner, as processes of this machine that talk over TLS.");
     story.prepare()?;
     story.create_certificates()?;
     let alpha = story.publish()?;
@@ -365,3 +391,9 @@ const SECOND_COPY: &str = "joiner-second-copy";
 const FLIPS: u64 = 32;
 /// Of a state of this size, some damaged chunk is asked of the damaged source for certain.
 const CERTAIN_BYTES: u64 = 32_000_000;
+
+const EXAMPLES: &str = "\
+Examples:
+  landfall demo files
+  landfall demo files /usr/share/doc
+  TMPDIR=/var/tmp landfall demo files --keep";
