@@ -11,7 +11,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("landfall-store", &["landfall-core"]),
     ("landfall-net", &["landfall-core"]),
     ("landfall", &["landfall-core", "landfall-net", "landfall-store"]),
-    ("landfall-cli", &["landfall"]),
+    ("landfall-cli", &["landfall", "landfall-kv"]),
     ("landfall-raft", &["landfall", "landfall-store"]),
     ("landfall-kv", &["landfall-raft"]),
     ("landfall-sim", &["landfall-core", "landfall-net", "landfall-store"]),

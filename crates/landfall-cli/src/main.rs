@@ -7,6 +7,7 @@ mod diff;
 mod failure;
 mod gc;
 mod identity;
+mod kv;
 mod log;
 mod ls;
 mod output;
@@ -53,6 +54,7 @@ enum Verb {
     Verify(verify::Arguments),
     Gc(gc::Arguments),
     Cert(cert::Arguments),
+    Kv(kv::Arguments),
     Demo(demo::Arguments),
 }
 
@@ -91,6 +93,7 @@ fn run(verb: Verb, output: &mut Output) -> Result<Verdict, Failure> {
         Verb::Diff(arguments) => diff::run(&arguments, output),
         Verb::Verify(arguments) => verify::run(&arguments, output),
         Verb::Gc(arguments) => gc::run(&arguments, output),
+        Verb::Kv(arguments) => kv::run(&arguments, output),
         Verb::Demo(arguments) => demo::run(&arguments, output),
         Verb::Cert(arguments) => cert::run(&arguments, output),
     }

@@ -12,7 +12,7 @@ use clap::Parser;
 /// member. A member that is restarted is given the same command line: it goes on where it was.
 #[derive(Parser, Debug)]
 #[command(name = "landfall-kv", version, max_term_width = 110, after_long_help = EXAMPLES)]
-pub(crate) struct Arguments {
+pub struct Arguments {
     /// Directory of this member; made if it is not there. One process has it at a time
     #[arg(long, value_name = "DIR")]
     pub(crate) data: PathBuf,

@@ -1,30 +1,27 @@
-//! The `landfall-kv` server: reads its arguments, starts a member, prints one line when it serves, and stops cleanly.
+//! The `landfall-kv` server: reads its arguments, runs a member, and prints one line when it serves.
 
-mod arguments;
-mod start;
-
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
-
-use arguments::Arguments;
+use landfall_kv::{Arguments, Serving};
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     start_tracing();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return failed(&anyhow::Error::new(error).context("cannot start the runtime")),
-    };
-    match runtime.block_on(start::run(&arguments)) {
+    match landfall_kv::run(&arguments, say) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => failed(&error),
+        Err(error) => {
+            eprintln!("landfall-kv: {error:#}");
+            ExitCode::FAILURE
+        }
     }
 }
 
-fn failed(error: &anyhow::Error) -> ExitCode {
-    eprintln!("landfall-kv: {error:#}");
-    ExitCode::FAILURE
+/// The first line on stdout says that clients are served.
+fn say(serving: &Serving) {
+    // Nobody may read it; that stops nothing.
+    let _ = writeln!(io::stdout().lock(), "{serving}");
 }
 
 /// What happens inside goes to stderr, and only where `LANDFALL_LOG` asks for it.

@@ -1,25 +1,50 @@
 //! Owns the life of the server: the member is opened, begins or joins, serves clients, and is closed when a signal comes.
 
+use std::fmt;
 use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use landfall_kv::member::ClusterMember;
-use landfall_kv::server::{Desk, Running, serve};
-use landfall_kv::service::KeyValues;
 use landfall_raft::landfall::core::snapshot::StateName;
 use landfall_raft::landfall::net::{Identity, PlainTransport, TlsTransport, Transport};
-use landfall_raft::{Aim, BootstrapError, JoinConfig, Node, NodeConfig, Timing};
+use landfall_raft::{Aim, BootstrapError, JoinConfig, LOG_KEPT_BYTES_DEFAULT, Node, NodeConfig, Timing};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::arguments::{Arguments, address, host};
+use crate::member::ClusterMember;
+use crate::server::{Desk, Running, serve};
+use crate::service::KeyValues;
 
-/// Runs until a signal says stop.
-pub(crate) async fn run(arguments: &Arguments) -> Result<()> {
+/// A member that serves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Serving {
+    /// Its number in the cluster.
+    pub member: u64,
+    /// Where clients reach it.
+    pub clients: String,
+    /// Where other members reach it.
+    pub peers: String,
+}
+
+impl fmt::Display for Serving {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "member {} serves clients at {} and members at {}", self.member, self.clients, self.peers)
+    }
+}
+
+/// Runs a member until a signal says stop; calls `announce` once clients are served.
+///
+/// It is the whole of a binary but for what it prints, so its error is text for people.
+pub fn run(arguments: &Arguments, announce: impl FnOnce(&Serving)) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    runtime.context("cannot start the runtime")?.block_on(start(arguments, announce))
+}
+
+async fn start(arguments: &Arguments, announce: impl FnOnce(&Serving)) -> Result<()> {
     arguments.check()?;
     let data = &arguments.data;
     std::fs::create_dir_all(data).with_context(|| format!("cannot make the directory {}", data.display()))?;
@@ -28,15 +53,8 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<()> {
     let clients = reachable(arguments, listener.local_addr()?);
     let config = node_config(arguments, &clients)?;
     let node = open(arguments, config).await?;
-    let (id, peers) = (node.member(), node.address().peers);
-    say(&format!("member {id} serves clients at {clients} and members at {peers}"));
+    announce(&Serving { member: node.member(), clients: clients.clone(), peers: node.address().peers });
     serve_until_stopped(node, listener, clients).await
-}
-
-/// The first line on stdout says that clients are served.
-fn say(line: &str) {
-    // Nobody may read it; that stops nothing.
-    let _ = writeln!(io::stdout().lock(), "{line}");
 }
 
 /// How clients are told to reach this member.
@@ -60,6 +78,7 @@ fn node_config(arguments: &Arguments, clients: &str) -> Result<NodeConfig> {
         transport: transport(arguments)?,
         cache_bytes: CACHE_BYTES,
         timing: Timing::default(),
+        log_kept_bytes_max: LOG_KEPT_BYTES_DEFAULT,
     })
 }
 

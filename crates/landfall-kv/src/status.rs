@@ -81,6 +81,8 @@ fn join(join: &JoinStatus) -> Value {
         "bytes_wanted": join.figures.bytes_wanted,
         "bytes_done": join.figures.bytes_done,
         "bytes_again": join.figures.bytes_again,
+        "bytes_reused": join.figures.bytes_reused,
+        "all_known": join.figures.all_known,
         "wire_received": join.figures.wire_received,
         "sources": sources.collect::<Vec<_>>(),
         "failure": join.failure.as_ref().map(ToString::to_string),

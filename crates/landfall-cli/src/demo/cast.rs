@@ -72,22 +72,20 @@ impl Cast {
     pub(super) fn serve<I: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = I>) -> Result<Source, Failure> {
         let mut process = self.start(arguments)?;
         let mut lines = BufReader::new(process.stdout.take().expect("nobody took it")).lines();
-        let address = loop {
+        let listening = loop {
             let Some(line) = lines.next().transpose().map_err(|error| process.lost(&error))? else {
                 return Err(process.wait(|_| true)?.failed());
             };
             let event: Value = serde_json::from_str(&line).unwrap_or_default();
             if event["event"] == "listening" {
-                break event["address"].as_str().unwrap_or_default().to_owned();
+                break event;
             }
         };
-        let (stderr, line) = (process.stderr.take().expect("nobody took it"), process.line.clone());
-        let drain = std::thread::spawn(move || {
-            lines.for_each(drop);
-            drop(line);
-        });
+        let stderr = process.stderr.take().expect("nobody took it");
+        let drain = std::thread::spawn(move || lines.for_each(drop));
         let errors = std::thread::spawn(move || read_all(stderr));
-        Ok(Source { address, process, drain, errors })
+        let address = event_text(&listening, "address");
+        Ok(Source { address, listening, process, drain, errors })
     }
 }
 
@@ -183,12 +181,26 @@ impl Ended {
 pub(super) struct Source {
     /// Where joiners connect.
     pub(super) address: String,
+    listening: Value,
     process: Process,
     drain: JoinHandle<()>,
     errors: JoinHandle<String>,
 }
 
 impl Source {
+    /// What it said of itself when it began to listen.
+    pub(super) fn said(&self, key: &str) -> String {
+        event_text(&self.listening, key)
+    }
+
+    /// Ends it as a power cut would: `kill -9`.
+    pub(super) fn kill(self) {
+        drop(self.process);
+        let join = "reading does not panic";
+        self.drain.join().expect(join);
+        self.errors.join().expect(join);
+    }
+
     /// Stops it as a service manager would, and waits for its end.
     pub(super) fn stop(mut self) -> Result<(), Failure> {
         self.process.signal(Signal::TERM);
@@ -201,6 +213,10 @@ impl Source {
         }
         Err(Failure::new(format!("`{}` ended with {status}:\n{}", self.process.line, errors.trim_end())))
     }
+}
+
+fn event_text(event: &Value, key: &str) -> String {
+    event[key].as_str().unwrap_or_default().to_owned()
 }
 
 fn read_all(mut stream: impl Read) -> String {

@@ -2,6 +2,7 @@
 
 mod cast;
 mod files;
+mod live;
 mod narrator;
 mod random;
 
@@ -9,16 +10,22 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use clap::{Args, Subcommand};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::{Verdict, signals};
 
-/// See it work, with real processes on this machine
+/// See it work: a replicated service whose members join, are killed and return under load, in about a minute
+///
+/// Five members as real processes on this machine, a million keys, clients that check every answer; joins while they
+/// write, kill -9 of a joiner, a source and the leader, and all members compared at the end. `landfall demo files` shows a
+/// directory instead. Everything happens in a temporary directory (TMPDIR says where), which is removed at the end.
 #[derive(Args)]
+#[command(after_long_help = EXAMPLES)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
-    story: Story,
+    story: Option<Story>,
     /// Leave everything in place at the end, and say where
     #[arg(long, global = true)]
     keep: bool,
@@ -30,15 +37,19 @@ enum Story {
 }
 
 pub(crate) fn run(arguments: &Arguments, output: &mut Output) -> Result<Verdict, Failure> {
-    let Story::Files(files) = &arguments.story;
-    files.check()?;
+    if let Some(Story::Files(files)) = &arguments.story {
+        files.check()?;
+    }
     let place = tempfile::Builder::new().prefix("landfall-demo-").tempdir();
     let mut place = place.map_err(|error| Failure::new("cannot make a temporary directory").because(&error))?;
     place.disable_cleanup(arguments.keep);
     let cast = cast::Cast::new()?;
     let kill = cast.killer();
-    signals::on(&signals::STOP, move |_| kill())?;
-    let told = files::tell(files, place.path(), &cast, output);
+    signals::on(&ENDINGS, move |_| kill())?;
+    let told = match &arguments.story {
+        Some(Story::Files(files)) => files::tell(files, place.path(), &cast, output),
+        None => live::tell(place.path(), &cast, output),
+    };
     if arguments.keep {
         output.say(format!("\nEverything is in {}", place.path().display()));
     }
@@ -93,3 +104,11 @@ fn add_directories(above: &Path, found: &mut Vec<PathBuf>) -> std::io::Result<()
 }
 
 const REMOVERS: usize = 16;
+/// Ctrl-C, the wish of a service manager, and a terminal that was closed.
+const ENDINGS: [i32; 3] = [SIGINT, SIGTERM, SIGHUP];
+
+const EXAMPLES: &str = "\
+Examples:
+  landfall demo
+  landfall demo --json > figures.jsonl
+  landfall demo files /usr/share/doc";

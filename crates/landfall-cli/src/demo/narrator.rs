@@ -45,6 +45,17 @@ impl<'a> Narrator<'a> {
         self.output.result(&json!({ "step": step, "told": text }), || format!("   {}", text.replace('\n', "\n   ")));
     }
 
+    /// Says what is going on: `value` under `key` for programs, `text` for people.
+    pub(super) fn show(&mut self, key: &str, value: &Value, text: &str) {
+        let step = self.step;
+        self.output.result(&json!({ "step": step, key: value }), || format!("   {text}"));
+    }
+
+    /// Who listens.
+    pub(super) fn format(&self) -> Format {
+        self.output.format()
+    }
+
     /// Keeps a figure for the table: `value` for programs, `shown` for people.
     pub(super) fn measured(&mut self, key: &'static str, label: &'static str, value: impl Into<Value>, shown: String) {
         self.rows.push(Row { key, label, value: value.into(), shown });

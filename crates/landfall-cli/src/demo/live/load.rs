@@ -1,0 +1,238 @@
+//! Owns the clients of the story: some that write at a steady rate, one that reads at a steady rate, and what they were told.
+//!
+//! Requests are due at fixed moments, whether or not earlier ones were answered: a service that stalls is seen to stall.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::super::random::Random;
+use super::caller::{Caller, Directory};
+use super::records::{self, Ledger, Wrong};
+use super::resp::Answer;
+use super::samples::Samples;
+
+/// Writes per second, of all writers.
+pub(super) const WRITES_PER_SECOND: u32 = 2_000;
+/// Reads per second.
+pub(super) const READS_PER_SECOND: u32 = 500;
+const WRITERS: u32 = 2;
+/// Writes that are due at the same moment go out together.
+const WRITE_INTERVAL: Duration = Duration::from_millis(10);
+/// Writes that are overdue by more are never sent.
+const BACKLOG_MAX: Duration = Duration::from_millis(200);
+/// A member that says nothing for so long is given up.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The clients, until it is dropped.
+pub(super) struct Load {
+    pub(super) writes: Arc<Samples>,
+    pub(super) reads: Arc<Samples>,
+    figures: Arc<Figures>,
+    ended: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<Result<(), Wrong>>>,
+}
+
+/// What else clients counted.
+#[derive(Default)]
+struct Figures {
+    acknowledged: AtomicU64,
+    uncertain: AtomicU64,
+}
+
+/// What clients were told in all.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Told {
+    /// Writes that were acknowledged.
+    pub(super) acknowledged: u64,
+    /// Writes that may have taken effect: the connection broke, or the leader did not know.
+    pub(super) uncertain: u64,
+}
+
+impl Load {
+    /// Starts the clients.
+    pub(super) fn start(directory: &Directory, ledger: &Arc<Ledger>) -> io::Result<Self> {
+        let mut load = Self {
+            writes: Arc::default(),
+            reads: Arc::default(),
+            figures: Arc::default(),
+            ended: Arc::default(),
+            threads: Vec::new(),
+        };
+        for number in 0..WRITERS {
+            let mut writer = Writer {
+                number,
+                random: Random::new(u64::from(number) + 100),
+                caller: Caller::new(directory.clone(), PATIENCE),
+                ledger: ledger.clone(),
+                samples: load.writes.clone(),
+                figures: load.figures.clone(),
+            };
+            load.spawn("writer", move |ended| {
+                writer.run(ended);
+                Ok(())
+            })?;
+        }
+        let mut reader = Reader {
+            random: Random::new(99),
+            caller: Caller::new(directory.clone(), PATIENCE),
+            ledger: ledger.clone(),
+            samples: load.reads.clone(),
+        };
+        load.spawn("reader", move |ended| reader.run(ended))?;
+        Ok(load)
+    }
+
+    fn spawn(
+        &mut self,
+        name: &str,
+        run: impl FnOnce(&AtomicBool) -> Result<(), Wrong> + Send + 'static,
+    ) -> io::Result<()> {
+        let ended = self.ended.clone();
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || run(&ended))?;
+        self.threads.push(thread);
+        Ok(())
+    }
+
+    /// What clients were told so far.
+    pub(super) fn told(&self) -> Told {
+        let get = |figure: &AtomicU64| figure.load(Ordering::Relaxed);
+        Told { acknowledged: get(&self.figures.acknowledged), uncertain: get(&self.figures.uncertain) }
+    }
+
+    /// Ends the clients; says what a read proved wrong, if one did.
+    pub(super) fn stop(mut self) -> Result<Told, Wrong> {
+        self.end()?;
+        Ok(self.told())
+    }
+
+    fn end(&mut self) -> Result<(), Wrong> {
+        self.ended.store(true, Ordering::Release);
+        let ends: Vec<_> = self.threads.drain(..).map(|thread| thread.join().expect("a client does not panic")).collect();
+        ends.into_iter().collect()
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        // What it found is told by `stop`.
+        let _ = self.end();
+    }
+}
+
+struct Writer {
+    number: u32,
+    random: Random,
+    caller: Caller,
+    ledger: Arc<Ledger>,
+    samples: Arc<Samples>,
+    figures: Arc<Figures>,
+}
+
+impl Writer {
+    fn run(&mut self, ended: &AtomicBool) {
+        let batch = WRITES_PER_SECOND as usize * WRITE_INTERVAL.as_millis() as usize / 1000 / WRITERS as usize;
+        let mut due = Instant::now() + WRITE_INTERVAL * self.number / WRITERS;
+        while !ended.load(Ordering::Acquire) {
+            std::thread::sleep(due.saturating_duration_since(Instant::now()));
+            self.write(due, batch);
+            due += WRITE_INTERVAL;
+            // What could not be sent for long is not made up for: the load is steady, not more after a pause.
+            if due + BACKLOG_MAX < Instant::now() {
+                due = Instant::now();
+            }
+        }
+    }
+
+    /// Some writes at once, to keys that only this writer writes.
+    fn write(&mut self, due: Instant, batch: usize) {
+        let keys = u64::from(self.ledger.keys() / WRITERS);
+        let writes: Vec<_> = (0..batch)
+            .map(|_| {
+                let index = self.random.below(keys) as u32 * WRITERS + self.number;
+                (index, self.ledger.send(index))
+            })
+            .collect();
+        let answered = self.send(&writes).unwrap_or_default();
+        // Those without an answer may have taken effect.
+        let uncertain = writes.len() - answered.acknowledged - answered.refused;
+        self.figures.uncertain.fetch_add(uncertain as u64, Ordering::Relaxed);
+        self.figures.acknowledged.fetch_add(answered.acknowledged as u64, Ordering::Relaxed);
+        if answered.acknowledged > 0 {
+            self.samples.add(due, answered.acknowledged as u32);
+        }
+    }
+
+    fn send(&mut self, writes: &[(u32, u32)]) -> io::Result<Answered> {
+        let mut answered = Answered::default();
+        let sent = self.caller.client().and_then(|client| {
+            for (index, version) in writes {
+                client.push(&[b"SET", records::key(*index).as_bytes(), records::value(*index, *version).as_bytes()]);
+            }
+            client.send()?;
+            let mut refusal = None;
+            for (index, version) in writes {
+                match client.answer()? {
+                    Answer::Refused(refused) => {
+                        answered.refused += usize::from(!refused.is_uncertain());
+                        refusal = Some(refused);
+                    }
+                    _ => {
+                        self.ledger.acknowledge(*index, *version);
+                        answered.acknowledged += 1;
+                    }
+                }
+            }
+            Ok(refusal)
+        });
+        match sent {
+            Ok(Some(refusal)) => self.caller.handle_refusal(&refusal),
+            Ok(None) => {}
+            Err(_) => self.caller.handle_lost(),
+        }
+        Ok(answered)
+    }
+}
+
+/// What came of some writes.
+#[derive(Default)]
+struct Answered {
+    acknowledged: usize,
+    refused: usize,
+}
+
+struct Reader {
+    random: Random,
+    caller: Caller,
+    ledger: Arc<Ledger>,
+    samples: Arc<Samples>,
+}
+
+impl Reader {
+    fn run(&mut self, ended: &AtomicBool) -> Result<(), Wrong> {
+        let interval = Duration::from_secs(1) / READS_PER_SECOND;
+        let mut due = Instant::now();
+        while !ended.load(Ordering::Acquire) {
+            std::thread::sleep(due.saturating_duration_since(Instant::now()));
+            self.read(ended)?;
+            self.samples.add(due, 1);
+            due += interval;
+        }
+        Ok(())
+    }
+
+    /// One read, tried until somebody answers.
+    fn read(&mut self, ended: &AtomicBool) -> Result<(), Wrong> {
+        let index = self.random.below(u64::from(self.ledger.keys())) as u32;
+        let acknowledged = self.ledger.acknowledged(index);
+        let goes_on = || !ended.load(Ordering::Acquire);
+        match self.caller.ask_until(Duration::MAX, goes_on, &[b"GET", records::key(index).as_bytes()]) {
+            Ok(Answer::Bytes(stored)) => self.ledger.check(index, Some(&stored), acknowledged),
+            Ok(_) => self.ledger.check(index, None, acknowledged),
+            // The story ends.
+            Err(_) => Ok(()),
+        }
+    }
+}
