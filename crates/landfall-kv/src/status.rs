@@ -71,7 +71,12 @@ fn join(join: &JoinStatus) -> Value {
         })
     });
     let sources = join.figures.sources.iter().map(|source| {
-        json!({ "address": source.address, "name": source.name, "bytes": source.bytes, "damaged": source.damaged })
+        json!({
+            "address": source.address,
+            "name": source.name,
+            "bytes": source.bytes + source.node_bytes,
+            "damaged": source.damaged,
+        })
     });
     json!({
         "snapshot": join.snapshot.map(|(snapshot, _)| snapshot.to_string()),
@@ -80,9 +85,11 @@ fn join(join: &JoinStatus) -> Value {
         "fault_bytes": join.fault_bytes,
         "bytes_wanted": join.figures.bytes_wanted,
         "bytes_done": join.figures.bytes_done,
+        "entries_wanted": join.figures.entries_wanted,
+        "entries_here": join.figures.entries_here,
+        "leaf_bytes_here": join.figures.leaf_bytes_here,
+        "node_bytes": join.figures.node_bytes,
         "bytes_again": join.figures.bytes_again,
-        "bytes_reused": join.figures.bytes_reused,
-        "all_known": join.figures.all_known,
         "wire_received": join.figures.wire_received,
         "sources": sources.collect::<Vec<_>>(),
         "failure": join.failure.as_ref().map(ToString::to_string),

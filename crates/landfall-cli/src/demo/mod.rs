@@ -22,10 +22,12 @@ use crate::{Verdict, signals};
 /// write, kill -9 of a joiner, a source and the leader, and all members compared at the end. `landfall demo files` shows a
 /// directory instead. Everything happens in a temporary directory (TMPDIR says where), which is removed at the end.
 #[derive(Args)]
-#[command(after_long_help = EXAMPLES)]
+#[command(after_long_help = EXAMPLES, args_conflicts_with_subcommands = true)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
     story: Option<Story>,
+    #[command(flatten)]
+    live: live::Arguments,
     /// Leave everything in place at the end, and say where
     #[arg(long, global = true)]
     keep: bool,
@@ -48,7 +50,7 @@ pub(crate) fn run(arguments: &Arguments, output: &mut Output) -> Result<Verdict,
     signals::on(&ENDINGS, move |_| kill())?;
     let told = match &arguments.story {
         Some(Story::Files(files)) => files::tell(files, place.path(), &cast, output),
-        None => live::tell(place.path(), &cast, output),
+        None => live::tell(&arguments.live, place.path(), &cast, output),
     };
     if arguments.keep {
         output.say(format!("\nEverything is in {}", place.path().display()));

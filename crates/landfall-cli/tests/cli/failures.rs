@@ -36,7 +36,7 @@ fn help_teaches_with_examples_and_exit_codes() {
     for word in ["landfall demo", "landfall serve --state", "Exit codes", "landfall cert create-ca"] {
         assert!(help.contains(word), "'{word}' is missing in:\n{help}");
     }
-    for verb in ["serve", "pull", "restore", "snapshot", "log", "ls", "diff", "verify", "gc", "demo"] {
+    for verb in ["serve", "pull", "restore", "snapshot", "log", "ls", "diff", "verify", "gc", "kv", "demo"] {
         let help = stage.landfall([verb, "--help"]).good().stdout;
         assert!(help.contains("Example"), "{verb} has no examples:\n{help}");
     }

@@ -180,7 +180,7 @@ impl<L: Landing> Session<L> {
         let arrival = match &open.asked {
             Asked::Nodes(wants) => {
                 let want = wants.get(item.want as usize).ok_or(BadItem)?;
-                self.take_node(want, &item.body, bench)
+                self.take_node(lane.peer, want, &item.body, bench)
             }
             Asked::Chunks(chunks) => {
                 let chunk = chunks.get(item.want as usize).ok_or(BadItem)?;
@@ -360,7 +360,13 @@ impl<L: Landing> Session<L> {
         }
     }
 
-    fn take_node(&self, want: &NodeWant, body: &ItemBody<'_>, bench: &mut Workbench) -> Result<Arrival, L::Failure> {
+    fn take_node(
+        &self,
+        peer: PeerId,
+        want: &NodeWant,
+        body: &ItemBody<'_>,
+        bench: &mut Workbench,
+    ) -> Result<Arrival, L::Failure> {
         let ItemBody::Chunk(form) = body else { return Ok(Arrival::Missing) };
         let base = match want.base {
             Some(base) => self.landing.nodes().get(base)?,
@@ -375,7 +381,7 @@ impl<L: Landing> Session<L> {
             return Ok(Arrival::Corrupt);
         };
         self.landing.put_node(want, &node, form)?;
-        self.status.note_node(node.bytes().len());
+        self.status.note_node(peer, node.bytes().len());
         Ok(Arrival::Stored)
     }
 

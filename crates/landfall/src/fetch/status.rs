@@ -20,6 +20,9 @@ pub struct Status {
     all_known: AtomicBool,
     bytes_reused: AtomicU64,
     node_bytes: AtomicU64,
+    entries_wanted: AtomicU64,
+    entries_here: AtomicU64,
+    leaf_bytes_here: AtomicU64,
     chunk_bytes_encoded: AtomicU64,
     patch_bytes_plain: AtomicU64,
     patch_bytes_encoded: AtomicU64,
@@ -57,6 +60,8 @@ pub struct SourceStatus {
     pub name: String,
     /// Plaintext bytes of chunks that it sent.
     pub bytes: u64,
+    /// Bytes of tree nodes that it sent.
+    pub node_bytes: u64,
     /// Chunks that it sent damaged, or found damaged itself.
     pub damaged: u64,
     /// Whether it is connected now.
@@ -86,6 +91,12 @@ pub struct StatusFigures {
     pub bytes_reused: u64,
     /// Bytes of tree nodes that came.
     pub node_bytes: u64,
+    /// Entries that the trees of a keyed state have.
+    pub entries_wanted: u64,
+    /// Of them, those whose leaves are known to be here, whenever they came.
+    pub entries_here: u64,
+    /// Bytes of those leaves.
+    pub leaf_bytes_here: u64,
     /// Chunks that came.
     pub chunks: u64,
     /// Bytes that the chunks took on the wire, after encoding.
@@ -114,6 +125,9 @@ impl Status {
             all_known: self.all_known.load(Ordering::Relaxed),
             bytes_reused: get(&self.bytes_reused),
             node_bytes: get(&self.node_bytes),
+            entries_wanted: get(&self.entries_wanted),
+            entries_here: get(&self.entries_here),
+            leaf_bytes_here: get(&self.leaf_bytes_here),
             chunks: get(&self.chunks),
             chunk_bytes_encoded: get(&self.chunk_bytes_encoded),
             patch_bytes_plain: get(&self.patch_bytes_plain),
@@ -156,8 +170,18 @@ impl Status {
         self.bytes_reused.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    pub(crate) fn note_node(&self, bytes: usize) {
+    pub(crate) fn note_node(&self, peer: PeerId, bytes: usize) {
         self.node_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.source(peer, |source| source.node_bytes += bytes as u64);
+    }
+
+    pub(crate) fn note_entries_wanted(&self, entries: u64) {
+        self.entries_wanted.store(entries, Ordering::Relaxed);
+    }
+
+    pub(crate) fn note_leaf_here(&self, entries: usize, bytes: usize) {
+        self.entries_here.fetch_add(entries as u64, Ordering::Relaxed);
+        self.leaf_bytes_here.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
     pub(crate) fn note_chunk(&self, peer: PeerId, codec: Codec, plain_bytes: usize, encoded_bytes: usize) {

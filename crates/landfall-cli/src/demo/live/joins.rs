@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::picture::{Picture, View, milliseconds, sources};
+use super::picture::{Picture, View, milliseconds, share, sources};
 use super::status::{JoinFigures, MemberStatus};
 use super::visitor::Visitor;
 use super::{ALPHA, DELTA, EPSILON, FOUNDERS, Story, fares, shown, wrong};
@@ -43,9 +43,9 @@ impl Story<'_> {
         joining.visitor.stop().map_err(|error| wrong(&error))?;
         drop(joining.picture);
         self.narrator.tell(format!(
-            "kill -9 when {} of {} were here",
-            output::bytes(before.bytes_done),
-            output::bytes(before.bytes_wanted)
+            "kill -9 when {} of it was here: {} had come",
+            share(&before),
+            output::bytes(before.bytes())
         ));
         let mut joining = self.begin_join(DELTA)?;
         let after = self.follow(&mut joining, Until::Voting)?;
@@ -76,13 +76,13 @@ impl Story<'_> {
             let label = "delta: first right read after its start";
             self.narrator.measured("first_read_ms", label, milliseconds(first_read), shown(first_read));
         }
-        let came = before.bytes_done + after.bytes_done;
-        let twice = came.saturating_sub(before.bytes_wanted.max(after.bytes_wanted));
+        // What came in both lives, less what is there: bytes that were lost with the kill, up to the few that came after the last look.
+        let twice = (before.node_bytes + after.node_bytes).saturating_sub(after.leaf_bytes_here);
         self.narrator.measured(
             "killed_after_bytes",
             "  killed with kill -9 after",
-            before.bytes_done,
-            format!("{} of {}", output::bytes(before.bytes_done), output::bytes(before.bytes_wanted)),
+            before.bytes(),
+            format!("{} ({})", output::bytes(before.bytes()), share(before)),
         );
         if let Some(complete) = complete {
             let label = "  whole, after it was started again";
@@ -92,7 +92,7 @@ impl Story<'_> {
             "received_twice_bytes",
             "  received twice because of the kill",
             twice,
-            format!("{} ({})", output::bytes(twice), output::percent(twice, before.bytes_wanted)),
+            format!("{} ({})", output::bytes(twice), output::percent(twice, after.leaf_bytes_here)),
         );
     }
 
@@ -105,7 +105,7 @@ impl Story<'_> {
         self.members[victim].kill();
         let name = self.members[victim].name;
         let given = output::bytes(given_by(name, &before));
-        let said = format!("kill -9 of {name}, which had sent {given} of {}", output::bytes(before.bytes_done));
+        let said = format!("kill -9 of {name}, which had sent {given} of {}", output::bytes(before.bytes()));
         joining.picture.pause(|| self.narrator.tell(said));
         let after = self.follow(&mut joining, Until::Voting)?;
         drop(joining.picture);

@@ -16,10 +16,12 @@ mod trials;
 mod visitor;
 
 use std::error::Error;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use clap::Args;
 use indicatif::ProgressBar;
 use serde_json::Value;
 
@@ -35,9 +37,19 @@ use crate::failure::Failure;
 use crate::output::{self, Output};
 use crate::progress;
 
+#[derive(Args)]
+pub(super) struct Arguments {
+    /// How many keys the state has
+    #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(KEYS))]
+    keys: u32,
+}
+
+/// Fewer show nothing; more do not fit the names that keys have.
+const KEYS: RangeInclusive<i64> = 10_000..=99_999_999;
+
 /// Tells the story in `place`.
-pub(super) fn tell(place: &Path, cast: &Cast, output: &mut Output) -> Result<(), Failure> {
-    let mut story = Story::new(place, cast, Narrator::new(output));
+pub(super) fn tell(arguments: &Arguments, place: &Path, cast: &Cast, output: &mut Output) -> Result<(), Failure> {
+    let mut story = Story::new(arguments.keys, place, cast, Narrator::new(output));
     story.narrator.opening(OPENING);
     story.create_certificates()?;
     story.gather()?;
@@ -71,7 +83,7 @@ struct Story<'a> {
 }
 
 impl<'a> Story<'a> {
-    fn new(place: &Path, cast: &'a Cast, narrator: Narrator<'a>) -> Self {
+    fn new(keys: u32, place: &Path, cast: &'a Cast, narrator: Narrator<'a>) -> Self {
         let directory = Directory::default();
         Self {
             place: place.to_owned(),
@@ -81,7 +93,7 @@ impl<'a> Story<'a> {
             members: NAMES.iter().map(|name| Member::new(name, place)).collect(),
             caller: Caller::new(directory.clone(), ANSWER_PATIENCE),
             directory,
-            ledger: Arc::new(Ledger::new(records::KEYS)),
+            ledger: Arc::new(Ledger::new(keys)),
             load: None,
         }
     }

@@ -65,7 +65,7 @@ impl Picture {
     }
 
     fn measure(&mut self, view: &View<'_>) {
-        let done = view.figures.map_or(0, |figures| figures.bytes_done);
+        let done = view.figures.map_or(0, JoinFigures::bytes);
         let now = Instant::now();
         match self.measured {
             Some((at, before)) if now - at >= RATE_INTERVAL => {
@@ -92,7 +92,7 @@ fn drawn(view: &View<'_>, rate: f64) -> Vec<String> {
             lines.push(format!(
                 "   {:>8} {} {}  {}/s  {elapsed}",
                 view.joiner,
-                gauge(figures.bytes_done, figures.bytes_wanted),
+                gauge(figures.entries_here, figures.entries_wanted),
                 amount(figures),
                 output::bytes(rate as u64),
             ));
@@ -122,8 +122,9 @@ fn value(view: &View<'_>) -> Value {
     let join = view.figures.map(|figures| {
         let sources = figures.sources.iter().map(|source| (source.name.clone(), json!(source.bytes)));
         json!({
-            "bytes_done": figures.bytes_done,
-            "bytes_wanted": figures.bytes_wanted,
+            "entries_here": figures.entries_here,
+            "entries_wanted": figures.entries_wanted,
+            "bytes": figures.bytes(),
             "wire_received": figures.wire_received,
             "fault_bytes": figures.fault_bytes,
             "sources": sources.collect::<serde_json::Map<_, _>>(),
@@ -162,8 +163,13 @@ fn clients(view: &View<'_>) -> String {
 }
 
 fn amount(figures: &JoinFigures) -> String {
-    let more = if figures.all_known { "" } else { "+" };
-    format!("{} of {}{more}", output::bytes(figures.bytes_done), output::bytes(figures.bytes_wanted))
+    format!("{} here · {} came", share(figures), output::bytes(figures.bytes()))
+}
+
+/// How much of the snapshot is here.
+pub(super) fn share(figures: &JoinFigures) -> String {
+    let percent = (figures.entries_here * 100).checked_div(figures.entries_wanted).unwrap_or(0);
+    format!("{percent} %")
 }
 
 /// A bar as wide as eighty columns leave room for.
@@ -187,11 +193,10 @@ mod tests {
         JoinFigures {
             reached: vec![],
             fault_bytes: 123_456_789,
-            bytes_wanted: 345_678_901,
-            bytes_done: 234_567_890,
-            bytes_again: 0,
-            bytes_reused: 0,
-            all_known: false,
+            entries_wanted: 1_000_000,
+            entries_here: 1_000_000,
+            leaf_bytes_here: 234_567_890,
+            node_bytes: 234_567_890,
             wire_received: 0,
             sources: vec![
                 source("alpha", 123_456_789),

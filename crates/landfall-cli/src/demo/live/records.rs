@@ -4,8 +4,6 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::super::random::Random;
 
-/// Keys that the state has.
-pub(super) const KEYS: u32 = 1_000_000;
 /// Bytes of a value.
 const VALUE_BYTES: usize = 100;
 

@@ -47,12 +47,16 @@ pub(super) struct Position {
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub(super) struct JoinFigures {
     pub(super) reached: Vec<Reached>,
+    /// Bytes that came because something could not wait.
     pub(super) fault_bytes: u64,
-    pub(super) bytes_wanted: u64,
-    pub(super) bytes_done: u64,
-    pub(super) bytes_again: u64,
-    pub(super) bytes_reused: u64,
-    pub(super) all_known: bool,
+    /// Keys of the snapshot, and entries of what is derived from them.
+    pub(super) entries_wanted: u64,
+    /// Of them, those that are known to be here.
+    pub(super) entries_here: u64,
+    /// Bytes of the tree leaves that hold those.
+    pub(super) leaf_bytes_here: u64,
+    /// Bytes of tree nodes that came.
+    pub(super) node_bytes: u64,
     pub(super) wire_received: u64,
     pub(super) sources: Vec<SourceFigures>,
     pub(super) failure: Option<String>,
@@ -107,8 +111,13 @@ impl JoinFigures {
         reached.map(|reached| Duration::from_millis(reached.after_ms))
     }
 
-    /// Is at least half of it here, and is it known what the whole is?
+    /// Is at least half of it here?
     pub(super) fn is_half_way(&self) -> bool {
-        self.all_known && self.bytes_wanted > 0 && self.bytes_done * 2 >= self.bytes_wanted
+        self.entries_wanted > 0 && self.entries_here * 2 >= self.entries_wanted
+    }
+
+    /// Bytes that came, for whatever reason.
+    pub(super) fn bytes(&self) -> u64 {
+        self.node_bytes + self.fault_bytes
     }
 }

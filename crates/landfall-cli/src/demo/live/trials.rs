@@ -50,7 +50,7 @@ impl Story<'_> {
         })?;
         let took = began.elapsed();
         let how = match &status.join {
-            Some(join) if join.bytes_done > 0 => format!("by fetching {}", output::bytes(join.bytes_done)),
+            Some(join) if join.bytes() > 0 => format!("by fetching {}", output::bytes(join.bytes())),
             _ => format!("from the log, {} entries", output::count(head.saturating_sub(had))),
         };
         self.narrator.tell(format!("it has caught up after {}, {how}", shown(took)));

@@ -1,6 +1,7 @@
 //! Owns where the bulk of a join lands: nodes and long values go into the store of the keyed state.
 
 use std::fmt;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use landfall_core::codec::Codec;
@@ -12,6 +13,7 @@ use landfall_store::StoreError;
 
 use crate::content::PackedContent;
 use crate::fetch::landing::{Inspection, Landing};
+use crate::fetch::status::Status;
 use crate::keyed::here::Here;
 use crate::nodes::{NodeCache, with_decoder};
 
@@ -42,6 +44,7 @@ pub enum LandingError {
 pub(super) struct KeyedLanding {
     here: Here,
     trees: Vec<TreePair>,
+    status: Arc<Status>,
 }
 
 /// The key whose value a chunk is.
@@ -54,8 +57,9 @@ impl fmt::Display for Place {
 }
 
 impl KeyedLanding {
-    pub(super) fn new(here: Here, trees: Vec<TreePair>) -> Self {
-        Self { here, trees }
+    pub(super) fn new(here: Here, trees: Vec<TreePair>, status: Arc<Status>) -> Self {
+        status.note_entries_wanted(trees.iter().map(|tree| tree.target.entries).sum());
+        Self { here, trees, status }
     }
 
     /// The chunk that stood at a key before.
@@ -78,6 +82,7 @@ impl Landing for KeyedLanding {
     fn inspect(&self, tree: usize, leaf: ChunkId) -> Result<Inspection<Self::Unchanged>, LandingError> {
         let bytes = self.here.nodes.get(leaf)?.ok_or(LandingError::NodeLost(leaf))?;
         let leaf = Leaf::parse(&bytes)?;
+        self.status.note_leaf_here(leaf.len(), bytes.len());
         let mut wants = Vec::new();
         for (index, key, value) in leaf.entries() {
             let Some(chunk) = value.chunk else { continue };

@@ -151,8 +151,9 @@ impl Run {
     }
 
     fn fetch_bulk(&self, plan: &Plan, trees: Vec<TreePair>, asked: Vec<Asked>) -> Result<(), JoinFailure> {
-        let landing = Arc::new(KeyedLanding::new(self.keyed.here.clone(), trees.clone()));
-        let session = Arc::new(Session::new(trees, landing, self.progress.status.clone()));
+        let status = self.progress.status.clone();
+        let landing = Arc::new(KeyedLanding::new(self.keyed.here.clone(), trees.clone(), status.clone()));
+        let session = Arc::new(Session::new(trees, landing, status));
         self.progress.set_session(session.clone())?;
         let question = self.question(Some(plan.snapshot));
         let end = self.ways().fetch(&session, plan.snapshot, &question, asked);
