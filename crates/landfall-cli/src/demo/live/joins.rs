@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::picture::{Picture, View, milliseconds, share, sources};
 use super::status::{JoinFigures, MemberStatus};
 use super::visitor::Visitor;
-use super::{ALPHA, DELTA, EPSILON, FOUNDERS, Story, fares, shown, wrong};
+use super::{DELTA, EPSILON, FOUNDERS, Story, fares, shown, wrong};
 use crate::failure::Failure;
 use crate::output;
 
@@ -59,8 +59,18 @@ impl Story<'_> {
             fares(&reads)
         ));
         let (writes, reads) = self.clients_between(began, Instant::now());
-        self.narrator.tell(format!("the cluster's clients meanwhile: writes {}; reads {}", fares(&writes), fares(&reads)));
-        self.measure_clients("joins", "reads at the leader, during the join", "writes, during the join", &writes, &reads);
+        self.narrator.tell(format!(
+            "the cluster's clients meanwhile: writes {}; reads {}",
+            fares(&writes),
+            fares(&reads)
+        ));
+        self.measure_clients(
+            "joins",
+            "reads at the leader, during the join",
+            "writes, during the join",
+            &writes,
+            &reads,
+        );
         self.measure_cut(first_read, joining.complete, &before, &after);
         Ok(())
     }
@@ -127,7 +137,7 @@ impl Story<'_> {
     fn busiest_founder(&mut self, figures: &JoinFigures) -> Result<usize, Failure> {
         let leader = self.leader()?;
         let given = |index: &usize| given_by(self.members[*index].name, figures);
-        let others = FOUNDERS.into_iter().filter(|index| *index != leader && *index != ALPHA);
+        let others = FOUNDERS.into_iter().filter(|index| *index != leader);
         others.max_by_key(given).ok_or_else(|| Failure::new("there is no source but the leader"))
     }
 
@@ -193,7 +203,11 @@ impl Story<'_> {
             let after = Duration::from_millis(milestone.after_ms);
             let word = MILESTONES.iter().find(|(word, _)| *word == milestone.milestone);
             let meaning = word.map_or("", |(_, meaning)| meaning);
-            news.push((&milestone.milestone, after, format!("{meaning}; {} had come", output::bytes(milestone.bytes))));
+            news.push((
+                milestone.milestone.as_str(),
+                after,
+                format!("{meaning}; {} had come", output::bytes(milestone.bytes)),
+            ));
         }
         joining.milestones_told = reached.count();
         joining.complete = status.join.as_ref().and_then(|join| join.reached("complete"));

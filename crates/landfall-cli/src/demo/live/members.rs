@@ -66,11 +66,12 @@ impl Member {
         };
         let (data, identity) = (shown(self.data()), shown(self.place.join(self.name)));
         let id = self.id.to_string();
-        let mut words = vec!["kv", "--data", &data, "--listen", &clients, "--peer-listen", &peers, "--identity", &identity];
+        let mut words =
+            vec!["kv", "--data", &data, "--listen", &clients, "--peer-listen", &peers, "--identity", &identity];
         words.extend(["--id", &id]);
         match beginning {
             Beginning::Bootstrap => words.push("--bootstrap"),
-            Beginning::Join(seeds) => words.extend(seeds.iter().flat_map(|seed| ["--join", seed])),
+            Beginning::Join(seeds) => words.extend(seeds.iter().flat_map(|seed| ["--join", seed.as_str()])),
         }
         words.into_iter().map(str::to_owned).collect()
     }
@@ -85,11 +86,6 @@ impl Member {
         if let Some(process) = self.process.take() {
             process.kill();
         }
-    }
-
-    /// Stops it as a service manager would.
-    pub(super) fn stop(&mut self) -> Result<(), Failure> {
-        self.process.take().map_or(Ok(()), Source::stop)
     }
 
     /// Does it run?
@@ -111,7 +107,8 @@ impl Member {
     pub(super) fn status(&self) -> Result<MemberStatus, Failure> {
         let asked = Client::connect(self.clients(), PATIENCE).map_err(AskError::from);
         let answer = asked.and_then(|mut client| client.ask(&[b"LANDFALL", b"STATUS"]));
-        let answer = answer.map_err(|error| Failure::new(format!("{} does not say how it is", self.name)).because(&error))?;
+        let answer =
+            answer.map_err(|error| Failure::new(format!("{} does not say how it is", self.name)).because(&error))?;
         read_json(self.name, &answer)
     }
 }

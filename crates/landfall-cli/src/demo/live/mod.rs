@@ -224,7 +224,10 @@ impl<'a> Story<'a> {
                 return Ok(found);
             }
             if began.elapsed() > WAIT_MAX {
-                return Err(Failure::new(format!("waited in vain for {}: {what}", output::seconds(WAIT_MAX.as_secs_f64()))));
+                return Err(Failure::new(format!(
+                    "waited in vain for {}: {what}",
+                    output::seconds(WAIT_MAX.as_secs_f64())
+                )));
             }
             self.pause(LOOK_INTERVAL)?;
         }

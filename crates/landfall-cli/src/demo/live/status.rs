@@ -9,7 +9,6 @@ use serde::Deserialize;
 pub(super) struct MemberStatus {
     pub(super) id: u64,
     pub(super) role: Role,
-    pub(super) leader: Option<Leader>,
     pub(super) members: Vec<Listed>,
     pub(super) position: Position,
     /// What it took from others when it joined, or fell far behind.
@@ -23,11 +22,6 @@ pub(super) enum Role {
     Leader,
     Follower,
     Learner,
-}
-
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-pub(super) struct Leader {
-    pub(super) id: u64,
 }
 
 /// A member of the cluster, as another one sees it.

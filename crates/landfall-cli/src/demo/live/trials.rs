@@ -29,7 +29,12 @@ impl Story<'_> {
             self.members[new].name,
             shown(pause)
         ));
-        self.narrator.measured("failover_ms", "leader killed: longest time without a write", milliseconds(pause), shown(pause));
+        self.narrator.measured(
+            "failover_ms",
+            "leader killed: longest time without a write",
+            milliseconds(pause),
+            shown(pause),
+        );
         self.bring_back(old, new, writes.requests)
     }
 
