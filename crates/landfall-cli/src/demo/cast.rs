@@ -1,6 +1,7 @@
 //! Owns the demo's processes: `landfall` started again and again, as people would start it. None outlives the demo.
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
@@ -52,8 +53,16 @@ impl Cast {
 
     /// Starts a verb.
     pub(super) fn start<I: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = I>) -> Result<Process, Failure> {
+        self.start_with(arguments, Stdio::piped())
+    }
+
+    fn start_with<I: AsRef<OsStr>>(
+        &self,
+        arguments: impl IntoIterator<Item = I>,
+        errors: Stdio,
+    ) -> Result<Process, Failure> {
         let mut command = Command::new(&self.executable);
-        command.args(arguments).arg("--json").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.args(arguments).arg("--json").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors);
         let line = shown(&command);
         let mut child =
             command.spawn().map_err(|error| Failure::new(format!("cannot start {line}")).because(&error))?;
@@ -64,26 +73,31 @@ impl Cast {
             let _ = kill_process(pid, Signal::KILL);
         }
         let stdout = child.stdout.take().expect("it is piped");
-        let stderr = child.stderr.take().expect("it is piped");
-        Ok(Process { line, pid, child, stdout: Some(stdout), stderr: Some(stderr), running: self.running.clone() })
+        let stderr = child.stderr.take();
+        Ok(Process { line, pid, child, stdout: Some(stdout), stderr, running: self.running.clone() })
     }
 
-    /// Starts a source and waits until it listens.
-    pub(super) fn serve<I: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = I>) -> Result<Source, Failure> {
-        let mut process = self.start(arguments)?;
+    /// Starts a process that serves, and waits until it listens. What it says on stderr goes to the end of a file.
+    pub(super) fn serve<I: AsRef<OsStr>>(
+        &self,
+        arguments: impl IntoIterator<Item = I>,
+        errors: PathBuf,
+    ) -> Result<Source, Failure> {
+        let file = File::options().create(true).append(true).open(&errors);
+        let file = file.map_err(|error| Failure::new(format!("cannot write {}", errors.display())).because(&error))?;
+        let mut process = self.start_with(arguments, file.into())?;
         let mut lines = BufReader::new(process.stdout.take().expect("nobody took it")).lines();
         let listening = loop {
             let Some(line) = lines.next().transpose().map_err(|error| process.lost(&error))? else {
-                return Err(process.wait(|_| true)?.failed());
+                let ended = process.wait(|_| true)?;
+                return Err(Ended { stderr: read_errors(&errors), ..ended }.failed());
             };
             let event: Value = serde_json::from_str(&line).unwrap_or_default();
             if event["event"] == "listening" {
                 break event;
             }
         };
-        let stderr = process.stderr.take().expect("nobody took it");
         let drain = std::thread::spawn(move || lines.for_each(drop));
-        let errors = std::thread::spawn(move || read_all(stderr));
         let address = event_text(&listening, "address");
         Ok(Source { address, listening, process, drain, errors })
     }
@@ -184,7 +198,7 @@ pub(super) struct Source {
     listening: Value,
     process: Process,
     drain: JoinHandle<()>,
-    errors: JoinHandle<String>,
+    errors: PathBuf,
 }
 
 impl Source {
@@ -196,23 +210,25 @@ impl Source {
     /// Ends it as a power cut would: `kill -9`.
     pub(super) fn kill(self) {
         drop(self.process);
-        let join = "reading does not panic";
-        self.drain.join().expect(join);
-        self.errors.join().expect(join);
+        self.drain.join().expect("reading does not panic");
     }
 
     /// Stops it as a service manager would, and waits for its end.
     pub(super) fn stop(mut self) -> Result<(), Failure> {
         self.process.signal(Signal::TERM);
         let status = self.process.child.wait().map_err(|error| self.process.lost(&error))?;
-        let join = "reading does not panic";
-        self.drain.join().expect(join);
-        let errors = self.errors.join().expect(join);
+        self.drain.join().expect("reading does not panic");
+        let errors = read_errors(&self.errors);
         if status.success() {
             return Ok(());
         }
         Err(Failure::new(format!("`{}` ended with {status}:\n{}", self.process.line, errors.trim_end())))
     }
+}
+
+/// The file is for people: what cannot be read is not worth another failure.
+fn read_errors(path: &Path) -> String {
+    std::fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
 }
 
 fn event_text(event: &Value, key: &str) -> String {

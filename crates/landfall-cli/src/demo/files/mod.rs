@@ -326,7 +326,7 @@ impl Story<'_> {
         if directory == ORIGINAL {
             arguments.extend(["--data", &data]);
         }
-        self.cast.serve(arguments)
+        self.cast.serve(arguments, self.at(&format!("{member}.log")))
     }
 
     fn pull(&self, member: &str, copy: &str, from: &[&Source]) -> Result<Value, Failure> {

@@ -48,7 +48,7 @@ impl Member {
     /// Starts its process, and returns how long it took until clients were served.
     pub(super) fn start(&mut self, beginning: &Beginning, cast: &Cast) -> Result<Duration, Failure> {
         let began = Instant::now();
-        let process = cast.serve(self.command_line(beginning))?;
+        let process = cast.serve(self.command_line(beginning), self.place.join(format!("{}.log", self.name)))?;
         let took = began.elapsed();
         let (clients, peers) = (process.said("clients"), process.said("peers"));
         let clients = clients.parse().map_err(|_| Failure::new(format!("{} listens at '{clients}'", self.name)))?;
