@@ -77,6 +77,7 @@ fn node_config(arguments: &Arguments, clients: &str) -> Result<NodeConfig> {
         clients: clients.to_owned(),
         transport: transport(arguments)?,
         cache_bytes: CACHE_BYTES,
+        log_kept_bytes_max: LOG_KEPT_BYTES_DEFAULT,
         timing: Timing::default(),
         log_kept_bytes_max: LOG_KEPT_BYTES_DEFAULT,
     })
