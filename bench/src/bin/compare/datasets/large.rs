@@ -5,8 +5,8 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
-use super::random::Random;
-use super::text::Words;
+use landfall_bench::random::Random;
+use landfall_bench::text::Words;
 use super::{Scale, set_modified};
 
 pub(crate) fn build(directory: &Path, scale: Scale) -> anyhow::Result<()> {

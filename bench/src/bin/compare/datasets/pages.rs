@@ -6,7 +6,7 @@ use std::io::{BufWriter, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use super::random::Random;
+use landfall_bench::random::Random;
 use super::{Scale, set_modified};
 
 pub(crate) fn build(directory: &Path, scale: Scale) -> anyhow::Result<()> {

@@ -6,8 +6,8 @@ use std::path::Path;
 use anyhow::Context;
 use rusqlite::{Connection, Transaction, params};
 
-use super::random::Random;
-use super::text::Words;
+use landfall_bench::random::Random;
+use landfall_bench::text::Words;
 use super::{Scale, set_modified};
 
 /// Builds the first version: one transaction, prepared statements, no journal, indices last.
