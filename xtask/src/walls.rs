@@ -12,7 +12,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("landfall-net", &["landfall-core"]),
     ("landfall", &["landfall-core", "landfall-net", "landfall-store"]),
     ("landfall-cli", &["landfall"]),
-    ("landfall-raft", &["landfall"]),
+    ("landfall-raft", &["landfall", "landfall-store"]),
     ("landfall-kv", &["landfall-raft"]),
     ("landfall-sim", &["landfall-core", "landfall-net", "landfall-store"]),
     ("landfall-bench", &["landfall", "landfall-core", "landfall-net", "landfall-store"]),

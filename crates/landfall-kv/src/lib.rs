@@ -2,13 +2,17 @@
 //! binary only reads its arguments and starts what is here.
 //!
 //! Bytes become requests in [`request`], requests become typed commands in [`command`], commands change or read the
-//! state in [`keyspace`], which is pure, and [`reply`] turns what they answer into bytes again.
+//! state in [`keyspace`], which is pure, and [`reply`] turns what they answer into bytes again. [`server`] owns the
+//! sockets of clients, [`replica`] says what it needs of a member, [`member`] and [`service`] give it that with raft.
 
 pub mod command;
 pub mod glob;
 pub mod keyspace;
 pub mod limits;
+pub mod member;
 pub mod replica;
 pub mod reply;
 pub mod request;
 pub mod server;
+pub mod service;
+mod status;

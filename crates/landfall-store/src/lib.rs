@@ -1,4 +1,4 @@
-//! Where chunks live on disk: packs, index, pins, garbage collection, recovery.
+//! Where chunks live on disk: packs, index, pins, garbage collection, recovery; and the log's segments.
 //!
 //! Everything goes through one small [`vfs::Vfs`], so that every promise about crashes is tested by crashing. The store
 //! never decodes what it keeps and never checks a hash: its bytes are guarded by checksums, and whoever reads a frame
@@ -14,6 +14,7 @@ mod gc;
 mod index;
 mod index_work;
 mod lock;
+pub mod log;
 mod lookup;
 mod pack;
 mod recovery;

@@ -141,4 +141,4 @@ impl Change for MemoryState {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -44,6 +44,8 @@ pub struct Conversation<R> {
     steps: Vec<Step>,
     steps_bytes: usize,
     freshness: Freshness,
+    /// The log's time for reads, once one of this input asked for it.
+    log_time_ms: Option<u64>,
 }
 
 /// Which state reads are answered from.
@@ -79,6 +81,7 @@ impl<R: Replica> Conversation<R> {
             steps: Vec::new(),
             steps_bytes: 0,
             freshness: Freshness::Unknown,
+            log_time_ms: None,
         }
     }
 
@@ -95,6 +98,7 @@ impl<R: Replica> Conversation<R> {
     /// Answers every request that is whole, and takes it out of the input.
     pub async fn answer(&mut self, input: &mut BytesMut) -> After {
         self.freshness = Freshness::Unknown;
+        self.log_time_ms = None;
         let mut commands = 0;
         let after = loop {
             if self.output.len() >= OUTPUT_BYTES_MAX {
@@ -183,6 +187,7 @@ impl<R: Replica> Conversation<R> {
             return;
         }
         self.steps_bytes = 0;
+        self.log_time_ms = None;
         let steps = std::mem::take(&mut self.steps);
         let slots: Vec<_> = steps.iter().map(Step::first_key).collect();
         match self.replica.propose(steps).await {
@@ -206,7 +211,7 @@ impl<R: Replica> Conversation<R> {
         }
         let clock = match command {
             Read::TimeLeft(..) => self.replica.clock(),
-            _ => Clock::log(self.replica.log_time_ms()),
+            _ => Clock::log(*self.log_time_ms.get_or_insert_with(|| self.replica.log_time_ms())),
         };
         let look = || read(clock, command, &*self.replica);
         let answer = match self.replica.may_wait() {

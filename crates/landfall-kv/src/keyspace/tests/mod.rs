@@ -44,7 +44,7 @@ proptest! {
     }
 }
 
-const START_MS: u64 = 1_700_000_000_000;
+pub(crate) const START_MS: u64 = 1_700_000_000_000;
 
 /// What a client would see.
 fn live(time_ms: u64, state: &MemoryState) -> Vec<(Bytes, Entry)> {
@@ -144,7 +144,7 @@ fn read_command() -> impl Strategy<Value = Read> {
     ]
 }
 
-fn step() -> impl Strategy<Value = Step> {
+pub(crate) fn step() -> impl Strategy<Value = Step> {
     prop_oneof![6 => write().prop_map(Step::Write), 3 => read_command().prop_map(Step::Read), 1 => Just(Step::Sweep)]
 }
 

@@ -1,0 +1,113 @@
+//! Owns how a member's status and an audit look as JSON: what `LANDFALL STATUS` and `LANDFALL AUDIT` answer.
+
+use landfall_raft::landfall::core::snapshot::Position;
+use landfall_raft::landfall::keyed::{JoinStatus, SealedSnapshot};
+use landfall_raft::{AuditReport, Health, MemberAddress, NodeStatus, Role, Verdict, Vote};
+use serde_json::{Value, json};
+
+/// What a member says of itself.
+pub(crate) fn status(node: &NodeStatus, address: &MemberAddress, sealed: Option<&SealedSnapshot>) -> Value {
+    let stopped = match &node.health {
+        Health::Running => Value::Null,
+        Health::Stopped(reason) => json!(reason),
+    };
+    json!({
+        "id": node.member,
+        "peers": address.peers,
+        "clients": address.clients,
+        "role": role(node.role),
+        "stopped": stopped,
+        "leader": node.leader.as_ref().map(|leader| json!({ "id": leader.member, "clients": leader.address.clients })),
+        "term": node.term,
+        "members": node.members.iter().map(member).collect::<Vec<_>>(),
+        "position": position(node.applied),
+        "log_hash": hexadecimal(&node.log_hash.0),
+        "log_time_ms": node.time.0,
+        "log": { "first": node.log_first, "last": node.log_last, "bytes": node.log_bytes },
+        "unsealed_bytes": node.unsealed_bytes,
+        "sealed": sealed.map(|sealed| json!({
+            "snapshot": sealed.id.to_string(),
+            "position": position(sealed.manifest.position),
+            "root": sealed.manifest.state_root().to_string(),
+        })),
+        "milestone": milestone(node.joined.as_ref()),
+        "join": node.joined.as_ref().map(join),
+        "divergences": node.divergences.iter().map(|divergence| json!({
+            "position": position(divergence.position),
+            "member": divergence.member,
+            "what": format!("{:?}", divergence.what).to_lowercase(),
+        })).collect::<Vec<_>>(),
+    })
+}
+
+fn role(role: Role) -> &'static str {
+    match role {
+        Role::Leader => "leader",
+        Role::Voter => "follower",
+        Role::Learner => "learner",
+    }
+}
+
+fn member((id, address, vote): &(u64, MemberAddress, Vote)) -> Value {
+    json!({ "id": id, "peers": address.peers, "clients": address.clients, "votes": *vote == Vote::Counts })
+}
+
+fn position(position: Position) -> Value {
+    json!({ "epoch": position.epoch, "index": position.index })
+}
+
+/// The last milestone of a member that took a snapshot from others; one that began with the cluster has none behind it.
+fn milestone(join: Option<&JoinStatus>) -> Value {
+    let last = join.and_then(|join| join.reached.last());
+    last.map_or(Value::Null, |(milestone, _)| json!(format!("{milestone:?}").to_lowercase()))
+}
+
+fn join(join: &JoinStatus) -> Value {
+    let reached = join.reached.iter().map(|(milestone, reached)| {
+        json!({
+            "milestone": format!("{milestone:?}").to_lowercase(),
+            "after_ms": u64::try_from(reached.after.as_millis()).unwrap_or(u64::MAX),
+            "bytes": reached.bytes,
+        })
+    });
+    let sources = join.figures.sources.iter().map(|source| {
+        json!({ "address": source.address, "name": source.name, "bytes": source.bytes, "damaged": source.damaged })
+    });
+    json!({
+        "snapshot": join.snapshot.map(|(snapshot, _)| snapshot.to_string()),
+        "position": join.snapshot.map(|(_, at)| position(at)),
+        "reached": reached.collect::<Vec<_>>(),
+        "fault_bytes": join.fault_bytes,
+        "bytes_wanted": join.figures.bytes_wanted,
+        "bytes_done": join.figures.bytes_done,
+        "bytes_again": join.figures.bytes_again,
+        "wire_received": join.figures.wire_received,
+        "sources": sources.collect::<Vec<_>>(),
+        "failure": join.failure.as_ref().map(ToString::to_string),
+    })
+}
+
+/// All members' roots side by side.
+pub(crate) fn audit(report: &AuditReport) -> Value {
+    let verdict = match report.verdict {
+        Verdict::Equal => "equal",
+        Verdict::EqualSoFar => "equal so far",
+        Verdict::Diverged => "diverged",
+    };
+    let members = report.members.iter().map(|(member, audited)| {
+        json!({
+            "id": member,
+            "root": audited.map(|audited| hexadecimal(&audited.state_root)),
+            "log_hash": audited.map(|audited| hexadecimal(&audited.log_hash)),
+        })
+    });
+    json!({
+        "position": position(report.position),
+        "verdict": verdict,
+        "members": members.collect::<Vec<_>>(),
+    })
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

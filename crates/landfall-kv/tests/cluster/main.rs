@@ -1,0 +1,103 @@
+//! Real processes: three members, killed and started again, under clients that remember what was acknowledged.
+
+mod client;
+mod server;
+
+use std::collections::BTreeMap;
+use std::thread;
+
+use client::Client;
+use server::{Cluster, until};
+
+#[test]
+fn one_member_answers_and_remembers_over_a_kill() {
+    let mut cluster = Cluster::begin();
+    let mut client = cluster.client(0);
+    assert_eq!(client.ask("SET greeting hello"), "+OK");
+    assert_eq!(client.ask("INCR counter"), ":1");
+    assert_eq!(client.ask("SET short v PX 100"), "+OK");
+    until("the sweep removes what expired", || client.ask("DBSIZE") == ":2");
+    drop(client);
+    cluster.kill(0);
+    cluster.start(0);
+    let mut client = cluster.leader();
+    assert_eq!(client.ask("GET greeting"), "$hello");
+    assert_eq!(client.ask("INCR counter"), ":2");
+    cluster.stop(0);
+}
+
+#[test]
+fn a_member_that_does_not_lead_says_who_does_and_serves_stale_reads() {
+    let cluster = Cluster::of_three();
+    let mut leader = cluster.client(0);
+    assert_eq!(leader.ask("SET k v"), "+OK");
+    let mut follower = cluster.client(1);
+    let moved = format!("-MOVED 7629 {}", cluster.clients(0));
+    assert_eq!(follower.ask("SET k other"), moved);
+    assert_eq!(follower.ask("GET k"), moved);
+    assert_eq!(follower.ask("READONLY"), "+OK");
+    until("the follower applies what the leader did", || follower.ask("GET k") == "$v");
+}
+
+#[test]
+fn no_acknowledged_write_is_lost_when_any_one_member_is_killed() {
+    let mut cluster = Cluster::of_three();
+    let mut acknowledged = BTreeMap::new();
+    for (round, killed) in [1, 0, 2].into_iter().enumerate() {
+        let writing = write_while(&cluster, round, || cluster.kill_quietly(killed));
+        acknowledged.extend(writing);
+        cluster.reap(killed);
+        check(&mut cluster.leader(), &acknowledged);
+        cluster.start(killed);
+    }
+    until("all members vote and agree", || {
+        let audit = cluster.leader().ask("LANDFALL AUDIT");
+        audit.contains(r#""verdict":"equal""#) && audit.matches(r#""root":""#).count() == 3
+    });
+    check(&mut cluster.leader(), &acknowledged);
+}
+
+/// Writes until something has happened and a while longer; returns what was acknowledged.
+fn write_while(cluster: &Cluster, round: usize, happens: impl FnOnce()) -> BTreeMap<String, String> {
+    let mut acknowledged = BTreeMap::new();
+    let mut happens = Some(happens);
+    let mut client = cluster.leader();
+    for number in 0..WRITES {
+        if number == WRITES / 2 {
+            happens.take().expect("it happens once")();
+        }
+        let (key, value) = (format!("key:{round}:{number}"), format!("value:{round}:{number}"));
+        match client.try_ask(&format!("SET {key} {value}")).as_deref() {
+            Some("+OK") => {
+                acknowledged.insert(key, value);
+            }
+            // Refused, or of unknown fate: either way nobody was promised anything.
+            _ => client = cluster.leader(),
+        }
+    }
+    assert!(acknowledged.len() > WRITES / 2, "writes go on while a majority lives");
+    acknowledged
+}
+
+const WRITES: usize = 400;
+
+#[track_caller]
+fn check(client: &mut Client, acknowledged: &BTreeMap<String, String>) {
+    for (key, value) in acknowledged {
+        assert_eq!(client.ask(&format!("GET {key}")), format!("${value}"), "{key} was acknowledged");
+    }
+}
+
+#[test]
+fn clients_of_many_connections_count_without_losing_a_step() {
+    let cluster = Cluster::of_three();
+    thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                let mut client = cluster.client(0);
+                (0..50).for_each(|_| assert!(client.ask("INCR counter").starts_with(':')));
+            });
+        }
+    });
+    assert_eq!(cluster.client(0).ask("GET counter"), "$400");
+}

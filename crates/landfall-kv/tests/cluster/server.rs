@@ -1,0 +1,158 @@
+//! Members as processes: started on free ports, killed, and started again where they were.
+
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use super::client::Client;
+
+pub(crate) struct Cluster {
+    directory: TempDir,
+    members: Vec<Member>,
+}
+
+struct Member {
+    process: Mutex<Option<Child>>,
+    clients: String,
+    peers: String,
+}
+
+impl Cluster {
+    /// One member.
+    pub(crate) fn begin() -> Self {
+        let directory = TempDir::new().expect("a directory for the members");
+        let mut cluster = Self { directory, members: Vec::new() };
+        cluster.add(&["--bootstrap"]);
+        until("the first member leads", || cluster.client(0).ask("SET started 1") == "+OK");
+        assert_eq!(cluster.client(0).ask("FLUSHALL"), "+OK");
+        cluster
+    }
+
+    /// Three members that vote; the first one leads.
+    pub(crate) fn of_three() -> Self {
+        let mut cluster = Self::begin();
+        let seed = cluster.members[0].peers.clone();
+        cluster.add(&["--join", &seed]);
+        cluster.add(&["--join", &seed]);
+        until("three members vote", || {
+            cluster.client(0).ask("LANDFALL STATUS").matches(r#""votes":true"#).count() == 3
+        });
+        cluster
+    }
+
+    fn add(&mut self, beginning: &[&str]) {
+        let index = self.members.len();
+        let free = "127.0.0.1:0";
+        let (process, clients, peers) = start(&self.data(index), free, free, beginning);
+        self.members.push(Member { process: Mutex::new(Some(process)), clients, peers });
+    }
+
+    fn data(&self, index: usize) -> PathBuf {
+        self.directory.path().join(index.to_string())
+    }
+
+    pub(crate) fn clients(&self, index: usize) -> &str {
+        &self.members[index].clients
+    }
+
+    pub(crate) fn client(&self, index: usize) -> Client {
+        Client::connect(self.clients(index)).expect("the member runs")
+    }
+
+    /// A client of whoever leads.
+    pub(crate) fn leader(&self) -> Client {
+        let mut found = None;
+        until("somebody leads", || {
+            let clients = self.members.iter().filter_map(|member| Client::connect(&member.clients));
+            found = clients.into_iter().find_map(|mut client| {
+                let answer = client.try_ask("GET nothing")?;
+                (answer == "nothing").then_some(client)
+            });
+            found.is_some()
+        });
+        found.expect("it was found")
+    }
+
+    /// `kill -9`, without waiting for anything.
+    pub(crate) fn kill_quietly(&self, index: usize) {
+        let mut process = self.members[index].process.lock().expect("no panic under the lock");
+        process.as_mut().expect("it runs").kill().expect("it can be killed");
+    }
+
+    pub(crate) fn reap(&mut self, index: usize) {
+        let process = self.members[index].process.lock().expect("no panic under the lock").take();
+        process.expect("it ran").wait().expect("it ended");
+    }
+
+    pub(crate) fn kill(&mut self, index: usize) {
+        self.kill_quietly(index);
+        self.reap(index);
+    }
+
+    /// SIGTERM, which must end it well.
+    pub(crate) fn stop(&mut self, index: usize) {
+        let process = self.members[index].process.lock().expect("no panic under the lock").take();
+        let mut process = process.expect("it runs");
+        let told = Command::new("kill").arg(process.id().to_string()).status().expect("kill can be run");
+        assert!(told.success());
+        assert!(process.wait().expect("it ended").success(), "it stops cleanly");
+    }
+
+    /// Starts a member again, with the command line it had.
+    pub(crate) fn start(&mut self, index: usize) {
+        let seeds: Vec<_> = self.members.iter().map(|member| member.peers.clone()).collect();
+        let beginning: Vec<&str> = match index {
+            0 => vec!["--bootstrap"],
+            _ => vec!["--join", &seeds[0], "--join", &seeds[3 - index]],
+        };
+        let member = &self.members[index];
+        let (process, ..) = start(&self.data(index), &member.clients, &member.peers, &beginning);
+        *member.process.lock().expect("no panic under the lock") = Some(process);
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for member in &self.members {
+            if let Ok(mut process) = member.process.lock()
+                && let Some(mut process) = process.take()
+            {
+                let _ = process.kill();
+                let _ = process.wait();
+            }
+        }
+    }
+}
+
+/// Starts a process and waits for its line on stdout; returns where clients and members reach it.
+fn start(data: &PathBuf, clients: &str, peers: &str, beginning: &[&str]) -> (Child, String, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_landfall-kv"));
+    command.arg("--data").arg(data).args(["--listen", clients, "--peer-listen", peers, "--insecure"]).args(beginning);
+    let mut process = command.stdout(Stdio::piped()).spawn().expect("the server can be run");
+    let mut line = String::new();
+    BufReader::new(process.stdout.take().expect("it is piped")).read_line(&mut line).expect("it says a line");
+    let words: Vec<_> = line.split_whitespace().collect();
+    let after = |word: &str| {
+        let at = words.windows(2).position(|pair| pair == [word, "at"]);
+        at.map_or_else(|| panic!("no address of {word} in {line:?}"), |at| words[at + 2].to_owned())
+    };
+    (process, after("clients"), after("members"))
+}
+
+/// Waits for something that other processes bring about.
+#[track_caller]
+pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "in vain: {what}");
+        thread::sleep(LOOK_AGAIN);
+    }
+}
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const LOOK_AGAIN: Duration = Duration::from_millis(20);

@@ -1,0 +1,230 @@
+//! Owns carrying out committed entries on the state, on a thread of its own: commands, membership, leases, and the seal at each mark.
+//!
+//! It never decides what is committed or when a mark is due.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use landfall::core::keyed::{Missing, ReadError, Refused, SectionId, Transaction};
+use landfall::core::snapshot::Position;
+use landfall::keyed::{Keyed, KeyedError, SealRefused};
+use tokio::sync::watch;
+
+use crate::consensus::{MemberId, RaftEntry, StoredMembership, position_of};
+use crate::entry::{self, Change, Commands, EntryError, Lease, LogTime, Mark};
+use crate::gather::Waiters;
+use crate::reserved::{self, Reserved, ReservedError};
+use crate::sealing::Sealing;
+use crate::service::{ProposeError, Service};
+
+/// The state, and what it takes to change it.
+pub(crate) struct Applier<S: Service> {
+    service: Arc<S>,
+    keyed: Arc<Keyed>,
+    config: SectionId,
+    waiters: Arc<Waiters<S::Reply>>,
+    sealing: Sealing,
+    reserved: Reserved,
+    applied: watch::Sender<Applied>,
+}
+
+/// How far the state is, for everybody who waits for it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Applied {
+    pub(crate) position: Position,
+    pub(crate) time: LogTime,
+    pub(crate) membership: StoredMembership,
+    /// The newest mark, and what it says to keep.
+    pub(crate) mark: Option<(Position, u64)>,
+    /// The first index that leases need.
+    pub(crate) leased_from: Option<u64>,
+    /// All leases, by their holder.
+    pub(crate) leases: Arc<BTreeMap<MemberId, Lease>>,
+}
+
+/// Why an entry was not applied. The member stops: going on would make it differ from the others.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ApplyError {
+    #[error(transparent)]
+    Keyed(#[from] KeyedError),
+    #[error("entry {0}: {1}")]
+    Entry(Position, EntryError),
+    #[error("entry {position}, command {number}: it cannot be decoded ({reason}): a newer member wrote it; update this one")]
+    Command { position: Position, number: usize, reason: String },
+    #[error(transparent)]
+    Reserved(#[from] ReservedError),
+}
+
+impl<S: Service> Applier<S> {
+    /// Goes on from where the state stands.
+    pub(crate) fn new(
+        service: Arc<S>,
+        keyed: Arc<Keyed>,
+        config: SectionId,
+        waiters: Arc<Waiters<S::Reply>>,
+        sealing: Sealing,
+    ) -> Result<Self, ReservedError> {
+        let applied = watch::Sender::new(Applied::default());
+        let mut applier = Self { service, keyed, config, waiters, sealing, reserved: Reserved::default(), applied };
+        applier.reload()?;
+        Ok(applier)
+    }
+
+    /// Reads what the state says of the cluster: after opening it, and after another snapshot took its place.
+    pub(crate) fn reload(&mut self) -> Result<(), ReservedError> {
+        self.reserved = Reserved::read(&self.keyed, self.config)?;
+        self.publish(None);
+        Ok(())
+    }
+
+    /// Something to wait on for what is applied.
+    pub(crate) fn applied(&self) -> watch::Receiver<Applied> {
+        self.applied.subscribe()
+    }
+
+    pub(crate) fn keyed(&self) -> &Arc<Keyed> {
+        &self.keyed
+    }
+
+    /// Applies entries in order. What stands at or below the state's position was applied before.
+    pub(crate) fn apply(&mut self, entries: Vec<RaftEntry>) -> Result<(), ApplyError> {
+        let mut mark = None;
+        for entry in entries {
+            let position = position_of(entry.log_id);
+            let record = entry::encode(&entry.payload);
+            match entry::change_of(&entry.payload).map_err(|error| ApplyError::Entry(position, error))? {
+                Change::Blank => {
+                    self.keyed.transact(position, &record, |_| Ok(()))?;
+                }
+                Change::Commands(commands) => self.commands(position, &record, commands)?,
+                Change::Membership(membership) => {
+                    let membership = StoredMembership::new(Some(entry.log_id), membership);
+                    self.membership(position, &record, membership)?;
+                }
+                Change::Lease(lease) => self.lease(position, &record, lease)?,
+                Change::Mark(found) => {
+                    self.mark(position, &record, found)?;
+                    mark = Some((position, found.keep_from));
+                }
+            }
+        }
+        self.publish(mark);
+        Ok(())
+    }
+
+    fn commands(&mut self, position: Position, record: &Bytes, commands: Commands) -> Result<(), ApplyError> {
+        self.reserved.time = self.reserved.time.max(commands.time);
+        let decoded = decode_all::<S>(position, &commands.encoded)?;
+        let (service, time) = (&self.service, self.reserved.time);
+        let replies = self.keyed.transact(position, record, |state| run_all(&**service, time, &decoded, state))?;
+        let waiting = self.waiters.take(commands.origin);
+        for (reply, waiter) in replies.into_iter().flatten().zip(waiting) {
+            // Whoever asked may have gone.
+            let _ = waiter.send(reply.map_err(ProposeError::Refused));
+        }
+        Ok(())
+    }
+
+    fn membership(&mut self, at: Position, record: &Bytes, membership: StoredMembership) -> Result<(), ApplyError> {
+        let config = self.config;
+        self.keyed.transact(at, record, |state| reserved::put_membership(&membership, config, state))?;
+        self.reserved.membership = membership;
+        Ok(())
+    }
+
+    fn lease(&mut self, position: Position, record: &Bytes, lease: Lease) -> Result<(), ApplyError> {
+        self.reserved.time = self.reserved.time.max(lease.time);
+        let admitted = self.reserved.admits(&lease);
+        let config = self.config;
+        self.keyed.transact(position, record, |state| match admitted {
+            true => reserved::put_lease(&lease, config, state),
+            false => Ok(()),
+        })?;
+        if admitted && lease.until > lease.time {
+            self.reserved.leases.insert(lease.holder, lease);
+        } else if admitted {
+            self.reserved.leases.remove(&lease.holder);
+        }
+        Ok(())
+    }
+
+    /// Everything that the cluster keeps goes into the state first: a service that cleared the section must not take it away from a
+    /// snapshot.
+    fn mark(&mut self, position: Position, record: &Bytes, mark: Mark) -> Result<(), ApplyError> {
+        self.reserved.time = self.reserved.time.max(mark.time);
+        let (reserved, config) = (&self.reserved, self.config);
+        let applied = self.keyed.transact(position, record, |state| {
+            reserved.write(config, state)?;
+            reserved.leases.values().try_for_each(|lease| reserved::put_lease(lease, config, state))
+        })?;
+        if applied.is_some() {
+            self.seal();
+        }
+        Ok(())
+    }
+
+    /// Seals at the current position; the merge goes on in the background.
+    pub(crate) fn seal(&mut self) {
+        let membership = self.reserved.membership.clone();
+        let changed_bytes = self.keyed.overlay_bytes();
+        match self.keyed.seal() {
+            Ok(ticket) => self.sealing.follow(ticket, self.keyed.position(), membership, changed_bytes),
+            Err(refused) => self.note_refusal(&refused),
+        }
+    }
+
+    fn note_refusal(&self, refused: &SealRefused) {
+        tracing::info!(position = %self.keyed.position(), %refused, "a mark was skipped");
+    }
+
+    fn publish(&self, mark: Option<(Position, u64)>) {
+        let position = self.keyed.position();
+        self.applied.send_modify(|applied| {
+            applied.position = position;
+            applied.time = self.reserved.time;
+            applied.membership = self.reserved.membership.clone();
+            applied.mark = mark.or(applied.mark);
+            applied.leased_from = self.reserved.keep_from();
+            if *applied.leases != self.reserved.leases {
+                applied.leases = Arc::new(self.reserved.leases.clone());
+            }
+        });
+    }
+}
+
+fn decode_all<S: Service>(position: Position, encoded: &[Bytes]) -> Result<Vec<S::Command>, ApplyError> {
+    let decode = |(number, bytes): (usize, &Bytes)| {
+        rmp_serde::from_slice(bytes)
+            .map_err(|error| ApplyError::Command { position, number, reason: error.to_string() })
+    };
+    encoded.iter().enumerate().map(decode).collect()
+}
+
+/// Runs all commands of an entry, or says everything that any of them misses: one command that must wait would otherwise make each of
+/// the others wait in turn. Once something is missing nothing is kept, so what later commands see does not matter.
+fn run_all<S: Service>(
+    service: &S,
+    time: LogTime,
+    commands: &[S::Command],
+    state: &mut Transaction<'_>,
+) -> Result<Vec<Result<S::Reply, Refused>>, ReadError> {
+    let mut replies = Vec::with_capacity(commands.len());
+    let mut missing: Option<Missing> = None;
+    for command in commands {
+        match service.apply(time, command, state) {
+            Ok(reply) => replies.push(Ok(reply)),
+            // It is refused on every member alike, and what the command did before stands on every member alike.
+            Err(ReadError::Refused(refused)) => replies.push(Err(refused)),
+            Err(ReadError::Missing(found)) => match &mut missing {
+                Some(missing) => missing.absorb(found),
+                None => missing = Some(found),
+            },
+            Err(error) => return Err(error),
+        }
+    }
+    match missing {
+        Some(missing) => Err(ReadError::Missing(missing)),
+        None => Ok(replies),
+    }
+}

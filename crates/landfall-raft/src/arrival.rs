@@ -1,0 +1,117 @@
+//! Owns snapshots on their way in: pulling what a reference names from everybody who holds it, long before anything is installed.
+//!
+//! It never decides that a reference should be followed; raft does.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use landfall::core::ChunkId;
+use landfall::keyed::{JoinHandle, JoinOptions, JoinStatus, Keyed, Milestone};
+use landfall::net::Transport;
+use landfall::pull::TrustAll;
+use tokio::sync::watch;
+
+use crate::reference::Reference;
+
+/// The snapshot that is on its way in, or came last. At most one is pulled at a time.
+pub(crate) struct Arrivals {
+    keyed: Arc<Keyed>,
+    transport: Arc<dyn Transport>,
+    current: Mutex<Option<Arrival>>,
+    /// Counts changes, so that whoever waits looks again.
+    changed: Arc<watch::Sender<u64>>,
+}
+
+struct Arrival {
+    snapshot: ChunkId,
+    join: Arc<JoinHandle>,
+}
+
+impl Arrivals {
+    pub(crate) fn new(keyed: Arc<Keyed>, transport: Arc<dyn Transport>) -> Self {
+        Self { keyed, transport, current: Mutex::new(None), changed: Arc::new(watch::Sender::new(0)) }
+    }
+
+    /// Pulls what a reference names until a learner may install it: it serves, faulting in the rest. It blocks.
+    pub(crate) fn pull_enough(&self, reference: &Reference) -> Result<(), String> {
+        self.pull(reference, Milestone::Viable)
+    }
+
+    /// Pulls what a reference names until all of it is here and durable. It blocks.
+    pub(crate) fn pull_whole(&self, reference: &Reference) -> Result<(), String> {
+        self.pull(reference, Milestone::Complete)
+    }
+
+    /// Puts the state onto a snapshot. It takes milliseconds if it was pulled before; else it pulls first. It blocks.
+    pub(crate) fn adopt(&self, reference: &Reference) -> Result<(), String> {
+        let join = self.begin(reference.snapshot(), reference.sources());
+        join.wait(Milestone::Viable).map_err(|error| error.to_string())?;
+        join.adopt().map(|_| ()).map_err(|error| error.to_string())
+    }
+
+    /// Goes on pulling the snapshot on which the state stands, of which a part is not here.
+    pub(crate) fn resume(&self, snapshot: ChunkId, sources: Vec<String>) {
+        self.begin(snapshot, sources);
+    }
+
+    /// How far the newest pull is.
+    pub(crate) fn status(&self) -> Option<JoinStatus> {
+        self.current().as_ref().map(|arrival| arrival.join.status())
+    }
+
+    /// Bytes that came with the newest pull.
+    pub(crate) fn bytes(&self) -> u64 {
+        let status = self.status();
+        status.map_or(0, |status| status.figures.node_bytes + status.figures.bytes_done + status.fault_bytes)
+    }
+
+    /// Something to wait on: it changes whenever a pull begins, reaches what a learner or a voter needs, or ends.
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    fn pull(&self, reference: &Reference, milestone: Milestone) -> Result<(), String> {
+        let join = self.begin(reference.snapshot(), reference.sources());
+        join.wait(milestone).map_err(|error| error.to_string())
+    }
+
+    /// Pulls a snapshot, unless it is being pulled already. A pull of another one ends; what it brought stays.
+    fn begin(&self, snapshot: ChunkId, sources: Vec<String>) -> Arc<JoinHandle> {
+        let mut current = self.current();
+        let goes_on = |arrival: &&Arrival| arrival.snapshot == snapshot && arrival.join.status().failure.is_none();
+        if let Some(arrival) = current.as_ref().filter(goes_on) {
+            return arrival.join.clone();
+        }
+        // The old pull must end before the new one begins: both would write the same store.
+        if let Some(old) = current.take() {
+            old.join.stop();
+        }
+        let options =
+            JoinOptions { sources, transport: self.transport.clone(), trust: Arc::new(TrustAll), wanted: Some(snapshot) };
+        let join = Arc::new(self.keyed.join(options));
+        *current = Some(Arrival { snapshot, join: join.clone() });
+        self.tell_changes(join.clone());
+        join
+    }
+
+    fn tell_changes(&self, join: Arc<JoinHandle>) {
+        let changed = self.changed.clone();
+        let tell = move || {
+            for milestone in [Milestone::Planned, Milestone::Viable, Milestone::Complete] {
+                let reached = join.wait(milestone);
+                changed.send_modify(|count| *count += 1);
+                if reached.is_err() {
+                    return;
+                }
+            }
+        };
+        // Without the thread, whoever waits looks again when something else changes.
+        if let Err(error) = std::thread::Builder::new().name("raft-arrival".into()).spawn(tell) {
+            tracing::warn!(%error, "no thread to tell how far a pull is");
+        }
+    }
+
+    fn current(&self) -> MutexGuard<'_, Option<Arrival>> {
+        // Nothing that runs under the lock can panic half way.
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

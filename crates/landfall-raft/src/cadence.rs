@@ -1,0 +1,88 @@
+//! Owns when the leader asks everybody to seal: from what a seal costs, never from a timer.
+//!
+//! A seal rewrites parts of the tree. The more changes it merges at once, the fewer bytes it writes for each; what stands against waiting
+//! is memory, and the log that a restart would replay. It holds no clock and seals nothing.
+
+/// A seal below this many changed bytes is not worth its syncs.
+const CHANGED_BYTES_MIN: u64 = 4 * 1024 * 1024;
+/// Changes that wait in memory never grow beyond this without a mark.
+const CHANGED_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// Bytes that a seal may write for each byte that changed; above, the next one waits longer.
+const WRITTEN_PER_CHANGED_AIM: f64 = 2.0;
+
+/// Decides when a mark is due. Feed it what seals cost here.
+#[derive(Debug, Clone)]
+pub(crate) struct Cadence {
+    changed_bytes: u64,
+}
+
+/// What a seal cost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SealCost {
+    /// Bytes of the changes that it merged.
+    pub(crate) changed_bytes: u64,
+    /// Bytes that it wrote to the disk.
+    pub(crate) written_bytes: u64,
+}
+
+impl Cadence {
+    pub(crate) fn new() -> Self {
+        Self { changed_bytes: 4 * CHANGED_BYTES_MIN }
+    }
+
+    /// Whether these many changed bytes are enough for a mark.
+    pub(crate) fn is_due(&self, overlay_bytes: u64) -> bool {
+        overlay_bytes >= self.changed_bytes
+    }
+
+    /// Learns from a seal. One that cost much asks for more changes the next time; a cheap one lets memory and replay shrink.
+    pub(crate) fn handle_seal(&mut self, cost: SealCost) {
+        if cost.changed_bytes == 0 {
+            return;
+        }
+        let ratio = cost.written_bytes as f64 / cost.changed_bytes as f64;
+        // Half or double at most: one odd seal must not swing it.
+        let factor = (ratio / WRITTEN_PER_CHANGED_AIM).clamp(0.5, 2.0);
+        let wanted = (self.changed_bytes as f64 * factor) as u64;
+        self.changed_bytes = wanted.clamp(CHANGED_BYTES_MIN, CHANGED_BYTES_MAX);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn after(seals: usize, written_per_changed: u64) -> u64 {
+        let mut cadence = Cadence::new();
+        for _ in 0..seals {
+            let changed_bytes = cadence.changed_bytes;
+            cadence.handle_seal(SealCost { changed_bytes, written_bytes: changed_bytes * written_per_changed });
+        }
+        cadence.changed_bytes
+    }
+
+    #[test]
+    fn costly_seals_wait_for_more_changes_up_to_the_limit_of_memory() {
+        assert!(after(1, 10) > after(0, 10));
+        assert_eq!(after(20, 10), CHANGED_BYTES_MAX);
+    }
+
+    #[test]
+    fn cheap_seals_come_early_but_not_for_a_few_bytes() {
+        assert!(after(1, 1) < after(0, 1));
+        assert_eq!(after(20, 0), CHANGED_BYTES_MIN);
+    }
+
+    #[test]
+    fn a_seal_at_the_aim_changes_nothing() {
+        assert_eq!(after(10, 2), after(0, 2));
+    }
+
+    #[test]
+    fn a_seal_of_nothing_teaches_nothing() {
+        let mut cadence = Cadence::new();
+        cadence.handle_seal(SealCost { changed_bytes: 0, written_bytes: 1_000 });
+        assert_eq!(cadence.changed_bytes, Cadence::new().changed_bytes);
+        assert!(!cadence.is_due(0));
+    }
+}

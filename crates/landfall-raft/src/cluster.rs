@@ -1,0 +1,115 @@
+//! Owns a member's view of its cluster: what raft, the log and the seals say, and what the leader can have written into the log.
+//!
+//! It knows nothing of the service whose state is replicated.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::OnceLock;
+
+use landfall::core::snapshot::Position;
+use landfall::keyed::Keyed;
+use landfall_store::log::Log;
+use tokio::sync::watch;
+
+use crate::apply::Applied;
+use crate::arrival::Arrivals;
+use crate::ballot::Ballot;
+use crate::consensus::{MemberAddress, MemberId, Raft, StoredMembership, position_of};
+use crate::entry::{LogTime, Mark, Payload};
+use crate::gather::{now_ms, write};
+use crate::network::Network;
+use crate::owner::Owner;
+use crate::sealing::Sealing;
+use crate::seals::Seals;
+use crate::service::{Leader, ProposeError};
+
+/// A log longer than this is not kept for members that lag: they will pull instead.
+const LOG_KEPT_FOR_LAGGING_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
+
+/// Everything of a member but its service.
+pub(crate) struct Cluster {
+    pub(crate) member: MemberId,
+    /// Known once the member listens.
+    pub(crate) address: OnceLock<MemberAddress>,
+    pub(crate) raft: Raft,
+    pub(crate) network: Network,
+    pub(crate) keyed: Arc<Keyed>,
+    pub(crate) log: Arc<Log>,
+    pub(crate) disk: Arc<Owner<Ballot>>,
+    pub(crate) seals: Arc<Seals>,
+    pub(crate) sealing: Sealing,
+    pub(crate) arrivals: Arc<Arrivals>,
+    pub(crate) applied: watch::Receiver<Applied>,
+}
+
+/// What a member is to its cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// It takes writes.
+    Leader,
+    /// It votes, and follows.
+    Voter,
+    /// It follows, and neither votes nor counts for durability.
+    Learner,
+}
+
+impl Cluster {
+    /// Who belongs to the cluster, as far as this member's log says.
+    pub(crate) fn membership(&self) -> Arc<StoredMembership> {
+        self.raft.metrics().borrow().membership_config.clone()
+    }
+
+    /// All other members and where they are.
+    pub(crate) fn others(&self) -> BTreeMap<MemberId, MemberAddress> {
+        let membership = self.membership();
+        let others = membership.nodes().filter(|(member, _)| **member != self.member);
+        others.map(|(member, address)| (*member, address.clone())).collect()
+    }
+
+    pub(crate) fn role(&self) -> Role {
+        if self.leads() {
+            return Role::Leader;
+        }
+        match self.is_voter() {
+            true => Role::Voter,
+            false => Role::Learner,
+        }
+    }
+
+    pub(crate) fn leads(&self) -> bool {
+        self.raft.metrics().borrow().current_leader == Some(self.member)
+    }
+
+    pub(crate) fn is_voter(&self) -> bool {
+        self.membership().voter_ids().any(|voter| voter == self.member)
+    }
+
+    /// Who leads, as far as it is known here.
+    pub(crate) fn leader(&self) -> Option<Leader> {
+        let member = self.raft.metrics().borrow().current_leader?;
+        let address = self.membership().membership().get_node(&member)?.clone();
+        Some(Leader { member, address })
+    }
+
+    /// The log's time for something that is written now.
+    pub(crate) fn time(&self) -> LogTime {
+        self.applied.borrow().time.max(LogTime(now_ms()))
+    }
+
+    /// Asks every member to seal; returns where, once the mark is applied here.
+    pub(crate) async fn mark(&self) -> Result<Position, ProposeError> {
+        let mark = Mark { time: self.time(), keep_from: self.keep_from() };
+        Ok(position_of(write(&self.raft, Payload::mark(mark)).await?))
+    }
+
+    /// The first index that a member which follows has not confirmed yet. One that lags too far, or died long ago, is not waited for.
+    fn keep_from(&self) -> u64 {
+        if self.log.size_bytes() > LOG_KEPT_FOR_LAGGING_BYTES_MAX {
+            return u64::MAX;
+        }
+        let metrics = self.raft.metrics();
+        let replication = metrics.borrow().replication.clone().unwrap_or_default();
+        let confirmed = replication.values().map(|id| id.map_or(0, |id| position_of(id).index));
+        confirmed.min().map_or(u64::MAX, |index| index + 1)
+    }
+}

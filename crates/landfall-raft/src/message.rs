@@ -1,0 +1,309 @@
+//! Owns what members of one cluster say to each other on the raft service, as bytes.
+//!
+//! It never sends anything. Control messages are MessagePack; the entries of an append stand behind one, as they stand in the log.
+
+use bytes::{Buf, BufMut, Bytes};
+use landfall::core::snapshot::Position;
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest, VoteResponse};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::consensus::{
+    Consensus, MemberAddress, MemberId, RaftLogId, RaftSnapshotMeta, RaftVote, position_of,
+};
+use crate::entry::{self, ENTRY_BYTES_MAX, EntryError, Lease};
+use crate::reference::Reference;
+
+/// The name of the service under which members open connections to each other.
+pub(crate) const SERVICE: &str = "raft";
+/// Entries of one append; their bytes are limited too.
+pub(crate) const ENTRIES_MAX: u32 = 4096;
+/// Bytes of the entries of one append, heads included, unless a single entry is longer.
+pub(crate) const ENTRIES_BYTES_MAX: usize = ENTRY_BYTES_MAX;
+
+const APPEND: u8 = 1;
+const CONTROL: u8 = 2;
+const REPLY: u8 = 3;
+const PROGRESS: u8 = 4;
+const FAILURE: u8 = 5;
+
+const ENTRY_HEAD_BYTES: usize = 8 + 8 + 4;
+
+/// What one member asks of another.
+#[derive(Debug)]
+pub(crate) enum Request {
+    /// Entries of the log, or a heartbeat.
+    Append(AppendEntriesRequest<Consensus>),
+    /// Anything that is small.
+    Control(Control),
+}
+
+/// What one member asks of another, where no entries come with it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Control {
+    /// May I lead?
+    Vote(VoteRequest<MemberId>),
+    /// Pull this snapshot and install it. Progress is answered until it is done.
+    Install(Install),
+    /// A joiner asks where to begin; answered by the leader.
+    Begin(Newcomer),
+    /// A joiner that took its reference asks to be sent the log; answered by the leader.
+    Admit(Newcomer),
+    /// A joiner is complete and equal to the others: it asks to vote.
+    Promote(MemberId),
+    /// A joiner keeps its lease alive, or gives it back.
+    Renew(Renewal),
+    /// What a member sealed at a mark.
+    Sealed(SealedAt),
+}
+
+/// A snapshot to install.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Install {
+    pub(crate) vote: RaftVote,
+    pub(crate) meta: RaftSnapshotMeta,
+    pub(crate) reference: Reference,
+}
+
+/// A member that is not one yet.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Newcomer {
+    pub(crate) member: MemberId,
+    pub(crate) address: MemberAddress,
+}
+
+/// A lease to keep.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Renewal {
+    pub(crate) holder: MemberId,
+    pub(crate) version: u64,
+    /// The first index that is still needed; nothing gives the lease back.
+    pub(crate) keep_from: Option<u64>,
+}
+
+/// What a member holds since a mark.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SealedAt {
+    pub(crate) member: MemberId,
+    pub(crate) epoch: u64,
+    pub(crate) index: u64,
+    pub(crate) snapshot: [u8; 32],
+    pub(crate) state_root: [u8; 32],
+    pub(crate) log_hash: [u8; 32],
+}
+
+impl SealedAt {
+    pub(crate) fn position(&self) -> Position {
+        Position { epoch: self.epoch, index: self.index }
+    }
+}
+
+/// What a member answers.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Reply {
+    Append(AppendEntriesResponse<MemberId>),
+    Vote(VoteResponse<MemberId>),
+    Installed(RaftVote),
+    /// Where a joiner begins, and the lease that keeps the log for it.
+    Begin(Beginning),
+    /// Done.
+    Done,
+    /// Ask that member instead.
+    AskLeader(Option<(MemberId, MemberAddress)>),
+    /// Not now: why.
+    NotYet(String),
+    /// Never: why.
+    Refused(String),
+}
+
+/// Where a joiner begins.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Beginning {
+    /// The newest snapshot and where it stands; nothing if the log holds everything from its first entry.
+    pub(crate) start: Option<(RaftSnapshotMeta, Reference)>,
+    pub(crate) lease: Lease,
+}
+
+/// A frame from the member that answers.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    /// The end of a request.
+    Reply(Reply),
+    /// It goes on: so many bytes are here by now.
+    Progress(u64),
+    /// The member cannot do what was asked.
+    Failure(String),
+}
+
+/// A frame that breaks this protocol.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(crate) enum MessageError {
+    #[error("malformed message: {0}")]
+    Malformed(&'static str),
+    #[error("malformed message: {0}")]
+    NotMessagePack(String),
+    #[error(transparent)]
+    Entry(#[from] EntryError),
+}
+
+#[derive(Serialize, Deserialize)]
+struct AppendHead {
+    vote: RaftVote,
+    previous: Option<RaftLogId>,
+    commit: Option<RaftLogId>,
+}
+
+impl Request {
+    /// The frame that carries this request under a number.
+    pub(crate) fn encode(&self, number: u64) -> Vec<u8> {
+        match self {
+            Self::Append(append) => encode_append(number, append),
+            Self::Control(control) => frame(number, CONTROL, control),
+        }
+    }
+
+    /// A request and its number.
+    pub(crate) fn decode(frame: &[u8]) -> Result<(u64, Self), MessageError> {
+        let (number, kind, body) = head(frame)?;
+        match kind {
+            APPEND => Ok((number, Self::Append(decode_append(body)?))),
+            CONTROL => Ok((number, Self::Control(unpack(body)?))),
+            _ => Err(MessageError::Malformed("a request of an unknown kind")),
+        }
+    }
+}
+
+impl Answer {
+    /// The frame that answers the request of that number.
+    pub(crate) fn encode(&self, number: u64) -> Vec<u8> {
+        match self {
+            Self::Reply(reply) => frame(number, REPLY, reply),
+            Self::Progress(bytes) => frame(number, PROGRESS, bytes),
+            Self::Failure(reason) => frame(number, FAILURE, reason),
+        }
+    }
+
+    /// An answer, and the number of the request.
+    pub(crate) fn decode(frame: &[u8]) -> Result<(u64, Self), MessageError> {
+        let (number, kind, body) = head(frame)?;
+        let answer = match kind {
+            REPLY => Self::Reply(unpack(body)?),
+            PROGRESS => Self::Progress(unpack(body)?),
+            FAILURE => Self::Failure(unpack(body)?),
+            _ => return Err(MessageError::Malformed("an answer of an unknown kind")),
+        };
+        Ok((number, answer))
+    }
+}
+
+fn frame(number: u64, kind: u8, body: &impl Serialize) -> Vec<u8> {
+    let mut out = Vec::with_capacity(256);
+    out.put_u64_le(number);
+    out.put_u8(kind);
+    pack(&mut out, body);
+    out
+}
+
+fn pack(out: &mut Vec<u8>, body: &impl Serialize) {
+    rmp_serde::encode::write(out, body).expect("these messages can be written, and memory takes them");
+}
+
+fn unpack<T: DeserializeOwned>(body: &[u8]) -> Result<T, MessageError> {
+    rmp_serde::from_slice(body).map_err(|error| MessageError::NotMessagePack(error.to_string()))
+}
+
+fn head(mut frame: &[u8]) -> Result<(u64, u8, &[u8]), MessageError> {
+    if frame.len() < 9 {
+        return Err(MessageError::Malformed("a frame without a head"));
+    }
+    Ok((frame.get_u64_le(), frame.get_u8(), frame))
+}
+
+fn encode_append(number: u64, append: &AppendEntriesRequest<Consensus>) -> Vec<u8> {
+    let encoded: Vec<Bytes> = append.entries.iter().map(|entry| entry::encode(&entry.payload)).collect();
+    let bytes: usize = encoded.iter().map(|entry| ENTRY_HEAD_BYTES + entry.len()).sum();
+    let mut out = Vec::with_capacity(256 + bytes);
+    out.put_u64_le(number);
+    out.put_u8(APPEND);
+    out.put_u32_le(encoded.len() as u32);
+    for (entry, bytes) in append.entries.iter().zip(&encoded) {
+        let position = position_of(entry.log_id);
+        out.put_u64_le(position.epoch);
+        out.put_u64_le(position.index);
+        out.put_u32_le(bytes.len() as u32);
+        out.put_slice(bytes);
+    }
+    pack(&mut out, &AppendHead { vote: append.vote, previous: append.prev_log_id, commit: append.leader_commit });
+    out
+}
+
+fn decode_append(body: &[u8]) -> Result<AppendEntriesRequest<Consensus>, MessageError> {
+    let mut rest = Bytes::copy_from_slice(body);
+    let count = take(&mut rest, 4)?.get_u32_le();
+    if count > ENTRIES_MAX {
+        return Err(MessageError::Malformed("more entries than one append has"));
+    }
+    let mut entries = Vec::with_capacity(count as usize);
+    for _ in 0..count {
+        let mut head = take(&mut rest, ENTRY_HEAD_BYTES)?;
+        let position = Position { epoch: head.get_u64_le(), index: head.get_u64_le() };
+        let bytes = take(&mut rest, head.get_u32_le() as usize)?;
+        entries.push(entry::decode(position, &bytes)?);
+    }
+    let head: AppendHead = unpack(&rest)?;
+    Ok(AppendEntriesRequest { vote: head.vote, prev_log_id: head.previous, leader_commit: head.commit, entries })
+}
+
+fn take(rest: &mut Bytes, bytes: usize) -> Result<Bytes, MessageError> {
+    if rest.len() < bytes {
+        return Err(MessageError::Malformed("a message that ends early"));
+    }
+    Ok(rest.split_to(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::consensus::{RaftEntry, log_id_of};
+    use openraft::{EntryPayload, Vote};
+
+    fn append() -> AppendEntriesRequest<Consensus> {
+        let at = |index| log_id_of(Position { epoch: 2, index }).unwrap();
+        AppendEntriesRequest {
+            vote: Vote::new_committed(2, 1),
+            prev_log_id: Some(at(4)),
+            leader_commit: None,
+            entries: vec![
+                RaftEntry { log_id: at(5), payload: EntryPayload::Blank },
+                RaftEntry { log_id: at(6), payload: EntryPayload::Blank },
+            ],
+        }
+    }
+
+    #[test]
+    fn an_append_comes_back_as_it_was() {
+        let frame = Request::Append(append()).encode(77);
+        let (number, decoded) = Request::decode(&frame).unwrap();
+        let Request::Append(decoded) = decoded else { panic!("another request: {decoded:?}") };
+        assert_eq!(number, 77);
+        assert_eq!(decoded.entries, append().entries);
+        assert_eq!((decoded.vote, decoded.prev_log_id), (append().vote, append().prev_log_id));
+    }
+
+    #[test]
+    fn a_frame_that_was_cut_is_refused_at_any_length() {
+        let frame = Request::Append(append()).encode(1);
+        for length in 0..frame.len() {
+            assert!(Request::decode(&frame[..length]).is_err(), "cut to {length}");
+        }
+        let frame = Answer::Reply(Reply::Done).encode(1);
+        for length in 0..frame.len() {
+            assert!(Answer::decode(&frame[..length]).is_err(), "cut to {length}");
+        }
+    }
+
+    #[test]
+    fn what_is_asked_is_told_from_what_is_answered() {
+        assert!(Answer::decode(&Request::Control(Control::Promote(1)).encode(1)).is_err());
+        assert!(Request::decode(&Answer::Progress(3).encode(1)).is_err());
+    }
+}

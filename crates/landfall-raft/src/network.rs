@@ -1,0 +1,143 @@
+//! Owns how openraft reaches other members: its calls become requests on links.
+//!
+//! Its own deadlines stand here: openraft cuts appends off by itself and never a snapshot, which may take hours and is cut only when
+//! the follower makes no progress.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use landfall::net::Transport;
+use openraft::error::{Fatal, NetworkError, RPCError, RaftError, ReplicationClosed, StreamingError, Unreachable};
+use openraft::network::{Backoff, RPCOption, RaftNetwork, RaftNetworkFactory};
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse};
+
+use crate::consensus::{Consensus, MemberAddress, MemberId, RaftVote};
+use crate::link::{Link, LinkError};
+use crate::message::{Answer, Control, Install, Reply, Request};
+
+/// A follower that pulls a snapshot says how far it is at least this often, or its pull has failed.
+pub(crate) const INSTALL_SILENCE_MAX: Duration = Duration::from_secs(30);
+/// Pause before an unreachable member is tried again.
+const UNREACHABLE_PAUSE: Duration = Duration::from_millis(200);
+
+type RpcError = RPCError<MemberId, MemberAddress, RaftError<MemberId>>;
+type Snapshot = openraft::Snapshot<Consensus>;
+type InstallError = StreamingError<Consensus, Fatal<MemberId>>;
+
+/// The links of one member to all others, by address. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Network {
+    transport: Arc<dyn Transport>,
+    links: Arc<Mutex<HashMap<String, Arc<Link>>>>,
+}
+
+impl Network {
+    pub(crate) fn new(transport: Arc<dyn Transport>) -> Self {
+        Self { transport, links: Arc::default() }
+    }
+
+    /// The link to a member at an address: one for everything that is said to it.
+    pub(crate) fn link(&self, address: &str) -> Arc<Link> {
+        // Nothing that runs under the lock can panic half way.
+        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        let link = links.entry(address.to_owned());
+        link.or_insert_with(|| Arc::new(Link::new(self.transport.clone(), address.to_owned()))).clone()
+    }
+}
+
+impl RaftNetworkFactory<Consensus> for Network {
+    type Network = Peer;
+
+    async fn new_client(&mut self, target: MemberId, address: &MemberAddress) -> Peer {
+        Peer { target, link: self.link(&address.peers) }
+    }
+}
+
+/// One other member, as openraft talks to it.
+pub(crate) struct Peer {
+    target: MemberId,
+    link: Arc<Link>,
+}
+
+impl RaftNetwork<Consensus> for Peer {
+    async fn append_entries(
+        &mut self,
+        append: AppendEntriesRequest<Consensus>,
+        _option: RPCOption,
+    ) -> Result<AppendEntriesResponse<MemberId>, RpcError> {
+        match self.link.ask(&Request::Append(append)).await.map_err(rpc_error)? {
+            Reply::Append(response) => Ok(response),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
+    async fn vote(
+        &mut self,
+        vote: VoteRequest<MemberId>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<MemberId>, RpcError> {
+        let request = Request::Control(Control::Vote(vote));
+        let asking = tokio::time::timeout(option.hard_ttl(), self.link.ask(&request));
+        let silent = |_| RPCError::Unreachable(Unreachable::new(&std::io::Error::from(std::io::ErrorKind::TimedOut)));
+        match asking.await.map_err(silent)?.map_err(rpc_error)? {
+            Reply::Vote(response) => Ok(response),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: RaftVote,
+        snapshot: Snapshot,
+        cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse<MemberId>, InstallError> {
+        let install = Install { vote, meta: snapshot.meta, reference: *snapshot.snapshot };
+        tokio::select! {
+            closed = cancel => Err(StreamingError::Closed(closed)),
+            installed = self.install(install) => installed,
+        }
+    }
+
+    fn backoff(&self) -> Backoff {
+        Backoff::new(std::iter::repeat(UNREACHABLE_PAUSE))
+    }
+}
+
+impl Peer {
+    /// Waits as long as the follower makes progress.
+    async fn install(&self, install: Install) -> Result<SnapshotResponse<MemberId>, InstallError> {
+        let lost = |error: &LinkError| StreamingError::Unreachable(Unreachable::new(error));
+        let mut call = self.link.call(&Request::Control(Control::Install(install))).map_err(|error| lost(&error))?;
+        loop {
+            let silent = |_| {
+                let error = std::io::Error::from(std::io::ErrorKind::TimedOut);
+                StreamingError::Unreachable(Unreachable::new(&error))
+            };
+            let next = tokio::time::timeout(INSTALL_SILENCE_MAX, call.next()).await.map_err(silent)?;
+            match next.map_err(|error| lost(&error))? {
+                Answer::Reply(Reply::Installed(vote)) => return Ok(SnapshotResponse::new(vote)),
+                Answer::Progress(bytes) => tracing::debug!(member = self.target, bytes, "pulls a snapshot"),
+                other => {
+                    let error = std::io::Error::other(format!("an unexpected answer: {other:?}"));
+                    return Err(StreamingError::Unreachable(Unreachable::new(&error)));
+                }
+            }
+        }
+    }
+
+    fn unexpected(&self, reply: &Reply) -> RpcError {
+        let error = std::io::Error::other(format!("member {} answers with something else: {reply:?}", self.target));
+        RPCError::Unreachable(Unreachable::new(&error))
+    }
+}
+
+/// What was certainly not done may be retried after a pause; the rest at once.
+fn rpc_error(error: LinkError) -> RpcError {
+    match error {
+        LinkError::Lost { .. } => RPCError::Network(NetworkError::new(&error)),
+        _ => RPCError::Unreachable(Unreachable::new(&error)),
+    }
+}

@@ -1,0 +1,221 @@
+//! Owns a member of a replicated service from the outside: opening and closing it, proposing, reading, and what it says of itself.
+//!
+//! It only puts parts together; each says itself what it does.
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use landfall::core::snapshot::StateName;
+use landfall::keyed::Keyed;
+use landfall::member::Member;
+use landfall::net::Transport;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+
+use crate::audit::{self, AuditReport};
+use crate::barrier::{ReadBarrierError, Reader};
+use crate::cluster::{Cluster, Role};
+use crate::consensus::{MemberAddress, MemberId};
+use crate::entry::{COMMAND_BYTES_MAX, LogTime};
+use crate::gather::Proposal;
+use crate::message::Newcomer;
+use crate::roster::{self, RosterError};
+use crate::service::{Leader, ProposeError, Service};
+use crate::status::{self, NodeStatus};
+
+/// How a member is set up.
+#[derive(Clone)]
+pub struct NodeConfig {
+    /// Its name in the cluster, for ever.
+    pub member: MemberId,
+    /// The name of the replicated state, the same on every member.
+    pub state: StateName,
+    /// Where it keeps everything. One process owns it at a time.
+    pub directory: PathBuf,
+    /// Where it listens for other members; port 0 takes any.
+    pub listen: String,
+    /// Where others reach it, if that is another address than it listens at.
+    pub advertise: Option<String>,
+    /// Where clients reach it; other members tell it to clients.
+    pub clients: String,
+    /// How members reach each other.
+    pub transport: Arc<dyn Transport>,
+    /// Memory for parts of the state that were read.
+    pub cache_bytes: u64,
+    /// How soon a dead leader is noticed.
+    pub timing: Timing,
+}
+
+/// How soon a dead leader is noticed. All members use the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timing {
+    /// How often the leader shows that it lives. An append that takes longer is cut off and sent again, so never below 250 ms.
+    pub heartbeat: Duration,
+    /// A member that heard nothing for at least this long stands for election ...
+    pub election_min: Duration,
+    /// ... and for at most this long.
+    pub election_max: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            heartbeat: Duration::from_millis(300),
+            election_min: Duration::from_millis(1500),
+            election_max: Duration::from_millis(3000),
+        }
+    }
+}
+
+/// A member of a replicated service.
+///
+/// Dropping it stops it without care; [`Node::close`] waits for what is under way.
+pub struct Node<S: Service> {
+    pub(crate) service: Arc<S>,
+    pub(crate) cluster: Arc<Cluster>,
+    pub(crate) proposals: mpsc::Sender<Proposal<S::Reply>>,
+    pub(crate) readers: mpsc::Sender<Reader>,
+    pub(crate) tasks: JoinSet<()>,
+    pub(crate) serving: Option<Member>,
+}
+
+/// A command on its way; await it for the reply.
+#[derive(Debug)]
+pub struct Proposed<R>(oneshot::Receiver<Result<R, ProposeError>>);
+
+impl<R> Future for Proposed<R> {
+    type Output = Result<R, ProposeError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(context).map(|reply| reply.unwrap_or(Err(ProposeError::Stopped)))
+    }
+}
+
+impl<S: Service> Node<S> {
+    /// Proposes a command; returns its reply once it has taken effect here and is durable on a majority.
+    ///
+    /// Waits where too many commands wait already.
+    pub async fn propose(&self, command: &S::Command) -> Result<S::Reply, ProposeError> {
+        let (proposal, proposed) = encode::<S>(command)?;
+        self.proposals.send(proposal).await.map_err(|_| ProposeError::Stopped)?;
+        proposed.await
+    }
+
+    /// Proposes a command at once, in the order of the calls; the reply is awaited later.
+    ///
+    /// # Errors
+    /// [`ProposeError::Busy`] where [`Node::propose`] would wait.
+    pub fn submit(&self, command: &S::Command) -> Result<Proposed<S::Reply>, ProposeError> {
+        let (proposal, proposed) = encode::<S>(command)?;
+        self.proposals.try_send(proposal).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => ProposeError::Busy,
+            mpsc::error::TrySendError::Closed(_) => ProposeError::Stopped,
+        })?;
+        Ok(proposed)
+    }
+
+    /// Returns once everything that was acknowledged before the call can be read in [`Node::state`] here. Only the leader can say so.
+    ///
+    /// Readers share rounds: many at once cost hardly more than one.
+    pub async fn read_linearizable(&self) -> Result<(), ReadBarrierError> {
+        let (reader, served) = oneshot::channel();
+        self.readers.send(reader).await.map_err(|_| ReadBarrierError::Stopped)?;
+        served.await.unwrap_or(Err(ReadBarrierError::Stopped))
+    }
+
+    /// The state as it is applied here. Without [`Node::read_linearizable`] a read may be stale, but never goes back.
+    pub fn state(&self) -> &Arc<Keyed> {
+        &self.cluster.keyed
+    }
+
+    /// The service.
+    pub fn service(&self) -> &Arc<S> {
+        &self.service
+    }
+
+    /// The log's time as far as it is applied here.
+    pub fn time(&self) -> LogTime {
+        self.cluster.applied.borrow().time
+    }
+
+    /// This member's name.
+    pub fn member(&self) -> MemberId {
+        self.cluster.member
+    }
+
+    /// Where this member is reached.
+    pub fn address(&self) -> MemberAddress {
+        self.cluster.address.get().cloned().unwrap_or_default()
+    }
+
+    /// What this member is to its cluster.
+    pub fn role(&self) -> Role {
+        self.cluster.role()
+    }
+
+    /// Who leads, as far as it is known here.
+    pub fn leader(&self) -> Option<Leader> {
+        self.cluster.leader()
+    }
+
+    /// What this member says of itself.
+    pub fn status(&self) -> NodeStatus {
+        status::of(&self.cluster)
+    }
+
+    /// Waits until the status satisfies a condition. It looks again whenever something was applied, sealed, or decided.
+    ///
+    /// # Errors
+    /// The last status, if `patience` ends first.
+    pub async fn wait_for(
+        &self,
+        patience: Duration,
+        is_met: impl Fn(&NodeStatus) -> bool,
+    ) -> Result<NodeStatus, Box<NodeStatus>> {
+        status::wait_for(&self.cluster, patience, is_met).await
+    }
+
+    /// Has every member seal at one position and compares what they sealed. Only the leader can.
+    pub async fn audit(&self, patience: Duration) -> Result<AuditReport, RosterError> {
+        audit::audit(&self.cluster, patience).await
+    }
+
+    /// Adds a member that does not vote. It is expected to join by itself; see [`Node::join`]. Only the leader can.
+    pub async fn add_member(&self, member: MemberId, address: MemberAddress) -> Result<(), RosterError> {
+        roster::try_admit(&self.cluster, Newcomer { member, address }).await
+    }
+
+    /// Lets a member vote, once it has sealed the same as this one at a common mark. Only the leader can.
+    pub async fn promote(&self, member: MemberId) -> Result<(), RosterError> {
+        roster::promote(&self.cluster, member).await
+    }
+
+    /// Takes a member out of the cluster. Only the leader can.
+    pub async fn remove(&self, member: MemberId) -> Result<(), RosterError> {
+        roster::remove(&self.cluster, member).await
+    }
+
+    /// Stops. What was acknowledged is durable, here or on a majority; what was not may have happened.
+    pub async fn close(mut self) {
+        let serving = self.serving.take();
+        // It waits for its connections, which wait for answers of this runtime.
+        let closed = tokio::task::spawn_blocking(move || drop(serving));
+        // A member that failed has nothing left to stop.
+        let _ = self.cluster.raft.shutdown().await;
+        let _ = closed.await;
+        self.tasks.shutdown().await;
+    }
+}
+
+fn encode<S: Service>(command: &S::Command) -> Result<(Proposal<S::Reply>, Proposed<S::Reply>), ProposeError> {
+    let command = rmp_serde::to_vec(command).map_err(|error| ProposeError::NotEncodable(error.to_string()))?;
+    if command.len() > COMMAND_BYTES_MAX {
+        return Err(ProposeError::TooLong { bytes: command.len() });
+    }
+    let (reply, replied) = oneshot::channel();
+    Ok((Proposal { command, reply }, Proposed(replied)))
+}

@@ -1,0 +1,277 @@
+//! Owns putting a member together: its ballot, log and state from the disk, raft on top of them, and the door for other members.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read};
+use std::sync::{Arc, OnceLock};
+
+use landfall::core::keyed::{Schema, SchemaError, SectionId};
+use landfall::core::snapshot::SectionPriority;
+use landfall::keyed::{Extent, Keyed, KeyedConfig, KeyedOpenError};
+use landfall::member::{Member, ServeConfig, ServeError};
+use landfall_store::log::{Log, LogOpenError, LogOptions};
+use landfall_store::vfs::RealVfs;
+use openraft::error::{InitializeError, RaftError};
+use openraft::{Config, SnapshotPolicy};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+
+use crate::answer;
+use crate::apply::Applier;
+use crate::arrival::Arrivals;
+use crate::ballot::{Ballot, BallotError};
+use crate::barrier::{self, READERS_WAITING_MAX};
+use crate::cluster::Cluster;
+use crate::consensus::{MemberAddress, MemberId, Raft};
+use crate::gather::{Appended, PROPOSALS_WAITING_MAX, Waiters, gather};
+use crate::log_store::LogStore;
+use crate::message::{ENTRIES_MAX, SERVICE, SealedAt};
+use crate::network::Network;
+use crate::node::{Node, NodeConfig, Timing};
+use crate::owner::Owner;
+use crate::reserved::{CONFIG_SECTION, Reserved};
+use crate::sealing::Sealing;
+use crate::seals::{Sealed, Seals};
+use crate::service::Service;
+use crate::state_machine::StateMachine;
+use crate::upkeep;
+
+/// Bytes of the newest entries that are kept in memory: followers and the state read what was just appended.
+const LOG_CACHE_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Why a member could not be opened, by what the caller does next.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The service must declare other sections.
+    #[error("the service's sections: {0}")]
+    Sections(String),
+    /// The timing makes no sense.
+    #[error("the timing: {0}")]
+    Timing(String),
+    /// The vote cannot be read.
+    #[error(transparent)]
+    Ballot(#[from] BallotError),
+    /// The log cannot be opened.
+    #[error(transparent)]
+    Log(#[from] LogOpenError),
+    /// The state cannot be opened.
+    #[error(transparent)]
+    State(#[from] KeyedOpenError),
+    /// The state lacks what must be fetched first, and nobody gave it: try again when other members are reachable.
+    #[error("a snapshot that this member had begun to install cannot be completed: {0}")]
+    Incomplete(String),
+    /// It cannot listen.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    /// Something of this machine is short: threads, or memory.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// raft does not start on what is here.
+    #[error("raft does not start: {0}")]
+    Raft(String),
+}
+
+impl From<SchemaError> for OpenError {
+    fn from(error: SchemaError) -> Self {
+        Self::Sections(error.to_string())
+    }
+}
+
+/// Why a cluster did not begin.
+#[derive(Debug, thiserror::Error)]
+pub enum BootstrapError {
+    /// This member belongs to a cluster already: just open it.
+    #[error("this member belongs to a cluster already")]
+    Already,
+    /// raft stopped.
+    #[error("raft stopped: {0}")]
+    Stopped(String),
+}
+
+/// What is on the disk of a member, opened.
+pub(crate) struct Parts {
+    pub(crate) keyed: Arc<Keyed>,
+    pub(crate) log: Arc<Log>,
+    pub(crate) disk: Arc<Owner<Ballot>>,
+    pub(crate) arrivals: Arc<Arrivals>,
+    config: SectionId,
+}
+
+impl Parts {
+    /// Opens what is on the disk. It blocks.
+    pub(crate) fn open<S: Service>(service: &S, config: &NodeConfig) -> Result<Self, OpenError> {
+        let schema = Schema::new(service.sections())?;
+        let section = schema.id(CONFIG_SECTION).filter(|id| schema.section(*id).priority == SectionPriority::Vital);
+        let section = section.ok_or_else(|| OpenError::Sections("one must be named 'config' and be vital".into()))?;
+        let mut ballot = Ballot::open(&config.directory.join("raft"), config.member, random_seed()?)?;
+        let options = LogOptions { cache_bytes_max: LOG_CACHE_BYTES, ..LogOptions::default() };
+        let log = Arc::new(Log::open(Arc::new(RealVfs), &config.directory.join("log"), options)?);
+        let keyed = Keyed::open(KeyedConfig {
+            name: config.state.clone(),
+            directory: config.directory.join("state"),
+            schema,
+            cache_bytes: config.cache_bytes,
+            salt_seed: ballot.facts().salt_seed,
+        })?;
+        let arrivals = Arc::new(Arrivals::new(keyed.clone(), config.transport.clone()));
+        complete_install(&mut ballot, &log, &keyed, &arrivals)?;
+        let disk = Arc::new(Owner::start("raft-disk", ballot)?);
+        Ok(Self { keyed, log, disk, arrivals, config: section })
+    }
+
+    /// The section in which the cluster keeps what it knows of itself.
+    pub(crate) fn config(&self) -> SectionId {
+        self.config
+    }
+
+    /// Whether this directory never belonged to a cluster.
+    pub(crate) fn is_pristine(&self) -> bool {
+        self.log.last_position().is_none() && self.keyed.sealed().is_none()
+    }
+
+    /// What the state says of the cluster.
+    pub(crate) fn reserved(&self) -> Result<Reserved, OpenError> {
+        Reserved::read(&self.keyed, self.config).map_err(|error| OpenError::Incomplete(error.to_string()))
+    }
+}
+
+/// A process that died while openraft installed a snapshot may have purged the log that led to it: then the state must stand there before
+/// openraft looks at it. If the log is still there, the snapshot was never seen, and the log leads on.
+fn complete_install(ballot: &mut Ballot, log: &Log, keyed: &Keyed, arrivals: &Arrivals) -> Result<(), OpenError> {
+    let binding = ballot.facts().binding_reference(log.purged_through()).cloned();
+    if let Some(pending) = binding.filter(|pending| pending.reference.position() > keyed.position()) {
+        tracing::info!(position = %pending.reference.position(), "completes the install of a snapshot");
+        arrivals.adopt(&pending.reference).map_err(OpenError::Incomplete)?;
+    }
+    if ballot.facts().pending.is_some() {
+        ballot.change(|facts| facts.pending = None)?;
+    }
+    Ok(())
+}
+
+impl<S: Service> Node<S> {
+    /// Opens a member on what its directory holds. A new one belongs to no cluster yet: [`Node::bootstrap`] begins one,
+    /// [`Node::join`] joins one.
+    pub async fn open(service: S, config: NodeConfig) -> Result<Self, OpenError> {
+        let service = Arc::new(service);
+        let parts = open_parts(&service, &config).await?;
+        resume_fetching(&parts, config.member)?;
+        Self::start(service, config, parts).await
+    }
+
+    /// Begins a cluster of this member alone. Others join it.
+    pub async fn bootstrap(&self) -> Result<(), BootstrapError> {
+        let members = BTreeMap::from([(self.cluster.member, self.address())]);
+        self.cluster.raft.initialize(members).await.map_err(|error| match error {
+            RaftError::APIError(InitializeError::NotAllowed(_)) => BootstrapError::Already,
+            error => BootstrapError::Stopped(error.to_string()),
+        })
+    }
+
+    pub(crate) async fn start(service: Arc<S>, config: NodeConfig, parts: Parts) -> Result<Self, OpenError> {
+        let (finished, to_report) = mpsc::unbounded_channel::<SealedAt>();
+        let (member, runtime) = (config.member, Handle::current());
+        let reserved = parts.reserved()?;
+        let seals = Arc::new(Seals::new(member));
+        if let Some(sealed) = parts.keyed.sealed() {
+            seals.handle_sealed(Sealed::of(&sealed.manifest, reserved.membership));
+        }
+        let sealing = Sealing::new(member, parts.keyed.clone(), seals.clone(), runtime.clone(), finished);
+        let appended = Appended::default();
+        let waiters = Arc::new(Waiters::new(member, appended.clone()));
+        let applier = Applier::new(service.clone(), parts.keyed.clone(), parts.config, waiters.clone(), sealing.clone())
+            .map_err(|error| OpenError::Incomplete(error.to_string()))?;
+        let applied = applier.applied();
+        let applier = Arc::new(Owner::start("raft-apply", applier)?);
+        let network = Network::new(config.transport.clone());
+        let log_store = LogStore::new(parts.log.clone(), parts.disk.clone(), appended);
+        let machine = StateMachine::new(applier, seals.clone(), parts.arrivals.clone());
+        let raft = raft_config(config.timing)?;
+        let raft = Raft::new(member, raft, network.clone(), log_store, machine).await;
+        let raft = raft.map_err(|error| OpenError::Raft(error.to_string()))?;
+        let cluster = Arc::new(Cluster {
+            member,
+            address: OnceLock::new(),
+            raft: raft.clone(),
+            network,
+            keyed: parts.keyed,
+            log: parts.log,
+            disk: parts.disk,
+            seals,
+            sealing,
+            arrivals: parts.arrivals,
+            applied: applied.clone(),
+        });
+        let serving = listen(&cluster, &config, runtime).await?;
+        let mut tasks = upkeep::start(&cluster, to_report);
+        let (proposals, to_gather) = mpsc::channel(PROPOSALS_WAITING_MAX);
+        let time = applied.clone();
+        tasks.spawn(gather(raft.clone(), waiters, move || time.borrow().time, to_gather));
+        let (readers, to_confirm) = mpsc::channel(READERS_WAITING_MAX);
+        tasks.spawn(barrier::serve(raft, applied, to_confirm));
+        Ok(Self { service, cluster, proposals, readers, tasks, serving: Some(serving) })
+    }
+}
+
+pub(crate) async fn open_parts<S: Service>(service: &Arc<S>, config: &NodeConfig) -> Result<Parts, OpenError> {
+    let (service, config) = (service.clone(), config.clone());
+    let opened = tokio::task::spawn_blocking(move || Parts::open(&*service, &config)).await;
+    opened.map_err(|error| OpenError::Io(io::Error::other(error)))?
+}
+
+/// A member that died before all of a snapshot was here goes on fetching.
+pub(crate) fn resume_fetching(parts: &Parts, member: MemberId) -> Result<(), OpenError> {
+    let Some(sealed) = parts.keyed.sealed().filter(|sealed| sealed.extent == Extent::Filling) else { return Ok(()) };
+    let membership = parts.reserved()?.membership;
+    let others = membership.nodes().filter(|(other, _)| **other != member);
+    parts.arrivals.resume(sealed.id, others.map(|(_, address)| address.peers.clone()).collect());
+    Ok(())
+}
+
+async fn listen(cluster: &Arc<Cluster>, config: &NodeConfig, runtime: Handle) -> Result<Member, OpenError> {
+    let serve = ServeConfig {
+        listen: Some(config.listen.clone()),
+        keyed: vec![cluster.keyed.clone()],
+        services: [(SERVICE.to_owned(), answer::service(cluster.clone(), runtime))].into(),
+        ..ServeConfig::new(config.transport.clone())
+    };
+    let member = tokio::task::spawn_blocking(move || Member::serve(serve)).await;
+    let member = member.map_err(|error| OpenError::Io(io::Error::other(error)))??;
+    let peers = config.advertise.clone().or_else(|| member.address()).unwrap_or_default();
+    cluster.seals.set_address(peers.clone());
+    // It is set once, here.
+    let _ = cluster.address.set(MemberAddress { peers, clients: config.clients.clone() });
+    Ok(member)
+}
+
+fn raft_config(timing: Timing) -> Result<Arc<Config>, OpenError> {
+    let config = Config {
+        cluster_name: "landfall".into(),
+        heartbeat_interval: timing.heartbeat.as_millis() as u64,
+        election_timeout_min: timing.election_min.as_millis() as u64,
+        election_timeout_max: timing.election_max.as_millis() as u64,
+        max_payload_entries: u64::from(ENTRIES_MAX),
+        // A member that lags is sent the log as long as it is there; how long that is, leases and marks decide.
+        replication_lag_threshold: u64::MAX,
+        snapshot_policy: SnapshotPolicy::Never,
+        max_in_snapshot_log_to_keep: u64::MAX,
+        // Until it is known to be a voter; see upkeep.
+        enable_elect: false,
+        ..Config::default()
+    };
+    let config = config.validate().map_err(|error| OpenError::Timing(error.to_string()))?;
+    Ok(Arc::new(config))
+}
+
+/// What the salts of a new state are drawn from. A member that joins gets the cluster's with its first snapshot.
+fn random_seed() -> io::Result<[u8; 32]> {
+    let mut seed = [0; 32];
+    File::open("/dev/urandom")?.read_exact(&mut seed)?;
+    Ok(seed)
+}
+
+/// Who this member is, before it listens.
+pub(crate) fn address_before_listening(config: &NodeConfig) -> MemberAddress {
+    let peers = config.advertise.clone().unwrap_or_else(|| config.listen.clone());
+    MemberAddress { peers, clients: config.clients.clone() }
+}

@@ -1,0 +1,128 @@
+//! Owns what the cluster keeps in the state itself, so that it ships with every snapshot: membership, the log's time, leases.
+//!
+//! It stands in the section `config` under keys that no service may use. It never reads anything else.
+
+use std::collections::BTreeMap;
+
+use bytes::{Buf, BufMut, Bytes};
+use landfall::core::keyed::{ReadError, SectionId, Transaction};
+use landfall::core::snapshot::Position;
+use landfall::keyed::{Keyed, KeyedError};
+
+use crate::consensus::{MemberId, StoredMembership, log_id_of, position_of};
+use crate::entry::{self, EntryError, Lease, LogTime};
+
+/// The section that every service of a cluster has.
+pub const CONFIG_SECTION: &str = "config";
+/// Keys of the section `config` that begin with this belong to the cluster.
+pub const RESERVED_KEY_PREFIX: &[u8] = b"\0raft/";
+
+const MEMBERSHIP_KEY: &[u8] = b"\0raft/membership";
+const TIME_KEY: &[u8] = b"\0raft/time";
+const LEASE_PREFIX: &[u8] = b"\0raft/lease/";
+/// Leases at once; each joiner has one.
+pub(crate) const LEASES_MAX: usize = 1024;
+
+/// What the cluster knows of itself at a position.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Reserved {
+    pub(crate) membership: StoredMembership,
+    pub(crate) time: LogTime,
+    pub(crate) leases: BTreeMap<MemberId, Lease>,
+}
+
+/// Why it cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ReservedError {
+    #[error(transparent)]
+    Keyed(#[from] KeyedError),
+    #[error("what the cluster keeps of itself is malformed: {0}")]
+    Malformed(#[from] EntryError),
+}
+
+impl Reserved {
+    /// Reads what stands in a state.
+    pub(crate) fn read(keyed: &Keyed, config: SectionId) -> Result<Self, ReservedError> {
+        let mut reserved = Self::default();
+        if let Some(bytes) = keyed.get(config, MEMBERSHIP_KEY)? {
+            reserved.membership = decode_membership(bytes)?;
+        }
+        if let Some(bytes) = keyed.get(config, TIME_KEY)? {
+            reserved.time = LogTime(decode_fields::<1>(&bytes)?[0]);
+        }
+        for (key, bytes) in keyed.scan(config, LEASE_PREFIX, LEASES_MAX)? {
+            if !key.starts_with(LEASE_PREFIX) {
+                break;
+            }
+            let lease = decode_lease(&bytes)?;
+            reserved.leases.insert(lease.holder, lease);
+        }
+        Ok(reserved)
+    }
+
+    /// Writes membership and time; leases are written when they change.
+    pub(crate) fn write(&self, config: SectionId, state: &mut Transaction<'_>) -> Result<(), ReadError> {
+        put_membership(&self.membership, config, state)?;
+        state.put(config, TIME_KEY, self.time.0.to_le_bytes().to_vec())?;
+        Ok(())
+    }
+
+    /// Whether a lease may take the place of the one that its holder has: an older version is fenced.
+    pub(crate) fn admits(&self, lease: &Lease) -> bool {
+        match self.leases.get(&lease.holder) {
+            Some(held) => lease.version >= held.version,
+            None => self.leases.len() < LEASES_MAX,
+        }
+    }
+
+    /// The first index that a lease, which has not ended, still needs.
+    pub(crate) fn keep_from(&self) -> Option<u64> {
+        self.leases.values().filter(|lease| lease.until > self.time).map(|lease| lease.keep_from).min()
+    }
+}
+
+pub(crate) fn put_membership(
+    membership: &StoredMembership,
+    config: SectionId,
+    state: &mut Transaction<'_>,
+) -> Result<(), ReadError> {
+    let mut out = Vec::new();
+    let position = membership.log_id().map(position_of).unwrap_or_default();
+    out.put_u64_le(position.epoch);
+    out.put_u64_le(position.index);
+    entry::put_membership(&mut out, membership.membership());
+    state.put(config, MEMBERSHIP_KEY, out)?;
+    Ok(())
+}
+
+/// Writes a lease, or takes away one that was given back.
+pub(crate) fn put_lease(lease: &Lease, config: SectionId, state: &mut Transaction<'_>) -> Result<(), ReadError> {
+    let key = [LEASE_PREFIX, &lease.holder.to_be_bytes()].concat();
+    if lease.until <= lease.time {
+        return Ok(state.delete(config, key)?);
+    }
+    let fields = [lease.holder, lease.version, lease.keep_from, lease.until.0, lease.time.0];
+    let value: Vec<u8> = fields.iter().flat_map(|field| field.to_le_bytes()).collect();
+    Ok(state.put(config, key, value)?)
+}
+
+fn decode_membership(mut bytes: Bytes) -> Result<StoredMembership, EntryError> {
+    if bytes.len() < 16 {
+        return Err(EntryError::Malformed("a membership that ends early"));
+    }
+    let position = Position { epoch: bytes.get_u64_le(), index: bytes.get_u64_le() };
+    Ok(StoredMembership::new(log_id_of(position), entry::decode_membership(&mut bytes)?))
+}
+
+fn decode_lease(bytes: &Bytes) -> Result<Lease, EntryError> {
+    let [holder, version, keep_from, until, time] = decode_fields(bytes)?;
+    Ok(Lease { holder, version, keep_from, until: LogTime(until), time: LogTime(time) })
+}
+
+fn decode_fields<const COUNT: usize>(bytes: &Bytes) -> Result<[u64; COUNT], EntryError> {
+    if bytes.len() != COUNT * 8 {
+        return Err(EntryError::Malformed("a record of another length"));
+    }
+    let mut rest = bytes.clone();
+    Ok([(); COUNT].map(|()| rest.get_u64_le()))
+}

@@ -1,0 +1,240 @@
+//! Owns who belongs to the cluster: where a newcomer begins, when it is sent the log, when it may vote.
+//!
+//! raft itself would let anybody vote; here a member votes only after its state was compared with the others' at a common mark.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use landfall::core::snapshot::Position;
+use openraft::ChangeMembers;
+use openraft::error::{ClientWriteError, RaftError};
+
+use crate::cluster::Cluster;
+use crate::consensus::{MemberAddress, MemberId};
+use crate::entry::{self, Lease, LogTime, Payload};
+use crate::gather::write;
+use crate::message::{Beginning, Newcomer, Renewal, Reply, SealedAt};
+use crate::seals::{Difference, Sealed};
+use crate::service::{Leader, ProposeError, leader_in};
+
+/// The log is kept for a joiner this long after it last said that it lives.
+pub(crate) const LEASE_DURATION: Duration = Duration::from_secs(60);
+/// Time for a seal to be made and reported, before somebody is told to ask again.
+pub(crate) const SEAL_PATIENCE: Duration = Duration::from_secs(120);
+
+/// Why the cluster did not change, by what the caller does next.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RosterError {
+    /// Ask the leader.
+    #[error("this member does not lead")]
+    NotLeader(Option<Leader>),
+    /// Try again later.
+    #[error("not now: {0}")]
+    NotYet(String),
+    /// The member's state is not that of the others: it must not vote. It re-joins, or somebody looks into it.
+    #[error("member {member} does not agree with this one at {position}: {what:?}")]
+    Diverged {
+        /// Who.
+        member: MemberId,
+        /// The common mark.
+        position: Position,
+        /// What differs.
+        what: Difference,
+    },
+    /// It can never work: change what was asked.
+    #[error("{0}")]
+    Refused(String),
+    /// The change may have happened or may still: look.
+    #[error("the leader changed before this was confirmed")]
+    Unknown,
+    /// This member has stopped.
+    #[error("this member has stopped")]
+    Stopped,
+}
+
+impl From<ProposeError> for RosterError {
+    fn from(error: ProposeError) -> Self {
+        match error {
+            ProposeError::NotLeader(leader) => Self::NotLeader(leader),
+            ProposeError::Stopped => Self::Stopped,
+            ProposeError::Busy => Self::NotYet("too many commands wait for the log".into()),
+            _ => Self::Unknown,
+        }
+    }
+}
+
+impl From<RaftError<MemberId, ClientWriteError<MemberId, MemberAddress>>> for RosterError {
+    fn from(error: RaftError<MemberId, ClientWriteError<MemberId, MemberAddress>>) -> Self {
+        match error {
+            RaftError::APIError(ClientWriteError::ForwardToLeader(elsewhere)) => Self::NotLeader(leader_in(elsewhere)),
+            RaftError::APIError(ClientWriteError::ChangeMembershipError(error)) => Self::NotYet(error.to_string()),
+            RaftError::Fatal(_) => Self::Stopped,
+        }
+    }
+}
+
+impl From<Result<(), RosterError>> for Reply {
+    fn from(done: Result<(), RosterError>) -> Self {
+        match done {
+            Ok(()) => Self::Done,
+            Err(error) => error.into(),
+        }
+    }
+}
+
+impl From<RosterError> for Reply {
+    fn from(error: RosterError) -> Self {
+        match error {
+            RosterError::NotLeader(leader) => Self::AskLeader(leader.map(|leader| (leader.member, leader.address))),
+            RosterError::Refused(reason) => Self::Refused(reason),
+            diverged @ RosterError::Diverged { .. } => Self::Refused(diverged.to_string()),
+            other => Self::NotYet(other.to_string()),
+        }
+    }
+}
+
+/// Tells a newcomer where to begin, and keeps the log from there on.
+pub(crate) async fn begin(cluster: &Arc<Cluster>, newcomer: &Newcomer) -> Reply {
+    match try_begin(cluster, newcomer).await {
+        Ok(beginning) => Reply::Begin(beginning),
+        Err(error) => error.into(),
+    }
+}
+
+async fn try_begin(cluster: &Arc<Cluster>, newcomer: &Newcomer) -> Result<Beginning, RosterError> {
+    check_identity(cluster, newcomer)?;
+    let sealed = newest_seal(cluster).await?;
+    let held = cluster.applied.borrow().leases.get(&newcomer.member).copied();
+    let lease = Lease {
+        holder: newcomer.member,
+        version: held.map_or(1, |held| held.version + 1),
+        keep_from: sealed.position.index + 1,
+        until: later(cluster.time(), LEASE_DURATION),
+        time: cluster.time(),
+    };
+    write(&cluster.raft, Payload::lease(lease)).await?;
+    // Until the lease stood in the log, a purge may have passed it by.
+    if cluster.log.first_index() > lease.keep_from {
+        return Err(RosterError::NotYet("the log moved on while the lease was taken".into()));
+    }
+    Ok(Beginning { start: Some((sealed.meta(), cluster.seals.reference(&sealed))), lease })
+}
+
+/// The newest seal here. A cluster that never saw a mark gets its first one.
+async fn newest_seal(cluster: &Cluster) -> Result<Sealed, RosterError> {
+    let mut changes = cluster.seals.changes();
+    if cluster.seals.newest().is_none() {
+        cluster.mark().await?;
+    }
+    let sealed = changes.wait_for(|_| cluster.seals.newest().is_some());
+    let patience = tokio::time::timeout(SEAL_PATIENCE, sealed).await;
+    patience.map_err(|_| RosterError::NotYet("the first seal takes long".into()))?.map_err(|_| RosterError::Stopped)?;
+    cluster.seals.newest().ok_or(RosterError::Stopped)
+}
+
+/// Has the log sent to a newcomer that took its reference.
+pub(crate) async fn admit(cluster: &Arc<Cluster>, newcomer: Newcomer) -> Reply {
+    try_admit(cluster, newcomer).await.into()
+}
+
+pub(crate) async fn try_admit(cluster: &Arc<Cluster>, newcomer: Newcomer) -> Result<(), RosterError> {
+    check_identity(cluster, &newcomer)?;
+    if cluster.membership().membership().get_node(&newcomer.member).is_none() {
+        // Not blocking: openraft's own wait looks at a count of entries.
+        cluster.raft.add_learner(newcomer.member, newcomer.address, false).await?;
+    }
+    Ok(())
+}
+
+/// Two machines that claim the same identity: the second must not take the first one's place.
+fn check_identity(cluster: &Cluster, newcomer: &Newcomer) -> Result<(), RosterError> {
+    if !entry::is_legal(&newcomer.address) {
+        return Err(RosterError::Refused("an address that is too long".into()));
+    }
+    let membership = cluster.membership();
+    let known = membership.membership().get_node(&newcomer.member);
+    match known.filter(|known| known.peers != newcomer.address.peers) {
+        Some(known) => {
+            let reason = format!("member {} is known at {}: take another id, or remove it first", newcomer.member, known);
+            Err(RosterError::Refused(reason))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Keeps a lease alive, or takes it back. A holder with an older version hears that it was fenced.
+pub(crate) async fn renew(cluster: &Arc<Cluster>, renewal: &Renewal) -> Reply {
+    try_renew(cluster, renewal).await.into()
+}
+
+async fn try_renew(cluster: &Cluster, renewal: &Renewal) -> Result<(), RosterError> {
+    let held = cluster.applied.borrow().leases.get(&renewal.holder).copied();
+    let Some(held) = held.filter(|held| held.version <= renewal.version) else {
+        return Err(RosterError::Refused(format!("lease {} of member {} is over", renewal.version, renewal.holder)));
+    };
+    let time = cluster.time();
+    let until = match renewal.keep_from {
+        Some(_) => later(time, LEASE_DURATION),
+        None => LogTime(0),
+    };
+    let keep_from = renewal.keep_from.unwrap_or(held.keep_from).max(held.keep_from);
+    write(&cluster.raft, Payload::lease(Lease { version: renewal.version, keep_from, until, time, ..held })).await?;
+    Ok(())
+}
+
+/// Lets a learner vote, after its state was compared with this member's at a mark that both sealed.
+pub(crate) async fn promote(cluster: &Arc<Cluster>, member: MemberId) -> Result<(), RosterError> {
+    let membership = cluster.membership();
+    if membership.voter_ids().any(|voter| voter == member) {
+        return Ok(());
+    }
+    if membership.membership().get_node(&member).is_none() {
+        return Err(RosterError::Refused(format!("member {member} is not known: add it first")));
+    }
+    let mark = cluster.mark().await?;
+    let (own, theirs) = common_seal(cluster, mark, member).await?;
+    if let Some(what) = difference(&own, &theirs) {
+        return Err(RosterError::Diverged { member, position: mark, what });
+    }
+    tracing::info!(member, position = %mark, "sealed the same as this member: it may vote");
+    cluster.raft.change_membership(ChangeMembers::AddVoterIds(BTreeSet::from([member])), true).await?;
+    Ok(())
+}
+
+/// Waits until both this member and another have sealed at a mark, or at a later one that came meanwhile.
+async fn common_seal(
+    cluster: &Cluster,
+    mark: Position,
+    member: MemberId,
+) -> Result<(SealedAt, SealedAt), RosterError> {
+    let mut changes = cluster.seals.changes();
+    let common = || cluster.seals.newest_common(member).filter(|(own, _)| own.position() >= mark);
+    let sealed = changes.wait_for(|_| common().is_some());
+    if tokio::time::timeout(SEAL_PATIENCE, sealed).await.is_err() {
+        return Err(RosterError::NotYet(format!("member {member} has not sealed at {mark}: it is not whole yet")));
+    }
+    common().ok_or(RosterError::Stopped)
+}
+
+fn difference(own: &SealedAt, theirs: &SealedAt) -> Option<Difference> {
+    match () {
+        () if own.log_hash != theirs.log_hash => Some(Difference::Log),
+        () if own.state_root != theirs.state_root => Some(Difference::State),
+        () => None,
+    }
+}
+
+/// Takes a member out of the cluster.
+pub(crate) async fn remove(cluster: &Arc<Cluster>, member: MemberId) -> Result<(), RosterError> {
+    let one = BTreeSet::from([member]);
+    if cluster.membership().voter_ids().any(|voter| voter == member) {
+        cluster.raft.change_membership(ChangeMembers::RemoveVoters(one.clone()), true).await?;
+    }
+    cluster.raft.change_membership(ChangeMembers::RemoveNodes(one), true).await?;
+    Ok(())
+}
+
+fn later(time: LogTime, by: Duration) -> LogTime {
+    LogTime(time.0.saturating_add(by.as_millis() as u64))
+}

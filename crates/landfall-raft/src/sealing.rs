@@ -1,0 +1,107 @@
+//! Owns what follows a seal: waiting until it is durable, and telling everybody.
+//!
+//! It never decides when to seal.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use landfall::core::snapshot::Position;
+use landfall::keyed::{Keyed, SealTicket};
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, watch};
+
+use crate::cadence::{Cadence, SealCost};
+use crate::consensus::{MemberId, StoredMembership};
+use crate::message::SealedAt;
+use crate::seals::{Sealed, Seals};
+
+/// What a node costs on the disk that is kept as a patch, beyond the changes in it: its frame, and the inner nodes above.
+const NODE_WRITTEN_BYTES_ABOUT: u64 = 160;
+
+/// Follows seals on threads that may block.
+#[derive(Clone)]
+pub(crate) struct Sealing {
+    member: MemberId,
+    keyed: Arc<Keyed>,
+    seals: Arc<Seals>,
+    cadence: Arc<Mutex<Cadence>>,
+    runtime: Handle,
+    progress: watch::Sender<Progress>,
+    /// Seals that became durable: whoever tells the others reads them.
+    finished: mpsc::UnboundedSender<SealedAt>,
+}
+
+/// Where seals stand.
+#[derive(Debug, Clone, Copy, Default)]
+struct Progress {
+    /// The newest seal that began.
+    begun: Position,
+    under_way: bool,
+}
+
+impl Sealing {
+    /// Seals that finish are told to `finished`; there is at most one at a time.
+    pub(crate) fn new(
+        member: MemberId,
+        keyed: Arc<Keyed>,
+        seals: Arc<Seals>,
+        runtime: Handle,
+        finished: mpsc::UnboundedSender<SealedAt>,
+    ) -> Self {
+        let cadence = Arc::new(Mutex::new(Cadence::new()));
+        Self { member, keyed, seals, cadence, runtime, progress: watch::Sender::default(), finished }
+    }
+
+    /// Whether enough has changed for a mark, and the last one is done with.
+    pub(crate) fn is_due(&self) -> bool {
+        let cadence = self.cadence.lock().unwrap_or_else(PoisonError::into_inner);
+        !self.progress.borrow().under_way && cadence.is_due(self.keyed.overlay_bytes())
+    }
+
+    /// Whether a seal began at that position; otherwise the mark there was skipped.
+    pub(crate) fn has_begun(&self, position: Position) -> bool {
+        self.progress.borrow().begun == position
+    }
+
+    pub(crate) async fn wait_until_idle(&self) {
+        // The sender lives as long as this.
+        let _ = self.progress.subscribe().wait_for(|progress| !progress.under_way).await;
+    }
+
+    /// Waits for a seal elsewhere.
+    pub(crate) fn follow(&self, ticket: SealTicket, at: Position, membership: StoredMembership, changed_bytes: u64) {
+        self.progress.send_replace(Progress { begun: at, under_way: true });
+        let sealing = self.clone();
+        self.runtime.spawn_blocking(move || {
+            match ticket.wait() {
+                Ok(report) => {
+                    let written_bytes = changed_bytes + report.nodes * NODE_WRITTEN_BYTES_ABOUT;
+                    sealing.learn(SealCost { changed_bytes, written_bytes });
+                    sealing.handle_durable(membership);
+                }
+                Err(error) => tracing::error!(%error, "a seal failed; the next mark tries again"),
+            }
+            sealing.progress.send_modify(|progress| progress.under_way = false);
+        });
+    }
+
+    fn learn(&self, cost: SealCost) {
+        self.cadence.lock().unwrap_or_else(PoisonError::into_inner).handle_seal(cost);
+    }
+
+    /// The newest seal is durable.
+    fn handle_durable(&self, membership: StoredMembership) {
+        let Some(sealed) = self.keyed.sealed() else { return };
+        let manifest = &sealed.manifest;
+        self.seals.handle_sealed(Sealed::of(manifest, membership));
+        let report = SealedAt {
+            member: self.member,
+            epoch: manifest.position.epoch,
+            index: manifest.position.index,
+            snapshot: *manifest.id().as_bytes(),
+            state_root: *manifest.state_root().as_bytes(),
+            log_hash: manifest.log_hash.0,
+        };
+        self.seals.handle_report(report.clone());
+        let _ = self.finished.send(report);
+    }
+}

@@ -1,0 +1,226 @@
+//! Owns what is sealed: the newest durable snapshot here, and who else sealed what at which mark.
+//!
+//! From these reports come the members that hold a snapshot, and the audit: equal positions must have equal roots and log hashes.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use landfall::core::ChunkId;
+use landfall::core::snapshot::{LogHash, Manifest, Position};
+use tokio::sync::watch;
+
+use crate::consensus::{MemberId, RaftSnapshotMeta, StoredMembership, log_id_of};
+use crate::message::SealedAt;
+use crate::reference::{Holder, Reference};
+
+/// Positions of which reports are kept.
+const POSITIONS_MAX: usize = 64;
+
+/// What is sealed, here and elsewhere.
+pub(crate) struct Seals {
+    member: MemberId,
+    /// Where this member serves what it sealed; known once it listens.
+    address: OnceLock<String>,
+    ledger: Mutex<Ledger>,
+    /// Counts changes, so that whoever waits looks again.
+    changed: watch::Sender<u64>,
+}
+
+#[derive(Default)]
+struct Ledger {
+    newest: Option<Sealed>,
+    reports: BTreeMap<Position, BTreeMap<MemberId, SealedAt>>,
+    divergences: Vec<Divergence>,
+}
+
+/// A durable snapshot of this member.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Sealed {
+    pub(crate) snapshot: ChunkId,
+    pub(crate) position: Position,
+    pub(crate) log_hash: LogHash,
+    pub(crate) membership: StoredMembership,
+}
+
+/// Two members that do not agree on what the log led to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Divergence {
+    /// The mark at which both sealed.
+    pub position: Position,
+    /// The other member.
+    pub member: MemberId,
+    /// What differs.
+    pub what: Difference,
+}
+
+/// What two members do not agree on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Difference {
+    /// They applied other records.
+    Log,
+    /// They applied the same records and came to another state: an `apply` is not deterministic, or a disk lied.
+    State,
+}
+
+impl Sealed {
+    /// The snapshot of a manifest, with the membership that stands in it.
+    pub(crate) fn of(manifest: &Manifest, membership: StoredMembership) -> Self {
+        Self { snapshot: manifest.id(), position: manifest.position, log_hash: manifest.log_hash, membership }
+    }
+
+    pub(crate) fn meta(&self) -> RaftSnapshotMeta {
+        RaftSnapshotMeta {
+            last_log_id: log_id_of(self.position),
+            last_membership: self.membership.clone(),
+            snapshot_id: self.snapshot.to_string(),
+        }
+    }
+}
+
+impl Seals {
+    pub(crate) fn new(member: MemberId) -> Self {
+        Self { member, address: OnceLock::new(), ledger: Mutex::default(), changed: watch::Sender::new(0) }
+    }
+
+    /// Where this member serves.
+    pub(crate) fn set_address(&self, address: String) {
+        // A member listens once.
+        let _ = self.address.set(address);
+    }
+
+    /// The newest durable snapshot here.
+    pub(crate) fn newest(&self) -> Option<Sealed> {
+        self.ledger().newest.clone()
+    }
+
+    /// A snapshot became durable here, or was adopted.
+    pub(crate) fn handle_sealed(&self, sealed: Sealed) {
+        let mut ledger = self.ledger();
+        if ledger.newest.as_ref().is_none_or(|newest| newest.position <= sealed.position) {
+            ledger.newest = Some(sealed);
+        }
+        drop(ledger);
+        self.note_change();
+    }
+
+    /// A member, this one or another, says what it sealed at a mark.
+    pub(crate) fn handle_report(&self, report: SealedAt) {
+        let mut ledger = self.ledger();
+        let member = self.member;
+        let at = ledger.reports.entry(report.position()).or_default();
+        at.insert(report.member, report.clone());
+        let found: Vec<_> = at.get(&member).map(|own| differences(own, at)).unwrap_or_default();
+        for divergence in found {
+            if !ledger.divergences.contains(&divergence) {
+                tracing::error!(?divergence, "members do not agree");
+                ledger.divergences.push(divergence);
+            }
+        }
+        while ledger.reports.len() > POSITIONS_MAX {
+            ledger.reports.pop_first();
+        }
+        drop(ledger);
+        self.note_change();
+    }
+
+    /// What members said about a position.
+    pub(crate) fn reports_at(&self, position: Position) -> BTreeMap<MemberId, SealedAt> {
+        self.ledger().reports.get(&position).cloned().unwrap_or_default()
+    }
+
+    /// The newest report of a member that this member can compare with its own, both together.
+    pub(crate) fn newest_common(&self, member: MemberId) -> Option<(SealedAt, SealedAt)> {
+        let ledger = self.ledger();
+        let common = |at: &BTreeMap<MemberId, SealedAt>| Some((at.get(&self.member)?.clone(), at.get(&member)?.clone()));
+        ledger.reports.values().rev().find_map(common)
+    }
+
+    /// Where members did not agree, oldest first.
+    pub(crate) fn divergences(&self) -> Vec<Divergence> {
+        self.ledger().divergences.clone()
+    }
+
+    /// The reference to a snapshot: who holds it, this member last.
+    pub(crate) fn reference(&self, sealed: &Sealed) -> Reference {
+        let reports = self.reports_at(sealed.position);
+        let holds = |member: &MemberId| {
+            *member != self.member && reports.get(member).is_some_and(|at| at.snapshot == *sealed.snapshot.as_bytes())
+        };
+        let others = sealed.membership.nodes().filter(|(member, _)| holds(member));
+        let others = others.map(|(member, address)| Holder { member: *member, address: address.peers.clone() });
+        let own = self.address.get().map(|address| Holder { member: self.member, address: address.clone() });
+        let holders = others.chain(own);
+        Reference::new(sealed.snapshot, sealed.position, sealed.log_hash, holders.collect())
+    }
+
+    /// Something to wait on: it changes whenever something is sealed or reported.
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    fn note_change(&self) {
+        self.changed.send_modify(|count| *count += 1);
+    }
+
+    fn ledger(&self) -> std::sync::MutexGuard<'_, Ledger> {
+        // Nothing that runs under the lock can panic half way.
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn differences(own: &SealedAt, reports: &BTreeMap<MemberId, SealedAt>) -> Vec<Divergence> {
+    let difference = |other: &SealedAt| match () {
+        () if other.log_hash != own.log_hash => Some(Difference::Log),
+        () if other.state_root != own.state_root => Some(Difference::State),
+        () => None,
+    };
+    let found = reports.values().filter_map(|other| Some((other.member, difference(other)?)));
+    found.map(|(member, what)| Divergence { position: own.position(), member, what }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const AT: Position = Position { epoch: 1, index: 5 };
+
+    fn report(member: MemberId, state_root: u8, log_hash: u8) -> SealedAt {
+        SealedAt {
+            member,
+            epoch: AT.epoch,
+            index: AT.index,
+            snapshot: [state_root; 32],
+            state_root: [state_root; 32],
+            log_hash: [log_hash; 32],
+        }
+    }
+
+    #[test]
+    fn members_that_sealed_the_same_do_not_diverge() {
+        let seals = Seals::new(1);
+        (1..=3).for_each(|member| seals.handle_report(report(member, 7, 8)));
+        assert_eq!(seals.divergences(), []);
+        assert_eq!(seals.newest_common(3), Some((report(1, 7, 8), report(3, 7, 8))));
+    }
+
+    #[test]
+    fn another_root_or_another_log_is_told_once_whoever_reports_first() {
+        let seals = Seals::new(1);
+        seals.handle_report(report(2, 9, 8));
+        seals.handle_report(report(1, 7, 8));
+        seals.handle_report(report(3, 7, 9));
+        seals.handle_report(report(3, 7, 9));
+        let found: Vec<_> = seals.divergences().into_iter().map(|found| (found.member, found.what)).collect();
+        assert_eq!(found, [(2, Difference::State), (3, Difference::Log)]);
+    }
+
+    #[test]
+    fn old_reports_are_forgotten() {
+        let seals = Seals::new(1);
+        for index in 0..200 {
+            seals.handle_report(SealedAt { index, ..report(1, 7, 8) });
+        }
+        assert!(seals.reports_at(Position { epoch: 1, index: 0 }).is_empty());
+        assert!(!seals.reports_at(Position { epoch: 1, index: 199 }).is_empty());
+    }
+}

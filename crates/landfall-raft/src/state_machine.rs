@@ -1,0 +1,124 @@
+//! Owns the state as openraft sees it: entries go to the thread that applies, a snapshot is a reference, installing one adopts what was
+//! pulled before.
+//!
+//! Everything stalls while openraft installs a snapshot, votes too: nothing slow may happen here.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::storage::RaftStateMachine;
+use openraft::{AnyError, RaftSnapshotBuilder, StorageIOError};
+
+use crate::apply::Applier;
+use crate::arrival::Arrivals;
+use crate::consensus::{
+    Consensus, RaftEntry, RaftLogId, RaftSnapshotMeta, StorageError, StoredMembership, log_id_of,
+};
+use crate::owner::Owner;
+use crate::reference::Reference;
+use crate::seals::{Sealed, Seals};
+use crate::service::Service;
+
+/// A seal that openraft itself asked for takes no longer than this.
+const SEAL_DEADLINE: Duration = Duration::from_secs(600);
+
+type Snapshot = openraft::Snapshot<Consensus>;
+
+/// A service's state under openraft.
+pub(crate) struct StateMachine<S: Service> {
+    applier: Arc<Owner<Applier<S>>>,
+    seals: Arc<Seals>,
+    arrivals: Arc<Arrivals>,
+}
+
+/// Finds the newest seal when openraft wants a snapshot.
+pub(crate) struct SnapshotBuilder<S: Service> {
+    applier: Arc<Owner<Applier<S>>>,
+    seals: Arc<Seals>,
+}
+
+impl<S: Service> StateMachine<S> {
+    pub(crate) fn new(applier: Arc<Owner<Applier<S>>>, seals: Arc<Seals>, arrivals: Arc<Arrivals>) -> Self {
+        Self { applier, seals, arrivals }
+    }
+}
+
+impl<S: Service> RaftStateMachine<Consensus> for StateMachine<S> {
+    type SnapshotBuilder = SnapshotBuilder<S>;
+
+    async fn applied_state(&mut self) -> Result<(Option<RaftLogId>, StoredMembership), StorageError> {
+        let applied = self.applier.ask(|applier| applier.applied().borrow().clone()).await.map_err(read_error)?;
+        Ok((log_id_of(applied.position), applied.membership))
+    }
+
+    async fn apply<I>(&mut self, entries: I) -> Result<Vec<()>, StorageError>
+    where
+        I: IntoIterator<Item = RaftEntry> + Send,
+        I::IntoIter: Send,
+    {
+        let entries: Vec<_> = entries.into_iter().collect();
+        let replies = vec![(); entries.len()];
+        self.applier.ask(|applier| applier.apply(entries)).await.map_err(write_error)?.map_err(write_error)?;
+        Ok(replies)
+    }
+
+    async fn get_snapshot_builder(&mut self) -> SnapshotBuilder<S> {
+        SnapshotBuilder { applier: self.applier.clone(), seals: self.seals.clone() }
+    }
+
+    async fn begin_receiving_snapshot(&mut self) -> Result<Box<Reference>, StorageError> {
+        Ok(Box::default())
+    }
+
+    async fn install_snapshot(&mut self, meta: &RaftSnapshotMeta, reference: Box<Reference>) -> Result<(), StorageError> {
+        let arrivals = self.arrivals.clone();
+        let wanted = (*reference).clone();
+        let adopt = move |applier: &mut Applier<S>| {
+            if applier.keyed().position() < wanted.position() {
+                arrivals.adopt(&wanted)?;
+                applier.reload().map_err(|error| error.to_string())?;
+            }
+            Ok::<_, String>(())
+        };
+        let adopted = self.applier.ask(adopt).await.map_err(write_error)?;
+        adopted.map_err(|reason| StorageIOError::write_snapshot(Some(meta.signature()), AnyError::error(reason)))?;
+        self.seals.handle_sealed(Sealed {
+            snapshot: reference.snapshot(),
+            position: reference.position(),
+            log_hash: reference.log_hash(),
+            membership: meta.last_membership.clone(),
+        });
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, StorageError> {
+        Ok(self.seals.newest().map(|sealed| snapshot_of(&self.seals, &sealed)))
+    }
+}
+
+impl<S: Service> RaftSnapshotBuilder<Consensus> for SnapshotBuilder<S> {
+    /// The newest durable seal. Members seal at marks, so there is one but for a state that never saw a mark: that is sealed as it is.
+    async fn build_snapshot(&mut self) -> Result<Snapshot, StorageError> {
+        let mut changes = self.seals.changes();
+        if self.seals.newest().is_none() {
+            self.applier.ask(|applier| applier.seal()).await.map_err(read_error)?;
+        }
+        let seals = self.seals.clone();
+        let sealed = changes.wait_for(|_| seals.newest().is_some());
+        tokio::time::timeout(SEAL_DEADLINE, sealed).await.map_err(read_error)?.map_err(read_error)?;
+        let newest = self.seals.newest().ok_or_else(|| read_error(std::io::Error::from(std::io::ErrorKind::NotFound)))?;
+        Ok(snapshot_of(&self.seals, &newest))
+    }
+}
+
+fn snapshot_of(seals: &Seals, sealed: &Sealed) -> Snapshot {
+    Snapshot { meta: sealed.meta(), snapshot: Box::new(seals.reference(sealed)) }
+}
+
+fn read_error(error: impl std::error::Error + 'static) -> StorageError {
+    StorageIOError::read_state_machine(&error).into()
+}
+
+fn write_error(error: impl std::error::Error + 'static) -> StorageError {
+    StorageIOError::write_state_machine(&error).into()
+}

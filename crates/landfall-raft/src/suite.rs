@@ -1,0 +1,82 @@
+//! openraft's own tests of a storage, on the real log, ballot and state. What is installed is pulled from the other store's member.
+
+use std::sync::Arc;
+
+use landfall::core::keyed::{ReadError, SectionSchema, Transaction};
+use landfall::core::snapshot::{KeyRange, SectionPriority, StateName};
+use landfall::member::{Member, ServeConfig};
+use landfall::net::PlainTransport;
+use openraft::testing::{StoreBuilder, Suite};
+use tempfile::TempDir;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+
+use crate::apply::Applier;
+use crate::consensus::{Consensus, StorageError};
+use crate::entry::LogTime;
+use crate::gather::{Appended, Waiters};
+use crate::log_store::LogStore;
+use crate::node::{NodeConfig, Timing};
+use crate::open::Parts;
+use crate::owner::Owner;
+use crate::sealing::Sealing;
+use crate::seals::Seals;
+use crate::service::Service;
+use crate::state_machine::StateMachine;
+
+struct Silent;
+
+impl Service for Silent {
+    type Command = ();
+    type Reply = ();
+
+    fn sections(&self) -> Vec<SectionSchema> {
+        let name = StateName::new("config").unwrap();
+        vec![SectionSchema { name, priority: SectionPriority::Vital, range: KeyRange::default() }]
+    }
+
+    fn apply(&self, _: LogTime, (): &(), _: &mut Transaction<'_>) -> Result<(), ReadError> {
+        Ok(())
+    }
+}
+
+struct Builder;
+
+impl StoreBuilder<Consensus, LogStore, StateMachine<Silent>, (Member, TempDir)> for Builder {
+    async fn build(&self) -> Result<((Member, TempDir), LogStore, StateMachine<Silent>), StorageError> {
+        let directory = tempfile::tempdir().unwrap();
+        let config = NodeConfig {
+            member: 1,
+            state: StateName::new("suite").unwrap(),
+            directory: directory.path().to_owned(),
+            listen: "127.0.0.1:0".into(),
+            advertise: None,
+            clients: String::new(),
+            transport: Arc::new(PlainTransport),
+            cache_bytes: 1024 * 1024,
+            timing: Timing::default(),
+        };
+        let parts = Parts::open(&Silent, &config).unwrap();
+        let seals = Arc::new(Seals::new(config.member));
+        let serving = Member::serve(ServeConfig {
+            listen: Some(config.listen),
+            keyed: vec![parts.keyed.clone()],
+            ..ServeConfig::new(config.transport)
+        });
+        let serving = serving.unwrap();
+        seals.set_address(serving.address().unwrap());
+        let (finished, _) = mpsc::unbounded_channel();
+        let sealing = Sealing::new(config.member, parts.keyed.clone(), seals.clone(), Handle::current(), finished);
+        let appended = Appended::default();
+        let waiters = Arc::new(Waiters::new(config.member, appended.clone()));
+        let applier = Applier::new(Arc::new(Silent), parts.keyed.clone(), parts.config(), waiters, sealing).unwrap();
+        let applier = Arc::new(Owner::start("apply", applier).unwrap());
+        let log_store = LogStore::new(parts.log, parts.disk, appended);
+        Ok(((serving, directory), log_store, StateMachine::new(applier, seals, parts.arrivals)))
+    }
+}
+
+#[test]
+fn the_storage_passes_the_tests_of_openraft() {
+    Suite::test_all(Builder).unwrap();
+}

@@ -1,0 +1,107 @@
+//! Owns what a member does by itself: marks when they are due (the leader), purges of the log, reports of what it sealed, and standing for
+//! election only as a voter.
+//!
+//! Each is a task that waits for something to change; none looks at a clock.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use crate::cluster::Cluster;
+use crate::consensus::log_id_of;
+use crate::message::{Control, Request, SealedAt};
+use crate::service::ProposeError;
+
+/// Starts the tasks; they end when the set is dropped.
+pub(crate) fn start(cluster: &Arc<Cluster>, finished: mpsc::UnboundedReceiver<SealedAt>) -> JoinSet<()> {
+    let mut tasks = JoinSet::new();
+    tasks.spawn(report_seals(cluster.clone(), finished));
+    tasks.spawn(mark_when_due(cluster.clone()));
+    tasks.spawn(purge_what_is_sealed(cluster.clone()));
+    tasks.spawn(stand_only_as_voter(cluster.clone()));
+    tasks
+}
+
+/// Tells all others what was sealed here. A report that is lost costs one comparison; the next mark brings another.
+async fn report_seals(cluster: Arc<Cluster>, mut finished: mpsc::UnboundedReceiver<SealedAt>) {
+    while let Some(report) = finished.recv().await {
+        for (member, address) in cluster.others() {
+            let (link, report) = (cluster.network.link(&address.peers), report.clone());
+            tokio::spawn(async move {
+                if let Err(error) = link.ask(&Request::Control(Control::Sealed(report))).await {
+                    tracing::debug!(member, %error, "a report of a seal was lost");
+                }
+            });
+        }
+    }
+}
+
+/// The leader asks everybody to seal when enough has changed.
+async fn mark_when_due(cluster: Arc<Cluster>) {
+    let mut applied = cluster.applied.clone();
+    while applied.changed().await.is_ok() {
+        if !cluster.leads() || !cluster.sealing.is_due() {
+            continue;
+        }
+        match cluster.mark().await {
+            Ok(position) => tracing::debug!(%position, "asked everybody to seal"),
+            Err(ProposeError::NotLeader(_) | ProposeError::Unknown) => {}
+            Err(_) => return,
+        }
+    }
+}
+
+/// Gives back the log that a seal here holds, no mark keeps, and no lease needs.
+async fn purge_what_is_sealed(cluster: Arc<Cluster>) {
+    let mut applied = cluster.applied.clone();
+    let mut sealed = cluster.seals.changes();
+    let mut told = 0;
+    loop {
+        let still = tokio::select! {
+            changed = applied.changed() => changed.is_ok(),
+            changed = sealed.changed() => changed.is_ok(),
+        };
+        if !still {
+            return;
+        }
+        let Some(newest) = cluster.seals.newest() else { continue };
+        if newest.position.index > told {
+            // openraft purges nothing that it does not know to be in a snapshot.
+            if cluster.raft.trigger().snapshot().await.is_err() {
+                return;
+            }
+            told = newest.position.index;
+        }
+        if let Some(through) = purge_through(&cluster)
+            && cluster.raft.trigger().purge_log(through).await.is_err()
+        {
+            return;
+        }
+    }
+}
+
+/// openraft's index of the last entry that may go.
+fn purge_through(cluster: &Cluster) -> Option<u64> {
+    let known = cluster.raft.metrics().borrow().snapshot;
+    let applied = cluster.applied.borrow();
+    // Without a mark in this life, nobody has said what others still need.
+    let (_, keep_from) = applied.mark?;
+    let sealed = cluster.seals.newest()?.position;
+    let needed = [Some(keep_from), applied.leased_from].into_iter().flatten().min()?;
+    let through = log_id_of(sealed)?.index.min(known?.index).min(needed.checked_sub(2)?);
+    (through + 1 > cluster.log.purged_through().map_or(0, |purged| purged.index)).then_some(through)
+}
+
+/// A learner never stands for election, whatever openraft's timers say.
+async fn stand_only_as_voter(cluster: Arc<Cluster>) {
+    let mut metrics = cluster.raft.server_metrics();
+    loop {
+        let membership = metrics.borrow_and_update().membership_config.clone();
+        let votes = membership.voter_ids().any(|voter| voter == cluster.member);
+        cluster.raft.runtime_config().elect(votes);
+        if metrics.changed().await.is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! Three members replicate a service on real disks and connections.
+
+mod harness;
+
+use harness::{Map, PATIENCE, Stage, add, content, number, propose_somewhere, set, until};
+use landfall_raft::{Aim, Node, ProposeError, ReadBarrierError, Role, Verdict};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_member_takes_writes_and_has_them_after_a_restart() {
+    let stage = Stage::new();
+    let node = stage.first().await;
+    for round in 1..=20 {
+        assert_eq!(node.propose(&add("sum", 2)).await.unwrap(), 2 * round);
+    }
+    let address = node.address().peers;
+    node.close().await;
+    let node = stage.reopen(1, &address).await;
+    until(&node, |status| status.role == Role::Leader).await;
+    node.read_linearizable().await.unwrap();
+    assert_eq!(number(node.state().get(harness::DATA, b"sum").unwrap().as_deref()), 40);
+    node.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_members_apply_the_same() {
+    let stage = Stage::new();
+    let nodes = stage.three().await;
+    for number in 0..200 {
+        nodes[0].propose(&set(format!("key {number}"), vec![number as u8; 100])).await.unwrap();
+    }
+    let position = nodes[0].status().applied;
+    for node in &nodes {
+        until(node, |status| status.applied >= position).await;
+        assert_eq!(content(node), content(&nodes[0]));
+    }
+    let audit = nodes[0].audit(PATIENCE).await.unwrap();
+    assert_eq!(audit.verdict, Verdict::Equal, "{audit:?}");
+    close(nodes).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_does_not_lead_names_the_leader() {
+    let stage = Stage::new();
+    let nodes = stage.three().await;
+    until(&nodes[1], |status| status.leader.is_some()).await;
+    let refused = nodes[1].propose(&add("sum", 1)).await.unwrap_err();
+    let ProposeError::NotLeader(Some(leader)) = refused else { panic!("{refused}") };
+    assert_eq!((leader.member, leader.address.clients.as_str()), (1, "clients-of-1"));
+    let refused = nodes[2].read_linearizable().await.unwrap_err();
+    assert!(matches!(refused, ReadBarrierError::NotLeader(_)), "{refused}");
+    close(nodes).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_acknowledged_survives_the_leader() {
+    let stage = Stage::new();
+    let mut nodes = stage.three().await;
+    for _ in 0..50 {
+        nodes[0].propose(&add("sum", 1)).await.unwrap();
+    }
+    let old = nodes.remove(0);
+    let address = old.address().peers;
+    old.close().await;
+    propose_somewhere(&nodes, &set("after".into(), b"x".to_vec())).await;
+    for node in &nodes {
+        let led = until(node, |status| status.leader.as_ref().is_some_and(|leader| leader.member != 1)).await;
+        assert_ne!(led.leader.unwrap().member, 1);
+    }
+    let leader = nodes.iter().position(|node| node.role() == Role::Leader).unwrap();
+    assert_eq!(nodes[leader].propose(&add("sum", 0)).await.unwrap(), 50);
+    // The old leader returns with what its disk holds and hears the rest.
+    let back = stage.reopen(1, &address).await;
+    let position = nodes[leader].status().applied;
+    until(&back, |status| status.applied >= position).await;
+    assert_eq!(content(&back), content(&nodes[leader]));
+    nodes.push(back);
+    close(nodes).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_commands_share_an_entry_and_each_gets_its_own_reply() {
+    let stage = Stage::new();
+    let node = stage.first().await;
+    let before = node.status().log_last.unwrap();
+    let proposed: Vec<_> = (0..500).map(|_| node.submit(&add("sum", 1)).unwrap()).collect();
+    let mut replies = Vec::new();
+    for reply in proposed {
+        replies.push(reply.await.unwrap());
+    }
+    assert_eq!(replies, (1..=500).collect::<Vec<_>>());
+    let entries = node.status().log_last.unwrap() - before;
+    assert!(entries < 100, "{entries} entries for 500 commands");
+    node.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_learner_follows_and_does_not_vote() {
+    let stage = Stage::new();
+    let first = stage.first().await;
+    first.propose(&add("sum", 7)).await.unwrap();
+    let learner = stage.join(2, &first, Aim::Learner).await;
+    first.propose(&add("sum", 1)).await.unwrap();
+    let position = first.status().applied;
+    let status = until(&learner, |status| status.applied >= position).await;
+    assert_eq!(status.role, Role::Learner);
+    assert_eq!(number(learner.state().get(harness::DATA, b"sum").unwrap().as_deref()), 8);
+    close(vec![first, learner]).await;
+}
+
+async fn close(nodes: Vec<Node<Map>>) {
+    for node in nodes {
+        node.close().await;
+    }
+}
