@@ -2,6 +2,7 @@
 //! words, figures. It knows nothing of what is compared.
 
 pub mod command;
+pub mod cores;
 pub mod figures;
 pub mod files;
 pub mod machine;

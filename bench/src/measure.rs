@@ -14,6 +14,7 @@ use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use serde::{Deserialize, Serialize};
 use wait4::{ResUse, Wait4};
 
+use crate::cores::Cores;
 use crate::netns::Namespace;
 
 /// What one end of a transfer used, all its processes together.
@@ -26,6 +27,7 @@ pub struct Usage {
 }
 
 impl Usage {
+    /// Both together: times add up, the larger peak stays.
     pub fn and(self, other: Self) -> Self {
         Self { cpu_seconds: self.cpu_seconds + other.cpu_seconds, peak_bytes: self.peak_bytes.max(other.peak_bytes) }
     }
@@ -47,18 +49,27 @@ struct Logs {
 
 /// How a process ended that was waited for.
 pub struct Finished {
+    /// What it used.
     pub usage: Usage,
+    /// From its start to its end.
     pub elapsed: Duration,
+    /// What it printed.
     pub output: String,
 }
 
 impl Process {
     /// Starts a command inside a namespace, as the head of a process group; its outputs go to `LOG.out` and `LOG.err`.
-    pub fn start(namespace: &Namespace, mut command: Command, log: &Path) -> anyhow::Result<Self> {
+    pub fn start(namespace: &Namespace, command: Command, log: &Path) -> anyhow::Result<Self> {
+        Self::start_on(Cores::Any, namespace, command, log)
+    }
+
+    /// The same, on some cores only.
+    pub fn start_on(cores: Cores, namespace: &Namespace, mut command: Command, log: &Path) -> anyhow::Result<Self> {
         let logs = Logs { output: log.with_extension("out"), errors: log.with_extension("err") };
         command.stdin(Stdio::null()).stdout(File::create(&logs.output)?).stderr(File::create(&logs.errors)?);
         command.process_group(0);
         namespace.inside(move || {
+            cores.bind()?;
             let started = Instant::now();
             let child = command.spawn().with_context(|| format!("start {:?}", command.get_program()))?;
             Ok(Self { child: Some(child), started, logs })
@@ -111,13 +122,15 @@ impl Process {
         fs::read_to_string(&self.logs.output).unwrap_or_default()
     }
 
+    /// Did it end, reaped or not?
     pub fn has_ended(&self) -> anyhow::Result<bool> {
         let Some(id) = self.id() else { return Ok(true) };
         let line = fs::read_to_string(format!("/proc/{id}/stat"))?;
         Ok(line.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z')))
     }
 
-    fn id(&self) -> Option<u32> {
+    /// Its number, until it is reaped.
+    pub fn id(&self) -> Option<u32> {
         self.child.as_ref().map(Child::id)
     }
 

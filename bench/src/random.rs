@@ -13,6 +13,7 @@ impl Random {
         Self { state: [(); 4].map(|()| split_mix(&mut seed)) }
     }
 
+    /// Any number.
     pub fn next(&mut self) -> u64 {
         let [a, b, c, d] = self.state;
         let result = a.wrapping_add(d).rotate_left(23).wrapping_add(a);
@@ -26,10 +27,12 @@ impl Random {
         ((u128::from(self.next()) * u128::from(bound)) >> 64) as u64
     }
 
+    /// A number from `low` up to but without `high`.
     pub fn between(&mut self, low: u64, high: u64) -> u64 {
         low + self.below(high - low)
     }
 
+    /// Fills with noise.
     pub fn fill(&mut self, bytes: &mut [u8]) {
         for piece in bytes.chunks_mut(8) {
             let number = self.next().to_le_bytes();
@@ -37,6 +40,7 @@ impl Random {
         }
     }
 
+    /// A token.
     pub fn bytes_16(&mut self) -> [u8; 16] {
         let mut bytes = [0; 16];
         self.fill(&mut bytes);

@@ -11,12 +11,14 @@ pub struct Words {
 }
 
 impl Words {
+    /// The one vocabulary.
     pub fn new() -> Self {
         let mut random = Random::stream(STREAM);
         let words = (0..WORDS).map(|rank| word(rank, &mut random)).collect();
         Self { words, table: zipf_table() }
     }
 
+    /// A word, by the law.
     pub fn draw(&self, random: &mut Random) -> &[u8] {
         let draw = random.below(DRAWS as u64) as usize;
         &self.words[usize::from(self.table[draw])]
@@ -37,6 +39,7 @@ impl Words {
         text.truncate(end);
     }
 
+    /// Text of exactly so many bytes.
     pub fn sentence(&self, bytes: usize, random: &mut Random) -> String {
         let mut text = Vec::with_capacity(bytes + WORD_BYTES_MAX);
         self.append(&mut text, bytes, random);

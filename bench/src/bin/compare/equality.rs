@@ -93,7 +93,6 @@ const BUFFER_BYTES: usize = 256 << 10;
 mod tests {
     use super::*;
     use crate::datasets::scratch;
-    use crate::disk;
 use landfall_bench::files;
 
     #[track_caller]

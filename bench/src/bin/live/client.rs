@@ -70,14 +70,6 @@ impl Client {
         }
     }
 
-    /// Asks for a number.
-    pub(crate) fn number<A: AsRef<[u8]>>(&mut self, words: &[A]) -> anyhow::Result<i64> {
-        match self.call(words)? {
-            BytesFrame::Integer(number) => Ok(number),
-            other => bail!("a number was expected, not {other:?}"),
-        }
-    }
-
     /// Two halves for two threads, so that questions do not wait for answers. The hearing half waits `patience` at a
     /// time.
     pub(crate) fn split(self, patience: Duration) -> anyhow::Result<(TcpStream, Replies)> {

@@ -62,7 +62,7 @@ fn write_all(client: Client, requests: impl Iterator<Item = Vec<u8>>) -> anyhow:
             }
             Ok(())
         });
-        let mut asking = || -> anyhow::Result<()> {
+        let asking = || -> anyhow::Result<()> {
             for request in requests {
                 while sent.load(Ordering::Relaxed) - heard.load(Ordering::Acquire) >= ON_THEIR_WAY_MAX {
                     ensure!(!hearing.is_finished(), "nobody hears the answers");

@@ -64,11 +64,24 @@ impl Landfall {
 
 impl Server for Landfall {
     fn name(&self) -> String {
-        "landfall-kv".to_owned()
+        super::LANDFALL.to_owned()
+    }
+
+    fn family(&self) -> &'static str {
+        super::LANDFALL
     }
 
     fn absent(&self) -> Option<String> {
         installed(&self.server).or_else(|| installed(&self.tool))
+    }
+
+    /// Of three members two can write.
+    fn companions(&self) -> usize {
+        1
+    }
+
+    fn members_for_throughput(&self) -> usize {
+        3
     }
 
     fn start_first(&self, seat: &Seat<'_>) -> anyhow::Result<Process> {
@@ -89,8 +102,8 @@ impl Server for Landfall {
         self.joining(joiner, source)
     }
 
-    fn read_here(&self, client: &mut Client) -> anyhow::Result<()> {
-        client.call(&["READONLY"]).map(drop)
+    fn hello_for_stale_reads(&self) -> &'static [&'static str] {
+        &["READONLY"]
     }
 
     fn is_whole(&self, source: &mut Client, joiner: &mut Client) -> anyhow::Result<bool> {

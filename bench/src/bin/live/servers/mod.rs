@@ -5,22 +5,31 @@ mod redis;
 
 use std::path::{Path, PathBuf};
 
+use landfall_bench::cores::Cores;
 use landfall_bench::measure::Process;
 use serde_json::Value;
 
 use crate::client::Client;
-use crate::network::Network;
+use crate::network::{Network, Place};
 pub(crate) use crate::servers::landfall::Landfall;
-pub(crate) use crate::servers::redis::Redis;
-use crate::network::Place;
+pub(crate) use crate::servers::redis::{Durability, Redis};
 
 /// A replicated key-value server.
 pub(crate) trait Server {
     /// What it is called in tables.
     fn name(&self) -> String;
 
+    /// The same for all whose first member can start from the same directory.
+    fn family(&self) -> &'static str;
+
     /// Why it cannot run here, if it cannot.
     fn absent(&self) -> Option<String>;
+
+    /// Members beside the source and the joiner that a write needs while the joiner is away.
+    fn companions(&self) -> usize;
+
+    /// Members of the cluster whose throughput is measured.
+    fn members_for_throughput(&self) -> usize;
 
     /// The first member, that others will join, on a directory that is new or was kept.
     fn start_first(&self, seat: &Seat<'_>) -> anyhow::Result<Process>;
@@ -34,8 +43,17 @@ pub(crate) trait Server {
     /// A member that was stopped or killed comes back to its directory by itself.
     fn start_again(&self, joiner: &Seat<'_>, source: &Seat<'_>) -> anyhow::Result<Process>;
 
-    /// Makes a connection's reads be answered by the member that is asked, however old.
-    fn read_here(&self, client: &mut Client) -> anyhow::Result<()>;
+    /// What a connection says first so that the member that is asked answers its reads, however old; nothing if it
+    /// does anyway.
+    fn hello_for_stale_reads(&self) -> &'static [&'static str];
+
+    /// Makes a connection's reads be answered by the member that is asked.
+    fn read_here(&self, client: &mut Client) -> anyhow::Result<()> {
+        match self.hello_for_stale_reads() {
+            [] => Ok(()),
+            hello => client.call(hello).map(drop),
+        }
+    }
 
     /// Is everything at the joiner that the source had when this was asked?
     fn is_whole(&self, source: &mut Client, joiner: &mut Client) -> anyhow::Result<bool>;
@@ -60,7 +78,7 @@ pub(crate) trait Server {
 pub(crate) struct Seat<'a> {
     pub(crate) place: &'a Place,
     pub(crate) directory: PathBuf,
-    pub(crate) core: Option<usize>,
+    pub(crate) cores: Cores,
 }
 
 impl Seat<'_> {
@@ -75,9 +93,12 @@ impl Seat<'_> {
 
     fn start(&self, command: std::process::Command) -> anyhow::Result<Process> {
         std::fs::create_dir_all(&self.directory)?;
-        Process::start_on(self.core, &self.place.namespace, command, &self.log())
+        Process::start_on(self.cores, &self.place.namespace, command, &self.log())
     }
 }
+
+/// How Landfall's server is called, whatever a case asks of it.
+pub(crate) const LANDFALL: &str = "landfall-kv";
 
 fn installed(program: &Path) -> Option<String> {
     let found = if program.components().count() > 1 {

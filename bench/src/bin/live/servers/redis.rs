@@ -31,6 +31,11 @@ impl Redis {
     /// The default of Redis.
     pub(crate) const BACKLOG_BYTES: u64 = 1 << 20;
 
+    /// As it comes, kept in memory only.
+    pub(crate) fn plain() -> Self {
+        Self { backlog_bytes: Self::BACKLOG_BYTES, durability: Durability::Memory }
+    }
+
     fn command(&self, seat: &Seat<'_>) -> Command {
         let mut command = Command::new(SERVER);
         command.args(["--port", &CLIENT_PORT.to_string(), "--bind", "0.0.0.0", "--protected-mode", "no"]);
@@ -61,8 +66,20 @@ impl Server for Redis {
         name
     }
 
+    fn family(&self) -> &'static str {
+        "redis"
+    }
+
     fn absent(&self) -> Option<String> {
         installed(Path::new(SERVER))
+    }
+
+    fn companions(&self) -> usize {
+        0
+    }
+
+    fn members_for_throughput(&self) -> usize {
+        1
     }
 
     fn start_first(&self, seat: &Seat<'_>) -> anyhow::Result<Process> {
@@ -88,8 +105,8 @@ impl Server for Redis {
         joiner.start(command)
     }
 
-    fn read_here(&self, _client: &mut Client) -> anyhow::Result<()> {
-        Ok(())
+    fn hello_for_stale_reads(&self) -> &'static [&'static str] {
+        &[]
     }
 
     fn is_whole(&self, source: &mut Client, joiner: &mut Client) -> anyhow::Result<bool> {
