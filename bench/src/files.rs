@@ -3,7 +3,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -44,6 +44,32 @@ pub fn require_free(directory: &Path, bytes: u64) -> anyhow::Result<()> {
     let free = state.f_bavail * state.f_frsize;
     ensure!(free > bytes + FREE_MARGIN_BYTES, "{} has {free} bytes free, {bytes} are needed", directory.display());
     Ok(())
+}
+
+/// A directory that a run makes, and that goes with it.
+pub struct Scratch(PathBuf);
+
+impl Scratch {
+    /// Makes it below `parent`, without what a killed run left in it.
+    pub fn create(parent: &Path, name: &str) -> anyhow::Result<Self> {
+        let path = parent.join(name);
+        remove(&path)?;
+        fs::create_dir_all(&path).with_context(|| format!("create {}", path.display()))?;
+        Ok(Self(fs::canonicalize(&path)?))
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if let Err(error) = remove(&self.0) {
+            eprintln!("{error:#}");
+        }
+    }
 }
 
 const FREE_MARGIN_BYTES: u64 = 2_000_000_000;

@@ -2,9 +2,11 @@
 //! words, figures. It knows nothing of what is compared.
 
 pub mod command;
+pub mod contents;
 pub mod cores;
 pub mod figures;
 pub mod files;
+pub mod latency;
 pub mod machine;
 pub mod measure;
 pub mod netns;

@@ -5,7 +5,7 @@ use anyhow::{bail, ensure};
 use redis_protocol::resp2::types::BytesFrame;
 
 use crate::client::Client;
-use crate::contents::{Contents, Versions};
+use landfall_bench::contents::{Contents, Versions};
 
 /// Reads every key.
 pub(crate) fn check(client: &mut Client, contents: &Contents, versions: &Versions) -> anyhow::Result<()> {

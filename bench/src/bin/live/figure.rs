@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use landfall_bench::figures::Bound;
 use serde::{Deserialize, Serialize};
 
-use crate::latency::Latencies;
+use landfall_bench::latency::Latencies;
 
 /// One kind of figure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

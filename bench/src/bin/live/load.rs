@@ -13,7 +13,7 @@ use landfall_bench::random::Random;
 use redis_protocol::resp2::types::BytesFrame;
 
 use crate::client::{Client, Replies, append_command};
-use crate::contents::{Contents, Versions};
+use landfall_bench::contents::{Contents, Versions};
 
 /// Writes every key at version 0.
 pub(crate) fn fill(client: Client, contents: &Contents) -> anyhow::Result<()> {

@@ -3,11 +3,11 @@
 
 mod cases;
 mod client;
-mod contents;
+
 mod courses;
 mod equality;
 mod figure;
-mod latency;
+
 mod load;
 mod memory;
 mod network;
@@ -24,13 +24,13 @@ use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, ensure};
 use clap::Parser;
-use landfall_bench::files::remove;
+use landfall_bench::files::Scratch;
 use landfall_bench::machine::{self, Machine};
 use landfall_bench::netns;
 use landfall_bench::turns::{claim_machine, stop_on_signals};
 
 use crate::cases::Case;
-use crate::contents::Contents;
+use landfall_bench::contents::Contents;
 use crate::network::Network;
 use crate::report::{CaseReport, Report, Row};
 use crate::servers::Landfall;
@@ -49,8 +49,8 @@ struct Arguments {
     /// Only the server whose name begins so.
     #[arg(long)]
     only: Option<String>,
-    /// Where the servers keep their data while they run.
-    #[arg(long, default_value = "bench/work/live")]
+    /// The servers keep their data in a directory below this one while they run.
+    #[arg(long, default_value = "bench/work")]
     work: PathBuf,
     /// Write all samples as JSON, to a file or, without one, to the standard output instead of the tables.
     #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "-")]
@@ -84,15 +84,16 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let binaries = arguments.binaries.clone().map_or_else(beside_this_program, Ok)?;
     let _alone = claim_machine()?;
     netns::sweep_dead();
-    let work = Work::create(&arguments.work)?;
-    let landfall = Landfall::new(&binaries, &work.0);
+    let scratch = Scratch::create(&arguments.work, "live")?;
+    let work = scratch.path();
+    let landfall = Landfall::new(&binaries, work);
     let cases = cases::select(&arguments.cases, &landfall, arguments.keys)?;
     let stopping = stop_on_signals()?;
     let network = Network::create(MEMBERS)?;
     let contents = Arc::new(Contents::new(arguments.keys));
-    let stage = Stage { work: &work.0, network: &network, contents, stopping: &stopping };
+    let stage = Stage { work: work, network: &network, contents, stopping: &stopping };
     let mut report = Report {
-        machine: Machine::read(&work.0, versions(&binaries)),
+        machine: Machine::read(work, versions(&binaries)),
         keys: arguments.keys,
         rounds: arguments.rounds,
         cases: Vec::new(),
@@ -124,25 +125,6 @@ fn run_case(
         }
     }
     Ok(CaseReport::new(case, rows))
-}
-
-/// The directory of this run; what lies in it goes with it.
-struct Work(PathBuf);
-
-impl Work {
-    fn create(path: &Path) -> anyhow::Result<Self> {
-        remove(path)?;
-        std::fs::create_dir_all(path)?;
-        Ok(Self(std::fs::canonicalize(path)?))
-    }
-}
-
-impl Drop for Work {
-    fn drop(&mut self) {
-        if let Err(error) = remove(&self.0) {
-            eprintln!("{error:#}");
-        }
-    }
 }
 
 fn beside_this_program() -> anyhow::Result<PathBuf> {

@@ -14,8 +14,8 @@ use landfall_bench::random::Random;
 use redis_protocol::resp2::types::BytesFrame;
 
 use crate::client::{Client, Replies, append_command};
-use crate::contents::Contents;
-use crate::latency::Timeline;
+use landfall_bench::contents::Contents;
+use landfall_bench::latency::Timeline;
 
 /// What a probe asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

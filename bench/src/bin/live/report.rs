@@ -66,6 +66,11 @@ impl Row {
         Spread::of(self.samples.iter().filter_map(|sample| sample.figures.get(&figure).copied()).collect())
     }
 
+    /// A range says nothing of one sample.
+    fn show(&self, spread: Spread) -> String {
+        if self.samples.len() > 1 { show(spread) } else { three_digits(spread.median) }
+    }
+
     fn heading(&self) -> String {
         match &self.not_run {
             Some(_) => format!("{} (not run)", self.label),
@@ -87,7 +92,7 @@ impl CaseReport {
         writeln!(text, "|---|{}---:|", "---:|".repeat(self.rows.len()))?;
         let all = self.rows.iter().flat_map(|row| &row.samples).flat_map(|sample| sample.figures.keys());
         for figure in all.copied().collect::<BTreeSet<Figure>>() {
-            let cell = |row: &Row| row.spread(figure).map_or("–".to_owned(), show);
+            let cell = |row: &Row| row.spread(figure).map_or("–".to_owned(), |spread| row.show(spread));
             let cells: Vec<String> = self.rows.iter().map(cell).collect();
             let ratio = share_of_redis(&self.rows, figure).map_or(String::new(), three_digits);
             writeln!(text, "| {} | {} | {ratio} |", figure.name(), cells.join(" | "))?;

@@ -15,7 +15,7 @@ use landfall_bench::netns::Rate;
 
 use crate::cases::{Case, Course, Pinning};
 use crate::client::Client;
-use crate::contents::Contents;
+use landfall_bench::contents::Contents;
 use crate::load;
 use crate::network::Network;
 use crate::servers::{Seat, Server};

@@ -7,7 +7,7 @@ use landfall_bench::cores::Cores;
 use landfall_bench::netns::Traffic;
 
 use crate::cases::{Case, Load, Pinning};
-use crate::contents::Versions;
+use landfall_bench::contents::Versions;
 use crate::equality;
 use crate::figure::{Figure, Sample};
 use crate::load::Writer;

@@ -6,7 +6,7 @@ use anyhow::ensure;
 use landfall_bench::measure::wait_until;
 
 use crate::cases::Case;
-use crate::contents::Versions;
+use landfall_bench::contents::Versions;
 use crate::equality;
 use crate::figure::{Figure, Sample};
 use crate::servers::Server;

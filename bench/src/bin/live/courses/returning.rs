@@ -6,7 +6,7 @@ use anyhow::bail;
 use landfall_bench::random::Random;
 
 use crate::cases::{Case, History};
-use crate::contents::{Contents, KEY_BYTES, VALUE_BYTES, Versions};
+use landfall_bench::contents::{Contents, KEY_BYTES, VALUE_BYTES, Versions};
 use crate::equality;
 use crate::figure::{Figure, Sample};
 use crate::load;

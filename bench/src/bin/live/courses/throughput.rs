@@ -9,7 +9,7 @@ use std::time::Instant;
 use anyhow::{Context, ensure};
 
 use crate::cases::{Case, Request};
-use crate::contents::VALUE_BYTES;
+use landfall_bench::contents::VALUE_BYTES;
 use crate::figure::{Figure, Sample};
 use crate::servers::{Seat, Server};
 use crate::turn::{Stage, Turn};

@@ -1,35 +1,37 @@
 //! Owns the data that everybody holds: which keys there are, and which value each has at each of its versions, so that
 //! every answer can be checked. It never talks to anybody.
 
-use landfall_bench::random::Random;
-use landfall_bench::text::Words;
+use crate::random::Random;
+use crate::text::Words;
 
 /// The keys of a run. Version 0 of a key is what it is filled with.
-pub(crate) struct Contents {
+pub struct Contents {
     keys: u32,
     words: Words,
 }
 
 /// Which version of each key was acknowledged last.
 #[derive(Clone)]
-pub(crate) struct Versions(Vec<u32>);
+pub struct Versions(Vec<u32>);
 
 impl Contents {
-    pub(crate) fn new(keys: u32) -> Self {
+    /// So many keys.
+    pub fn new(keys: u32) -> Self {
         Self { keys, words: Words::new() }
     }
 
-    pub(crate) fn keys(&self) -> u32 {
+    /// How many there are.
+    pub fn keys(&self) -> u32 {
         self.keys
     }
 
     /// `key:%08d`.
-    pub(crate) fn key(number: u32) -> String {
+    pub fn key(number: u32) -> String {
         format!("key:{number:08}")
     }
 
     /// Text that compresses about as people's does; another one for each version.
-    pub(crate) fn value(&self, number: u32, version: u32) -> Vec<u8> {
+    pub fn value(&self, number: u32, version: u32) -> Vec<u8> {
         let mut value = Vec::with_capacity(2 * VALUE_BYTES);
         let mut random = Random::stream(u64::from(number) << 32 | u64::from(version));
         self.words.append(&mut value, VALUE_BYTES, &mut random);
@@ -37,12 +39,12 @@ impl Contents {
     }
 
     /// A key that no writer ever touches: its value is right at every position.
-    pub(crate) fn draw_still(&self, random: &mut Random) -> u32 {
+    pub fn draw_still(&self, random: &mut Random) -> u32 {
         random.below(u64::from(self.keys.div_ceil(STILL_EVERY))) as u32 * STILL_EVERY
     }
 
     /// A key that writers may change: uniform over all that are not still.
-    pub(crate) fn draw_changing(&self, random: &mut Random) -> u32 {
+    pub fn draw_changing(&self, random: &mut Random) -> u32 {
         loop {
             let number = random.below(u64::from(self.keys)) as u32;
             if !number.is_multiple_of(STILL_EVERY) {
@@ -52,27 +54,32 @@ impl Contents {
     }
 
     /// Bytes of all keys and values.
-    pub(crate) fn bytes(&self) -> u64 {
+    pub fn bytes(&self) -> u64 {
         u64::from(self.keys) * (KEY_BYTES + VALUE_BYTES) as u64
     }
 }
 
 impl Versions {
-    pub(crate) fn new(contents: &Contents) -> Self {
+    /// Every key as it was filled.
+    pub fn new(contents: &Contents) -> Self {
         Self(vec![0; contents.keys as usize])
     }
 
-    pub(crate) fn of(&self, number: u32) -> u32 {
+    /// Of one key.
+    pub fn of(&self, number: u32) -> u32 {
         self.0[number as usize]
     }
 
-    pub(crate) fn set(&mut self, number: u32, version: u32) {
+    /// A newer one was acknowledged.
+    pub fn set(&mut self, number: u32, version: u32) {
         self.0[number as usize] = version;
     }
 }
 
-pub(crate) const VALUE_BYTES: usize = 100;
-pub(crate) const KEY_BYTES: usize = 12;
+/// Length of every value.
+pub const VALUE_BYTES: usize = 100;
+/// Length of every key.
+pub const KEY_BYTES: usize = 12;
 /// Every so many keys one is still.
 const STILL_EVERY: u32 = 64;
 

@@ -8,26 +8,31 @@ use serde::{Deserialize, Serialize};
 
 /// Every request of a probe, by the time it was due.
 #[derive(Default)]
-pub(crate) struct Timeline(Vec<(Instant, Duration)>);
+pub struct Timeline(Vec<(Instant, Duration)>);
 
 /// How long requests of a window took, in milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Latencies {
-    pub(crate) requests: usize,
-    pub(crate) p50_ms: f64,
-    pub(crate) p99_ms: f64,
+pub struct Latencies {
+    /// How many there were.
+    pub requests: usize,
+    /// The middle.
+    pub p50_ms: f64,
+    /// 99 of 100 were quicker.
+    pub p99_ms: f64,
     /// Only of a thousand or more: of fewer it is the greatest.
-    pub(crate) p999_ms: Option<f64>,
-    pub(crate) max_ms: f64,
+    pub p999_ms: Option<f64>,
+    /// The slowest.
+    pub max_ms: f64,
 }
 
 impl Timeline {
-    pub(crate) fn note(&mut self, due: Instant, took: Duration) {
+    /// Keeps one.
+    pub fn note(&mut self, due: Instant, took: Duration) {
         self.0.push((due, took));
     }
 
     /// Of the requests that were due in a window; nothing if none was.
-    pub(crate) fn within(&self, window: &Range<Instant>) -> Option<Latencies> {
+    pub fn within(&self, window: &Range<Instant>) -> Option<Latencies> {
         let within = self.0.iter().filter(|(due, _)| window.contains(due));
         let mut sorted: Vec<Duration> = within.map(|(_, took)| *took).collect();
         sorted.sort_unstable();
