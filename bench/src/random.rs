@@ -14,7 +14,7 @@ impl Random {
     }
 
     /// Any number.
-    pub fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         let [a, b, c, d] = self.state;
         let result = a.wrapping_add(d).rotate_left(23).wrapping_add(a);
         let [c, d] = [c ^ a, d ^ b];
@@ -24,7 +24,7 @@ impl Random {
 
     /// A number below `bound`, by multiplication; the bias is below 2^-32 for the bounds used here.
     pub fn below(&mut self, bound: u64) -> u64 {
-        ((u128::from(self.next()) * u128::from(bound)) >> 64) as u64
+        ((u128::from(self.number()) * u128::from(bound)) >> 64) as u64
     }
 
     /// A number from `low` up to but without `high`.
@@ -35,7 +35,7 @@ impl Random {
     /// Fills with noise.
     pub fn fill(&mut self, bytes: &mut [u8]) {
         for piece in bytes.chunks_mut(8) {
-            let number = self.next().to_le_bytes();
+            let number = self.number().to_le_bytes();
             piece.copy_from_slice(&number[..piece.len()]);
         }
     }
@@ -65,7 +65,7 @@ mod tests {
     fn equal_streams_give_equal_numbers_and_others_differ() {
         let numbers = |stream| {
             let mut random = Random::stream(stream);
-            [random.next(), random.next(), random.next()]
+            [random.number(), random.number(), random.number()]
         };
         assert_eq!(numbers(1), numbers(1));
         assert_ne!(numbers(1), numbers(2));

@@ -10,6 +10,12 @@ pub struct Words {
     table: Vec<u16>,
 }
 
+impl Default for Words {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Words {
     /// The one vocabulary.
     pub fn new() -> Self {

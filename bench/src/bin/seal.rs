@@ -161,8 +161,11 @@ struct Log {
 
 impl State {
     fn open(args: &Args, work: &Path) -> Result<Self> {
-        let section =
-            SectionSchema { name: StateName::new("data")?, priority: SectionPriority::Bulk, range: KeyRange::default() };
+        let section = SectionSchema {
+            name: StateName::new("data")?,
+            priority: SectionPriority::Bulk,
+            range: KeyRange::default(),
+        };
         let keyed = Keyed::open(KeyedConfig {
             name: StateName::new("bench")?,
             directory: work.to_owned(),

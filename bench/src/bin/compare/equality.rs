@@ -93,7 +93,7 @@ const BUFFER_BYTES: usize = 256 << 10;
 mod tests {
     use super::*;
     use crate::datasets::scratch;
-use landfall_bench::files;
+    use landfall_bench::files;
 
     #[track_caller]
     fn check_pair(name: &str, spoil: fn(&Path), fidelity: Fidelity, equal: bool) {

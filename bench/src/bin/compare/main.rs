@@ -126,8 +126,12 @@ fn run(place: &Place, options: &RunOptions) -> anyhow::Result<()> {
     let network = Network::create(SOURCES_MAX)?;
     let arena =
         Arena { work: &work, library: &library, network: &network, rounds: options.rounds, stopping: &stopping };
-    let mut report =
-        Report { machine: Machine::read(&work, versions(&landfall)), scale: place.scale, rounds: options.rounds, cases: vec![] };
+    let mut report = Report {
+        machine: Machine::read(&work, versions(&landfall)),
+        scale: place.scale,
+        rounds: options.rounds,
+        cases: vec![],
+    };
     for case in &cases {
         report.cases.push(arena.run(case)?);
         write_report(&report, options.json.as_deref())?;

@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::cases::{Case, Contestant, Goal, Sizes};
 use crate::datasets::Scale;
+use crate::sample::Sample;
 use landfall_bench::figures::{Spread, Verdict, show, three_digits};
 use landfall_bench::machine::Machine;
-use crate::sample::Sample;
 
 /// One invocation.
 #[derive(Serialize, Deserialize)]

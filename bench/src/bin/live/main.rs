@@ -30,11 +30,11 @@ use landfall_bench::netns;
 use landfall_bench::turns::{claim_machine, stop_on_signals};
 
 use crate::cases::Case;
-use landfall_bench::contents::Contents;
 use crate::network::Network;
 use crate::report::{CaseReport, Report, Row};
 use crate::servers::Landfall;
 use crate::turn::Stage;
+use landfall_bench::contents::Contents;
 
 #[derive(Parser)]
 #[command(about = "A replicated landfall-kv beside Redis, while members join, leave and come back")]
@@ -91,7 +91,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let stopping = stop_on_signals()?;
     let network = Network::create(MEMBERS)?;
     let contents = Arc::new(Contents::new(arguments.keys));
-    let stage = Stage { work: work, network: &network, contents, stopping: &stopping };
+    let stage = Stage { work, network: &network, contents, stopping: &stopping };
     let mut report = Report {
         machine: Machine::read(work, versions(&binaries)),
         keys: arguments.keys,

@@ -14,9 +14,9 @@ use landfall_bench::random::Random;
 use redis_protocol::resp2::types::BytesFrame;
 
 use crate::client::Client;
+use crate::turn::Turn;
 use landfall_bench::contents::Contents;
 use landfall_bench::latency::Timeline;
-use crate::turn::Turn;
 
 /// Reads one key after the other until it is told to stop.
 pub(crate) struct Reader {

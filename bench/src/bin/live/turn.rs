@@ -15,10 +15,10 @@ use landfall_bench::netns::Rate;
 
 use crate::cases::{Case, Course, Pinning};
 use crate::client::Client;
-use landfall_bench::contents::Contents;
 use crate::load;
 use crate::network::Network;
 use crate::servers::{Seat, Server};
+use landfall_bench::contents::Contents;
 
 /// Where all turns of one run take place.
 pub(crate) struct Stage<'a> {

@@ -13,8 +13,8 @@ pub(crate) use goal::{Goal, Sizes, Yardstick};
 pub(crate) use runner::Arena;
 
 use crate::datasets::DataSet;
-use landfall_bench::netns::Rate;
 use crate::peers::{Copy, Http, Landfall, Mode, Rsync, Tool};
+use landfall_bench::netns::Rate;
 
 /// One comparison.
 pub(crate) struct Case {

@@ -11,14 +11,14 @@ use super::goal::Sizes;
 use super::{Case, Contestant, Course, Start, Surface, Window};
 use crate::datasets::{DataSet, Library};
 use crate::disk::{self, FreshFileSystem};
-use landfall_bench::files;
 use crate::equality;
-use crate::sample::Sample;
-use landfall_bench::measure::{Finished, Process, Usage};
 use crate::network::Network;
-use landfall_bench::netns::Rate;
 use crate::peers::{Follows, Seat};
 use crate::report::{CaseReport, Row};
+use crate::sample::Sample;
+use landfall_bench::files;
+use landfall_bench::measure::{Finished, Process, Usage};
+use landfall_bench::netns::Rate;
 
 /// Where all runs of one invocation take place.
 pub(crate) struct Arena<'a> {

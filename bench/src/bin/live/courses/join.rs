@@ -7,7 +7,6 @@ use landfall_bench::cores::Cores;
 use landfall_bench::netns::Traffic;
 
 use crate::cases::{Case, Load, Pinning};
-use landfall_bench::contents::Versions;
 use crate::equality;
 use crate::figure::{Figure, Sample};
 use crate::load::Writer;
@@ -16,6 +15,7 @@ use crate::probe::{Probe, Question};
 use crate::reader::{MARKER, Reader, Seen};
 use crate::servers::Server;
 use crate::turn::{Stage, Turn};
+use landfall_bench::contents::Versions;
 
 /// The clients of the source.
 struct Clients {

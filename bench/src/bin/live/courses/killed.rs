@@ -6,11 +6,11 @@ use anyhow::ensure;
 use landfall_bench::measure::wait_until;
 
 use crate::cases::Case;
-use landfall_bench::contents::Versions;
 use crate::equality;
 use crate::figure::{Figure, Sample};
 use crate::servers::Server;
 use crate::turn::{Stage, Turn};
+use landfall_bench::contents::Versions;
 
 pub(super) fn run(stage: &Stage<'_>, case: &Case, server: &dyn Server) -> anyhow::Result<Sample> {
     let whole_bytes = undisturbed_bytes(stage, case, server)?;

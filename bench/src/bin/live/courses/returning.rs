@@ -6,20 +6,15 @@ use anyhow::bail;
 use landfall_bench::random::Random;
 
 use crate::cases::{Case, History};
-use landfall_bench::contents::{Contents, KEY_BYTES, VALUE_BYTES, Versions};
 use crate::equality;
 use crate::figure::{Figure, Sample};
 use crate::load;
 use crate::reader::{MARKER, Reader};
 use crate::servers::Server;
 use crate::turn::{Stage, Turn};
+use landfall_bench::contents::{Contents, KEY_BYTES, VALUE_BYTES, Versions};
 
-pub(super) fn run(
-    stage: &Stage<'_>,
-    case: &Case,
-    server: &dyn Server,
-    history: History,
-) -> anyhow::Result<Sample> {
+pub(super) fn run(stage: &Stage<'_>, case: &Case, server: &dyn Server, history: History) -> anyhow::Result<Sample> {
     let mut turn = Turn::prepare(stage, case, server)?;
     turn.add_companions(server.companions())?;
     let mut source = turn.source_client()?;

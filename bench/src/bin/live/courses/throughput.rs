@@ -9,10 +9,10 @@ use std::time::Instant;
 use anyhow::{Context, ensure};
 
 use crate::cases::{Case, Request};
-use landfall_bench::contents::VALUE_BYTES;
 use crate::figure::{Figure, Sample};
 use crate::servers::{Seat, Server};
 use crate::turn::{Stage, Turn};
+use landfall_bench::contents::VALUE_BYTES;
 
 pub(super) fn run(stage: &Stage<'_>, case: &Case, server: &dyn Server, request: Request) -> anyhow::Result<Sample> {
     let mut turn = Turn::prepare(stage, case, server)?;

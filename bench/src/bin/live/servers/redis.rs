@@ -92,9 +92,10 @@ impl Server for Redis {
 
     fn tell(&self, joiner: &Seat<'_>, source: &Seat<'_>) -> anyhow::Result<Option<Process>> {
         let [host, port] = Self::replica_of(source);
-        let mut client = joiner.place.namespace.inside(|| {
-            Client::connect_here((std::net::Ipv4Addr::LOCALHOST, CLIENT_PORT).into())
-        })?;
+        let mut client = joiner
+            .place
+            .namespace
+            .inside(|| Client::connect_here((std::net::Ipv4Addr::LOCALHOST, CLIENT_PORT).into()))?;
         client.call(&["REPLICAOF", &host, &port])?;
         Ok(None)
     }
