@@ -1,13 +1,12 @@
 //! Owns a raft member as the server sees it: proposals, barriers and looks go to it, and what it says is put into
-//! clients' words. It also sweeps, while it leads.
+//! clients' words. It also looks after the member while clients are served.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use landfall_raft::landfall::keyed::KeyedError;
-use landfall_raft::landfall::keyed::Milestone;
+use landfall_raft::landfall::keyed::{Extent, KeyedError};
 use landfall_raft::{Leader, Node, ProposeError, ReadBarrierError, Role as RaftRole, RosterError};
 use serde_json::Value;
 use tokio::sync::watch;
@@ -23,7 +22,7 @@ use crate::status;
 /// A member of the cluster.
 pub struct ClusterMember {
     node: Node<KeyValues>,
-    /// Everything that it stands on is here. It never becomes untrue within a process.
+    /// Everything that the state stands on is here, as far as was seen lately: asking is dear, and reads ask often.
     is_whole: AtomicBool,
 }
 
@@ -36,7 +35,8 @@ impl std::fmt::Debug for ClusterMember {
 impl ClusterMember {
     /// Puts a raft member behind the server.
     pub fn new(node: Node<KeyValues>) -> Self {
-        Self { node, is_whole: AtomicBool::new(false) }
+        let is_whole = AtomicBool::new(is_whole(&node));
+        Self { node, is_whole }
     }
 
     /// Stops. What was acknowledged is durable.
@@ -44,13 +44,15 @@ impl ClusterMember {
         self.node.close().await;
     }
 
-    /// While it leads, watches the deadlines and proposes a sweep when one has come.
-    pub async fn sweep(self: Arc<Self>, mut stop: watch::Receiver<Running>) {
+    /// Looks after the member until the server stops: sees whether all of the state is here, and while the member leads,
+    /// watches the deadlines and proposes a sweep when one has come.
+    pub async fn look_after(self: Arc<Self>, mut stop: watch::Receiver<Running>) {
         loop {
             tokio::select! {
-                () = tokio::time::sleep(SWEEP_PAUSE) => {}
+                () = tokio::time::sleep(LOOK_PAUSE) => {}
                 _ = stop.changed() => return,
             }
+            self.is_whole.store(is_whole(&self.node), Ordering::Relaxed);
             if self.node.role() == RaftRole::Leader {
                 self.sweep_what_is_due().await;
             }
@@ -73,8 +75,12 @@ impl ClusterMember {
     }
 }
 
+fn is_whole(node: &Node<KeyValues>) -> bool {
+    node.state().sealed().is_none_or(|sealed| sealed.extent == Extent::Whole)
+}
+
 /// How long a key can outlive its deadline while nobody writes, about.
-const SWEEP_PAUSE: Duration = Duration::from_millis(50);
+const LOOK_PAUSE: Duration = Duration::from_millis(50);
 /// How long an audit waits for members that do not report.
 const AUDIT_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -115,15 +121,8 @@ impl Replica for ClusterMember {
     }
 
     fn may_wait(&self) -> Waiting {
-        if self.is_whole.load(Ordering::Relaxed) {
-            return Waiting::Never;
-        }
-        let joined = self.node.status().joined;
-        if joined.is_some_and(|join| join.reached.iter().all(|(reached, _)| *reached < Milestone::Complete)) {
-            return Waiting::Sometimes;
-        }
-        self.is_whole.store(true, Ordering::Relaxed);
-        Waiting::Never
+        // What is seen too late costs other connections a wait, nothing more.
+        if self.is_whole.load(Ordering::Relaxed) { Waiting::Never } else { Waiting::Sometimes }
     }
 
     fn standing(&self) -> Standing {

@@ -149,7 +149,7 @@ async fn serve_until_stopped(node: Node<KeyValues>, listener: TcpListener, clien
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let member = Arc::new(ClusterMember::new(node));
     let (stop, running) = watch::channel(Running::On);
-    let sweeping = tokio::spawn(member.clone().sweep(running.clone()));
+    let looking = tokio::spawn(member.clone().look_after(running.clone()));
     let serving = tokio::spawn(serve(listener, member.clone(), Arc::new(Desk::new(clients)), running));
     tokio::select! {
         _ = terminate.recv() => {}
@@ -159,7 +159,7 @@ async fn serve_until_stopped(node: Node<KeyValues>, listener: TcpListener, clien
     let _ = stop.send(Running::Stopping);
     let ended = async {
         let _ = serving.await;
-        let _ = sweeping.await;
+        let _ = looking.await;
     };
     if tokio::time::timeout(STOP_PATIENCE, ended).await.is_err() {
         tracing::warn!("some clients were still being answered when the server stopped");

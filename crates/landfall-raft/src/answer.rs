@@ -80,8 +80,12 @@ async fn answer_patiently(cluster: &Arc<Cluster>, request: Request, answers: &An
 
 async fn answer(cluster: &Arc<Cluster>, request: Request) -> Answer {
     let answered = match request {
-        Request::Append(append) => cluster.raft.append_entries(append).await.map(Reply::Append).map_err(|e| e.to_string()),
-        Request::Control(Control::Vote(vote)) => cluster.raft.vote(vote).await.map(Reply::Vote).map_err(|e| e.to_string()),
+        Request::Append(append) => {
+            cluster.raft.append_entries(append).await.map(Reply::Append).map_err(|e| e.to_string())
+        }
+        Request::Control(Control::Vote(vote)) => {
+            cluster.raft.vote(vote).await.map(Reply::Vote).map_err(|e| e.to_string())
+        }
         Request::Control(Control::Install(install)) => handle_install(cluster, install).await,
         Request::Control(Control::Sealed(report)) => {
             cluster.seals.handle_report(report);

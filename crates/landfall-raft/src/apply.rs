@@ -50,7 +50,9 @@ pub(crate) enum ApplyError {
     Keyed(#[from] KeyedError),
     #[error("entry {0}: {1}")]
     Entry(Position, EntryError),
-    #[error("entry {position}, command {number}: it cannot be decoded ({reason}): a newer member wrote it; update this one")]
+    #[error(
+        "entry {position}, command {number}: it cannot be decoded ({reason}): a newer member wrote it; update this one"
+    )]
     Command { position: Position, number: usize, reason: String },
     #[error(transparent)]
     Reserved(#[from] ReservedError),
@@ -195,8 +197,11 @@ impl<S: Service> Applier<S> {
 
 fn decode_all<S: Service>(position: Position, encoded: &[Bytes]) -> Result<Vec<S::Command>, ApplyError> {
     let decode = |(number, bytes): (usize, &Bytes)| {
-        rmp_serde::from_slice(bytes)
-            .map_err(|error| ApplyError::Command { position, number, reason: error.to_string() })
+        rmp_serde::from_slice(bytes).map_err(|error| ApplyError::Command {
+            position,
+            number,
+            reason: error.to_string(),
+        })
     };
     encoded.iter().enumerate().map(decode).collect()
 }

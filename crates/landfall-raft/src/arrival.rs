@@ -85,8 +85,12 @@ impl Arrivals {
         if let Some(old) = current.take() {
             old.join.stop();
         }
-        let options =
-            JoinOptions { sources, transport: self.transport.clone(), trust: Arc::new(TrustAll), wanted: Some(snapshot) };
+        let options = JoinOptions {
+            sources,
+            transport: self.transport.clone(),
+            trust: Arc::new(TrustAll),
+            wanted: Some(snapshot),
+        };
         let join = Arc::new(self.keyed.join(options));
         *current = Some(Arrival { snapshot, join: join.clone() });
         self.tell_changes(join.clone());

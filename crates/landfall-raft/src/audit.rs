@@ -67,8 +67,7 @@ pub(crate) async fn audit(cluster: &Cluster, patience: Duration) -> Result<Audit
 
 fn report(position: Position, members: &[MemberId], reports: &BTreeMap<MemberId, SealedAt>) -> AuditReport {
     let audited = |at: &SealedAt| AuditedMember { state_root: at.state_root, log_hash: at.log_hash };
-    let members: BTreeMap<_, _> =
-        members.iter().map(|member| (*member, reports.get(member).map(audited))).collect();
+    let members: BTreeMap<_, _> = members.iter().map(|member| (*member, reports.get(member).map(audited))).collect();
     let mut reported = members.values().flatten();
     let first = reported.next();
     let verdict = match () {

@@ -87,8 +87,9 @@ impl Ballot {
         let io = |source| BallotError::Io { directory: directory.to_owned(), source };
         fs::create_dir_all(directory).map_err(io)?;
         let facts = match fs::read(directory.join(FILE_NAME)) {
-            Ok(bytes) => decode(&bytes)
-                .map_err(|reason| BallotError::Damaged { directory: directory.to_owned(), reason })?,
+            Ok(bytes) => {
+                decode(&bytes).map_err(|reason| BallotError::Damaged { directory: directory.to_owned(), reason })?
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Facts { member, salt_seed, ..Facts::default() },
             Err(error) => return Err(io(error)),
         };

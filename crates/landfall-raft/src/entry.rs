@@ -364,10 +364,7 @@ mod tests {
     fn marks_and_leases_are_frozen() {
         let mark = Mark { time: LogTime(0x0102), keep_from: 9 };
         check_change(&Payload::mark(mark), &Change::Mark(mark));
-        check_bytes(
-            EntryPayload::Normal(Payload::mark(mark)),
-            &[3, 2, 1, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0],
-        );
+        check_bytes(EntryPayload::Normal(Payload::mark(mark)), &[3, 2, 1, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0]);
         let lease = Lease { holder: 1, version: 2, keep_from: 3, until: LogTime(4), time: LogTime(5) };
         check_change(&Payload::lease(lease), &Change::Lease(lease));
         let mut expected = vec![4];

@@ -19,7 +19,6 @@ use crate::gather::Appended;
 use crate::message::{ENTRIES_BYTES_MAX, ENTRIES_MAX};
 use crate::owner::Owner;
 
-
 /// The raft log of one member. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct LogStore {
@@ -93,7 +92,9 @@ impl RaftLogStorage<Consensus> for LogStore {
     async fn save_vote(&mut self, vote: &RaftVote) -> Result<(), StorageError> {
         let vote = *vote;
         let saved = self.disk.ask(move |ballot| ballot.change(|facts| facts.vote = Some(vote))).await;
-        saved.map_err(|error| StorageIOError::write_vote(&error))?.map_err(|error| StorageIOError::write_vote(&error))?;
+        saved
+            .map_err(|error| StorageIOError::write_vote(&error))?
+            .map_err(|error| StorageIOError::write_vote(&error))?;
         Ok(())
     }
 

@@ -7,9 +7,7 @@ use landfall::core::snapshot::Position;
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest, VoteResponse};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::consensus::{
-    Consensus, MemberAddress, MemberId, RaftLogId, RaftSnapshotMeta, RaftVote, position_of,
-};
+use crate::consensus::{Consensus, MemberAddress, MemberId, RaftLogId, RaftSnapshotMeta, RaftVote, position_of};
 use crate::entry::{self, ENTRY_BYTES_MAX, EntryError, Lease};
 use crate::reference::Reference;
 

@@ -179,8 +179,9 @@ impl<S: Service> Node<S> {
         let sealing = Sealing::new(member, parts.keyed.clone(), seals.clone(), runtime.clone(), finished);
         let appended = Appended::default();
         let waiters = Arc::new(Waiters::new(member, appended.clone()));
-        let applier = Applier::new(service.clone(), parts.keyed.clone(), parts.config, waiters.clone(), sealing.clone())
-            .map_err(|error| OpenError::Incomplete(error.to_string()))?;
+        let applier =
+            Applier::new(service.clone(), parts.keyed.clone(), parts.config, waiters.clone(), sealing.clone())
+                .map_err(|error| OpenError::Incomplete(error.to_string()))?;
         let applied = applier.applied();
         let applier = Arc::new(Owner::start("raft-apply", applier)?);
         let network = Network::new(config.transport.clone());

@@ -156,7 +156,8 @@ fn check_identity(cluster: &Cluster, newcomer: &Newcomer) -> Result<(), RosterEr
     let known = membership.membership().get_node(&newcomer.member);
     match known.filter(|known| known.peers != newcomer.address.peers) {
         Some(known) => {
-            let reason = format!("member {} is known at {}: take another id, or remove it first", newcomer.member, known);
+            let reason =
+                format!("member {} is known at {}: take another id, or remove it first", newcomer.member, known);
             Err(RosterError::Refused(reason))
         }
         None => Ok(()),
@@ -203,11 +204,7 @@ pub(crate) async fn promote(cluster: &Arc<Cluster>, member: MemberId) -> Result<
 }
 
 /// Waits until both this member and another have sealed at a mark, or at a later one that came meanwhile.
-async fn common_seal(
-    cluster: &Cluster,
-    mark: Position,
-    member: MemberId,
-) -> Result<(SealedAt, SealedAt), RosterError> {
+async fn common_seal(cluster: &Cluster, mark: Position, member: MemberId) -> Result<(SealedAt, SealedAt), RosterError> {
     let mut changes = cluster.seals.changes();
     let common = || cluster.seals.newest_common(member).filter(|(own, _)| own.position() >= mark);
     let sealed = changes.wait_for(|_| common().is_some());

@@ -29,6 +29,8 @@ pub(crate) struct Seals {
 #[derive(Default)]
 struct Ledger {
     newest: Option<Sealed>,
+    /// The newest position that openraft was told of.
+    told: Option<Position>,
     reports: BTreeMap<Position, BTreeMap<MemberId, SealedAt>>,
     divergences: Vec<Divergence>,
 }
@@ -93,6 +95,14 @@ impl Seals {
         self.ledger().newest.clone()
     }
 
+    /// The newest durable snapshot here, unless openraft was told of it; from now on it was.
+    pub(crate) fn take_untold(&self) -> Option<Sealed> {
+        let mut ledger = self.ledger();
+        let newest = ledger.newest.clone().filter(|newest| Some(newest.position) > ledger.told)?;
+        ledger.told = Some(newest.position);
+        Some(newest)
+    }
+
     /// A snapshot became durable here, or was adopted.
     pub(crate) fn handle_sealed(&self, sealed: Sealed) {
         let mut ledger = self.ledger();
@@ -131,7 +141,8 @@ impl Seals {
     /// The newest report of a member that this member can compare with its own, both together.
     pub(crate) fn newest_common(&self, member: MemberId) -> Option<(SealedAt, SealedAt)> {
         let ledger = self.ledger();
-        let common = |at: &BTreeMap<MemberId, SealedAt>| Some((at.get(&self.member)?.clone(), at.get(&member)?.clone()));
+        let common =
+            |at: &BTreeMap<MemberId, SealedAt>| Some((at.get(&self.member)?.clone(), at.get(&member)?.clone()));
         ledger.reports.values().rev().find_map(common)
     }
 

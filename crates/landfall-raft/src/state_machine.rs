@@ -11,9 +11,7 @@ use openraft::{AnyError, RaftSnapshotBuilder, StorageIOError};
 
 use crate::apply::Applier;
 use crate::arrival::Arrivals;
-use crate::consensus::{
-    Consensus, RaftEntry, RaftLogId, RaftSnapshotMeta, StorageError, StoredMembership, log_id_of,
-};
+use crate::consensus::{Consensus, RaftEntry, RaftLogId, RaftSnapshotMeta, StorageError, StoredMembership, log_id_of};
 use crate::owner::Owner;
 use crate::reference::Reference;
 use crate::seals::{Sealed, Seals};
@@ -70,7 +68,11 @@ impl<S: Service> RaftStateMachine<Consensus> for StateMachine<S> {
         Ok(Box::default())
     }
 
-    async fn install_snapshot(&mut self, meta: &RaftSnapshotMeta, reference: Box<Reference>) -> Result<(), StorageError> {
+    async fn install_snapshot(
+        &mut self,
+        meta: &RaftSnapshotMeta,
+        reference: Box<Reference>,
+    ) -> Result<(), StorageError> {
         let arrivals = self.arrivals.clone();
         let wanted = (*reference).clone();
         let adopt = move |applier: &mut Applier<S>| {
@@ -97,17 +99,22 @@ impl<S: Service> RaftStateMachine<Consensus> for StateMachine<S> {
 }
 
 impl<S: Service> RaftSnapshotBuilder<Consensus> for SnapshotBuilder<S> {
-    /// The newest durable seal. Members seal at marks, so there is one but for a state that never saw a mark: that is sealed as it is.
+    /// The newest durable seal of which openraft was not told. Members seal at marks, and openraft is asked to look only after one, so
+    /// there is one; a storage that is used without marks is sealed as it is.
     async fn build_snapshot(&mut self) -> Result<Snapshot, StorageError> {
         let mut changes = self.seals.changes();
-        if self.seals.newest().is_none() {
-            self.applier.ask(|applier| applier.seal()).await.map_err(read_error)?;
+        if let Some(sealed) = self.seals.take_untold() {
+            return Ok(snapshot_of(&self.seals, &sealed));
         }
-        let seals = self.seals.clone();
-        let sealed = changes.wait_for(|_| seals.newest().is_some());
+        self.applier.ask(|applier| applier.seal()).await.map_err(read_error)?;
+        let mut found = None;
+        let sealed = changes.wait_for(|_| {
+            found = self.seals.take_untold();
+            found.is_some()
+        });
         tokio::time::timeout(SEAL_DEADLINE, sealed).await.map_err(read_error)?.map_err(read_error)?;
-        let newest = self.seals.newest().ok_or_else(|| read_error(std::io::Error::from(std::io::ErrorKind::NotFound)))?;
-        Ok(snapshot_of(&self.seals, &newest))
+        let found = found.ok_or_else(|| read_error(std::io::Error::from(std::io::ErrorKind::NotFound)))?;
+        Ok(snapshot_of(&self.seals, &found))
     }
 }
 

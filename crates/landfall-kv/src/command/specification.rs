@@ -127,6 +127,6 @@ pub static COMMANDS: &[Specification] = &[
     command("quit", -1, &[Fast], NONE, parse::quit, "Ends the connection"),
     command("info", -1, &[NoMulti], NONE, parse::describe, "What operators look at"),
     command("config", -2, &[Admin, NoMulti], NONE, parse::config, "Settings: GET"),
-    command("command", -1, &[NoMulti], NONE, parse::commands, "The commands that there are: COUNT INFO DOCS"),
+    command("command", -1, &[NoMulti], NONE, parse::command_list, "The commands that there are: COUNT INFO DOCS"),
     command("landfall", -2, &[Admin, NoMulti], NONE, parse::landfall, "STATUS of this member, AUDIT of all, ONCE session sequence command"),
 ];
