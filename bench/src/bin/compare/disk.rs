@@ -1,4 +1,4 @@
-//! Owns what the harness does to directories and file systems before and after a run: copy, remove, warm, sync, and
+//! Owns what the harness does to directories and file systems before and after a run: change, warm, count, and
 //! a fresh file system to receive into. None of it is ever inside a measured window.
 
 use std::fs::{self, File};
@@ -6,31 +6,12 @@ use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
+use landfall_bench::command::run;
+use landfall_bench::files::remove;
 
 use crate::datasets::Extent;
-
-/// Removes a file or a tree; nothing there is fine.
-pub(crate) fn remove(path: &Path) -> anyhow::Result<()> {
-    let removed = match fs::symlink_metadata(path) {
-        Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
-        Ok(_) => fs::remove_file(path),
-        Err(error) => Err(error),
-    };
-    match removed {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("remove {}", path.display()))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Copies a tree with everything that `cp -a` keeps; `target` must not exist.
-pub(crate) fn copy_tree(source: &Path, target: &Path) -> anyhow::Result<()> {
-    run(Command::new("cp").arg("-a").arg(source).arg(target))
-}
 
 /// Writes what differs between `live` and `wanted` into `live`, in place, as a running service would have done.
 pub(crate) fn change_in_place(live: &Path, wanted: &Path) -> anyhow::Result<()> {
@@ -131,21 +112,6 @@ fn for_each_file(
     Ok(())
 }
 
-/// Brings a file system to rest and says how long that took.
-pub(crate) fn sync(path: &Path) -> anyhow::Result<Duration> {
-    let started = Instant::now();
-    rustix::fs::syncfs(File::open(path)?).with_context(|| format!("sync {}", path.display()))?;
-    Ok(started.elapsed())
-}
-
-/// Refuses a step for which the disk has no room.
-pub(crate) fn require_free(directory: &Path, bytes: u64) -> anyhow::Result<()> {
-    let state = rustix::fs::statvfs(directory)?;
-    let free = state.f_bavail * state.f_frsize;
-    ensure!(free > bytes + FREE_MARGIN_BYTES, "{} has {free} bytes free, {bytes} are needed", directory.display());
-    Ok(())
-}
-
 /// A new ext4 on a loop device, mounted for one run.
 ///
 /// ext4 avoids inodes that were freed in the last minutes, so filling a tree that was just deleted is up to six
@@ -202,18 +168,8 @@ pub(crate) fn unmount(mount: &Path) {
     }
 }
 
-/// Runs a command of the system to its end; what it prints on failure is the error.
-pub(crate) fn run(command: &mut Command) -> anyhow::Result<()> {
-    let output = command.output().with_context(|| format!("start {:?}", command.get_program()))?;
-    if !output.status.success() {
-        bail!("{command:?}: {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
-    }
-    Ok(())
-}
-
 const PAGE_BYTES: usize = 4096;
 const WARM_BYTES: usize = 1 << 20;
-const FREE_MARGIN_BYTES: u64 = 2_000_000_000;
 
 #[cfg(test)]
 mod tests {

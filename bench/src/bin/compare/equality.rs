@@ -93,7 +93,7 @@ const BUFFER_BYTES: usize = 256 << 10;
 mod tests {
     use super::*;
     use crate::datasets::scratch;
-    use crate::disk;
+    use landfall_bench::files;
 
     #[track_caller]
     fn check_pair(name: &str, spoil: fn(&Path), fidelity: Fidelity, equal: bool) {
@@ -102,10 +102,10 @@ mod tests {
         fs::create_dir_all(source.join("inner")).unwrap();
         fs::write(source.join("inner/file"), b"content").unwrap();
         std::os::unix::fs::symlink("inner/file", source.join("link")).unwrap();
-        disk::copy_tree(&source, &target).unwrap();
+        files::copy_tree(&source, &target).unwrap();
         spoil(&target);
         assert_eq!(check(&source, &target, fidelity, None).is_ok(), equal);
-        disk::remove(&directory).unwrap();
+        files::remove(&directory).unwrap();
     }
 
     #[test]

@@ -5,28 +5,24 @@ mod cases;
 mod datasets;
 mod disk;
 mod equality;
-mod machine;
-mod measure;
-mod netns;
+mod network;
 mod peers;
 mod report;
+mod sample;
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, ensure};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use rustix::fs::{FlockOperation, flock};
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
+use landfall_bench::command::run as run_command;
+use landfall_bench::machine::{self, Machine};
+use landfall_bench::netns;
+use landfall_bench::turns::{claim_machine, stop_on_signals};
 
 use crate::cases::{Arena, Case};
 use crate::datasets::{DataSet, Library, Scale};
-use crate::machine::Machine;
-use crate::netns::Network;
+use crate::network::Network;
 use crate::peers::{Landfall, Mode};
 use crate::report::Report;
 
@@ -130,8 +126,12 @@ fn run(place: &Place, options: &RunOptions) -> anyhow::Result<()> {
     let network = Network::create(SOURCES_MAX)?;
     let arena =
         Arena { work: &work, library: &library, network: &network, rounds: options.rounds, stopping: &stopping };
-    let mut report =
-        Report { machine: Machine::read(&work, &landfall), scale: place.scale, rounds: options.rounds, cases: vec![] };
+    let mut report = Report {
+        machine: Machine::read(&work, versions(&landfall)),
+        scale: place.scale,
+        rounds: options.rounds,
+        cases: vec![],
+    };
     for case in &cases {
         report.cases.push(arena.run(case)?);
         write_report(&report, options.json.as_deref())?;
@@ -149,16 +149,9 @@ fn prepare(cases: &[Case], place: &Place, library: &Library) -> anyhow::Result<(
         ensure!(build.status()?.success(), "the data set {name} could not be built");
     }
     if place.scale == Scale::Full {
-        disk::run(Command::new(std::env::current_exe()?).args(["warm-memory", &WARM_BYTES.to_string()]))?;
+        run_command(Command::new(std::env::current_exe()?).args(["warm-memory", &WARM_BYTES.to_string()]))?;
     }
     Ok(())
-}
-
-/// Two runs at one time would measure each other; the kernel ends the claim with the process.
-fn claim_machine() -> anyhow::Result<File> {
-    let claim = File::create(CLAIM).with_context(|| format!("create {CLAIM}"))?;
-    flock(&claim, FlockOperation::NonBlockingLockExclusive).context("another run is going on on this machine")?;
-    Ok(claim)
 }
 
 /// What a killed run left behind goes before this one begins.
@@ -167,24 +160,15 @@ fn sweep(work: &Path) {
     disk::unmount(&disk::mount_point(work));
 }
 
-/// On a signal the tool that runs now is ended, so its turn fails; the flag then ends the run, and everything that was
-/// made is dropped in order.
-fn stop_on_signals() -> anyhow::Result<Arc<AtomicBool>> {
-    let stopping = Arc::new(AtomicBool::new(false));
-    let flag = Arc::clone(&stopping);
-    let mut signals = Signals::new([SIGINT, SIGTERM])?;
-    std::thread::spawn(move || {
-        for _ in signals.forever() {
-            flag.store(true, Ordering::Relaxed);
-            netns::end_processes(std::process::id());
-        }
-    });
-    Ok(stopping)
-}
-
 fn beside_this_program() -> anyhow::Result<PathBuf> {
     let program = std::env::current_exe()?;
     Ok(program.parent().context("a program without a directory")?.join("landfall"))
+}
+
+fn versions(landfall: &Path) -> Vec<String> {
+    let tools = [(Path::new("rsync"), "--version"), (Path::new("nginx"), "-v"), (Path::new("curl"), "--version")];
+    let of = |(program, flag): (&Path, &str)| machine::first_line(Command::new(program).arg(flag));
+    tools.into_iter().chain([(landfall, "--version")]).filter_map(of).collect()
 }
 
 /// After every case, so that a long run that is cut has not been for nothing.
@@ -219,6 +203,5 @@ fn touch(bytes: u64) -> anyhow::Result<()> {
     Ok(())
 }
 
-const CLAIM: &str = "/run/landfall-compare.lock";
 const SOURCES_MAX: usize = 2;
 const WARM_BYTES: u64 = 8 << 30;

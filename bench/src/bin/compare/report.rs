@@ -5,10 +5,11 @@ use std::fmt::Write;
 
 use serde::{Deserialize, Serialize};
 
-use crate::cases::{Bound, Case, Contestant, Goal, Sizes};
+use crate::cases::{Case, Contestant, Goal, Sizes};
 use crate::datasets::Scale;
-use crate::machine::Machine;
-use crate::measure::Sample;
+use crate::sample::Sample;
+use landfall_bench::figures::{Spread, Verdict, show, three_digits};
+use landfall_bench::machine::Machine;
 
 /// One invocation.
 #[derive(Serialize, Deserialize)]
@@ -40,38 +41,6 @@ pub(crate) struct Row {
     pub(crate) not_run: Option<String>,
     pub(crate) samples: Vec<Sample>,
     failures: Vec<String>,
-}
-
-/// A goal and what became of it.
-#[derive(Serialize, Deserialize)]
-struct Verdict {
-    measure: String,
-    bound: Bound,
-    /// In the table's unit; nothing where only an aim is set.
-    at_least: Option<f64>,
-    aim: Option<f64>,
-    figure: Option<f64>,
-}
-
-/// A median and its range.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Spread {
-    pub(crate) median: f64,
-    pub(crate) min: f64,
-    pub(crate) max: f64,
-}
-
-impl Spread {
-    fn of(mut figures: Vec<f64>) -> Option<Self> {
-        figures.sort_by(f64::total_cmp);
-        let (min, max) = (*figures.first()?, *figures.last()?);
-        let middle = figures.len() / 2;
-        let median = match figures.len() % 2 {
-            0 => f64::midpoint(figures[middle - 1], figures[middle]),
-            _ => figures[middle],
-        };
-        Some(Self { median, min, max })
-    }
 }
 
 impl Row {
@@ -112,7 +81,7 @@ impl Row {
 
 impl CaseReport {
     pub(crate) fn new(case: &Case, rows: Vec<Row>, sizes: Sizes) -> Self {
-        let verdicts = case.goals.iter().map(|goal| Verdict::new(goal, &rows, sizes)).collect();
+        let verdicts = case.goals.iter().map(|goal| judge(goal, &rows, sizes)).collect();
         Self {
             name: case.name.to_owned(),
             title: case.title.to_owned(),
@@ -179,39 +148,6 @@ impl Row {
     }
 }
 
-impl Verdict {
-    fn new(goal: &Goal, rows: &[Row], sizes: Sizes) -> Self {
-        let unit = goal.yardstick.unit();
-        Self {
-            measure: goal.yardstick.describe(),
-            bound: goal.yardstick.bound(),
-            at_least: Some(goal.at_least / unit).filter(|figure| figure.is_finite()),
-            aim: goal.aim.map(|aim| aim / unit),
-            figure: goal.yardstick.read(rows, sizes).map(|figure| figure / unit),
-        }
-    }
-
-    fn word(&self) -> &'static str {
-        let holds = |goal: Option<f64>| Some(self.bound.holds(self.figure?, goal?));
-        match (self.figure, holds(self.aim), holds(self.at_least)) {
-            (None, ..) => "not run",
-            (_, Some(true), _) => "aim reached",
-            (_, _, Some(true)) => "yes",
-            (_, _, Some(false)) => "NO",
-            (_, Some(false), None) => "aim not reached",
-            (_, None, None) => "",
-        }
-    }
-
-    fn write_line(&self, text: &mut String, title: &str) -> std::fmt::Result {
-        let sign = if self.bound == Bound::AtMost { "≤ " } else { "≥ " };
-        let goal = |goal: Option<f64>| goal.map_or(String::new(), |goal| format!("{sign}{}", three_digits(goal)));
-        let figure = self.figure.map_or("–".to_owned(), three_digits);
-        let (at_least, aim) = (goal(self.at_least), goal(self.aim));
-        writeln!(text, "| {title} | {} | {figure} | {at_least} | {aim} | {} |", self.measure, self.word())
-    }
-}
-
 impl Report {
     /// The form that is published: the machine, the goals, then every case in full.
     pub(crate) fn to_markdown(&self) -> Result<String, std::fmt::Error> {
@@ -233,23 +169,19 @@ impl Report {
     }
 }
 
+fn judge(goal: &Goal, rows: &[Row], sizes: Sizes) -> Verdict {
+    let unit = goal.yardstick.unit();
+    Verdict {
+        measure: goal.yardstick.describe(),
+        bound: goal.yardstick.bound(),
+        at_least: Some(goal.at_least / unit).filter(|figure| figure.is_finite()),
+        aim: goal.aim.map(|aim| aim / unit),
+        figure: goal.yardstick.read(rows, sizes).map(|figure| figure / unit),
+    }
+}
+
 fn repeated_megabytes(sample: &Sample) -> Option<f64> {
     sample.repeated_bytes.map(|bytes| bytes as f64 / 1e6)
-}
-
-fn show(spread: Spread) -> String {
-    let [median, min, max] = [spread.median, spread.min, spread.max].map(three_digits);
-    format!("{median} ({min}–{max})")
-}
-
-fn three_digits(figure: f64) -> String {
-    match figure.abs() {
-        0.0 => "0".to_owned(),
-        magnitude if magnitude < 0.1 => format!("{figure:.4}"),
-        magnitude if magnitude < 1.0 => format!("{figure:.3}"),
-        magnitude if magnitude < 100.0 => format!("{figure:.2}"),
-        _ => format!("{figure:.0}"),
-    }
 }
 
 /// The columns after the ratio, in the order of the heading.
@@ -262,37 +194,3 @@ const DETAILS: [fn(&Sample) -> f64; 7] = [
     |sample| sample.to_joiner_bytes as f64 / 1e6,
     |sample| sample.to_source_bytes as f64 / 1e6,
 ];
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[track_caller]
-    fn check_median(figures: &[f64], expected: Option<(f64, f64, f64)>) {
-        let spread = Spread::of(figures.to_vec()).map(|spread| (spread.median, spread.min, spread.max));
-        assert_eq!(spread, expected);
-    }
-
-    #[test]
-    fn a_median_is_the_middle_or_the_mean_of_the_two_middles() {
-        check_median(&[], None);
-        check_median(&[3.0], Some((3.0, 3.0, 3.0)));
-        check_median(&[9.0, 1.0, 2.0], Some((2.0, 1.0, 9.0)));
-        check_median(&[4.0, 1.0, 2.0, 9.0], Some((3.0, 1.0, 9.0)));
-    }
-
-    #[track_caller]
-    fn check_word(bound: Bound, figure: Option<f64>, at_least: Option<f64>, aim: Option<f64>, expected: &str) {
-        assert_eq!(Verdict { measure: String::new(), bound, at_least, aim, figure }.word(), expected);
-    }
-
-    #[test]
-    fn a_verdict_names_the_best_goal_that_holds() {
-        check_word(Bound::AtMost, Some(0.5), Some(0.8), Some(0.6), "aim reached");
-        check_word(Bound::AtMost, Some(0.7), Some(0.8), Some(0.6), "yes");
-        check_word(Bound::AtMost, Some(0.9), Some(0.8), Some(0.6), "NO");
-        check_word(Bound::AtLeast, Some(1.9), Some(1.85), Some(1.95), "yes");
-        check_word(Bound::AtMost, Some(2.0), None, Some(1.0), "aim not reached");
-        check_word(Bound::AtMost, None, Some(0.8), None, "not run");
-    }
-}

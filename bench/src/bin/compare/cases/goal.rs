@@ -1,9 +1,8 @@
 //! Owns what Landfall promises of a case and whether a run kept it. It never measures anything.
 
-use serde::{Deserialize, Serialize};
-
 use crate::datasets::Extent;
-use crate::report::{Row, Spread};
+use crate::report::Row;
+use landfall_bench::figures::{Bound, Spread};
 
 /// One promise: the least that must hold, and what is aimed at.
 pub(crate) struct Goal {
@@ -36,14 +35,6 @@ pub(crate) enum Yardstick {
     RepeatedOfState,
     /// The larger peak of the two ends, the worst of all of Landfall's rows and rounds.
     PeakBytes,
-}
-
-/// On which side of its goal a figure has to be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum Bound {
-    AtMost,
-    AtLeast,
 }
 
 /// What the sizes of a case are judged by.
@@ -112,13 +103,4 @@ fn named<'a>(rows: &'a [Row], label: &str) -> Option<&'a Row> {
 fn peak(row: &Row) -> Option<f64> {
     let spread: Spread = row.spread(|sample| sample.source.peak_bytes.max(sample.joiner.peak_bytes) as f64)?;
     Some(spread.max)
-}
-
-impl Bound {
-    pub(crate) fn holds(self, figure: f64, goal: f64) -> bool {
-        match self {
-            Self::AtMost => figure <= goal,
-            Self::AtLeast => figure >= goal,
-        }
-    }
 }

@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use super::runner::Turn;
-use crate::measure::{Sample, wait_until};
+use crate::sample::Sample;
+use landfall_bench::measure::wait_until;
 
 impl Turn<'_> {
     /// Receives the whole once for its bytes, then again into nothing with a kill at half of them, then to the end.

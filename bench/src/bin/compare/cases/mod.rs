@@ -9,12 +9,12 @@ use std::path::Path;
 
 use anyhow::ensure;
 
-pub(crate) use goal::{Bound, Goal, Sizes, Yardstick};
+pub(crate) use goal::{Goal, Sizes, Yardstick};
 pub(crate) use runner::Arena;
 
 use crate::datasets::DataSet;
-use crate::netns::Rate;
 use crate::peers::{Copy, Http, Landfall, Mode, Rsync, Tool};
+use landfall_bench::netns::Rate;
 
 /// One comparison.
 pub(crate) struct Case {

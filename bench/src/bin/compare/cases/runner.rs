@@ -12,10 +12,13 @@ use super::{Case, Contestant, Course, Start, Surface, Window};
 use crate::datasets::{DataSet, Library};
 use crate::disk::{self, FreshFileSystem};
 use crate::equality;
-use crate::measure::{Finished, Process, Sample, Usage};
-use crate::netns::{Network, Rate};
+use crate::network::Network;
 use crate::peers::{Follows, Seat};
 use crate::report::{CaseReport, Row};
+use crate::sample::Sample;
+use landfall_bench::files;
+use landfall_bench::measure::{Finished, Process, Usage};
+use landfall_bench::netns::Rate;
 
 /// Where all runs of one invocation take place.
 pub(crate) struct Arena<'a> {
@@ -83,7 +86,7 @@ pub(super) struct Turn<'a> {
 impl<'a> Turn<'a> {
     fn prepare(arena: &'a Arena<'a>, case: &'a Case, contestant: &'a Contestant) -> anyhow::Result<Self> {
         let area = arena.work.join("turn");
-        disk::remove(&area)?;
+        files::remove(&area)?;
         std::fs::create_dir_all(&area)?;
         arena.network.set_rate(Rate::Unlimited)?;
         let fresh = create_surface(arena, case)?;
@@ -117,19 +120,19 @@ impl<'a> Turn<'a> {
             disk::warm(&self.target)?;
         }
         self.arena.network.set_rate(self.case.rate)?;
-        disk::sync(self.arena.work)?;
-        disk::sync(self.parent()).map(drop)
+        files::sync(self.arena.work)?;
+        files::sync(self.parent()).map(drop)
     }
 
     fn set_up_first_version(&mut self, first: DataSet) -> anyhow::Result<()> {
         let (first_path, wanted) = (self.arena.library.path(first), self.arena.library.path(self.case.want));
         if self.contestant.tool.follows() == Follows::Nothing {
-            disk::copy_tree(&first_path, &self.target)?;
+            files::copy_tree(&first_path, &self.target)?;
             return self.serve();
         }
         if first != self.case.want {
             self.state = self.arena.work.join("turn/live");
-            disk::copy_tree(&first_path, &self.state)?;
+            files::copy_tree(&first_path, &self.state)?;
         }
         self.serve()?;
         self.receive()?;
@@ -166,7 +169,7 @@ impl<'a> Turn<'a> {
         source = published.map_or(source, |finished| source.and(finished.usage));
         Ok(Sample {
             wall_seconds: serving + publish_seconds + received.elapsed.as_secs_f64() - own_sync_seconds,
-            sync_seconds: disk::sync(self.parent())?.as_secs_f64() + own_sync_seconds,
+            sync_seconds: files::sync(self.parent())?.as_secs_f64() + own_sync_seconds,
             source,
             joiner: received.usage,
             to_joiner_bytes: traffic.to_joiner_bytes,
@@ -223,9 +226,9 @@ impl<'a> Turn<'a> {
     }
 
     pub(super) fn clear_target(&self) -> anyhow::Result<()> {
-        disk::remove(self.parent())?;
+        files::remove(self.parent())?;
         std::fs::create_dir_all(self.parent())?;
-        disk::sync(self.parent()).map(drop)
+        files::sync(self.parent()).map(drop)
     }
 
     /// The measured part of a transfer that begins anew after a cut.
@@ -242,14 +245,14 @@ impl<'a> Turn<'a> {
         let extent = self.arena.library.extent(self.case.want).context("the data set is not built")?;
         ensure!(self.contestant.sources >= 1, "a transfer needs a source");
         let copies = if self.contestant.tool.follows() == Follows::Nothing { 1 } else { 2 };
-        disk::require_free(self.arena.work, copies * extent.bytes)
+        files::require_free(self.arena.work, copies * extent.bytes)
     }
 }
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
         self.servers.clear();
-        if let Err(error) = disk::remove(&self.arena.work.join("turn")) {
+        if let Err(error) = files::remove(&self.arena.work.join("turn")) {
             eprintln!("{error:#}");
         }
     }

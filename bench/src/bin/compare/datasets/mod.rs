@@ -3,11 +3,9 @@
 
 mod large;
 mod pages;
-mod random;
 mod segments;
 mod sources;
 mod sqlite;
-mod text;
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -18,6 +16,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use crate::disk;
+use landfall_bench::files;
 
 /// A state before or after it changed; the second version of a state names the same files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -114,16 +113,16 @@ impl Library {
         }
         self.check_space(set)?;
         let partial = self.directory.join(format!("{}.partial", set.name()));
-        disk::remove(&partial)?;
+        files::remove(&partial)?;
         self.fill(set, &partial).with_context(|| format!("build the data set {}", set.name()))?;
-        disk::remove(&self.path(set))?;
+        files::remove(&self.path(set))?;
         fs::rename(&partial, self.path(set))?;
         self.stamp(set)
     }
 
     fn fill(&self, set: DataSet, directory: &Path) -> anyhow::Result<()> {
         match set.first_version() {
-            Some(first) if set.changes_a_copy() => disk::copy_tree(&self.path(first), directory)?,
+            Some(first) if set.changes_a_copy() => files::copy_tree(&self.path(first), directory)?,
             _ => fs::create_dir_all(directory)?,
         }
         let scale = self.scale;
@@ -144,7 +143,7 @@ impl Library {
 
     fn check_space(&self, set: DataSet) -> anyhow::Result<()> {
         let full = if set == DataSet::Large { large::BYTES } else { SET_BYTES_MAX };
-        disk::require_free(&self.directory, self.scale.of(full))
+        files::require_free(&self.directory, self.scale.of(full))
     }
 
     fn stamp(&self, set: DataSet) -> anyhow::Result<Extent> {
@@ -205,7 +204,7 @@ fn set_modified(path: &Path, seconds: u64) -> anyhow::Result<()> {
 #[cfg(test)]
 pub(crate) fn scratch(name: &str) -> anyhow::Result<PathBuf> {
     let directory = std::env::temp_dir().join(format!("landfall-compare-{}-{name}", std::process::id()));
-    disk::remove(&directory)?;
+    files::remove(&directory)?;
     fs::create_dir_all(&directory)?;
     Ok(directory)
 }

@@ -6,8 +6,8 @@ use std::io::{BufWriter, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use super::random::Random;
 use super::{Scale, set_modified};
+use landfall_bench::random::Random;
 
 pub(crate) fn build(directory: &Path, scale: Scale) -> anyhow::Result<()> {
     write_noise(&directory.join(FILE_NAME), scale.of(PAGES) * PAGE_BYTES)

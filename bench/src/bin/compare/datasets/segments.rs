@@ -5,9 +5,9 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
-use super::random::Random;
-use super::text::Words;
 use super::{Scale, set_modified};
+use landfall_bench::random::Random;
+use landfall_bench::text::Words;
 
 pub(crate) fn build(directory: &Path, scale: Scale) -> anyhow::Result<()> {
     write_log(directory, scale.of(LOG_BYTES), &|_| super::FIRST_VERSION_SECONDS)

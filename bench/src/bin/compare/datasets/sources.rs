@@ -5,9 +5,9 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use super::random::Random;
-use super::text::Words;
 use super::{Scale, set_modified};
+use landfall_bench::random::Random;
+use landfall_bench::text::Words;
 
 pub(crate) fn build(directory: &Path, scale: Scale) -> anyhow::Result<()> {
     let directories = directories(directory, scale.of(DIRECTORIES), &Words::new())?;
@@ -30,7 +30,7 @@ fn directories(root: &Path, count: u64, words: &Words) -> anyhow::Result<Vec<Pat
     while (directories.len() as u64) < count.max(2) {
         let (parent, depth) = &directories[random.below(directories.len() as u64) as usize];
         if *depth < DEPTH_MAX {
-            let name = String::from_utf8_lossy(words.any(random.next())).into_owned();
+            let name = String::from_utf8_lossy(words.any(random.number())).into_owned();
             let child = (parent.join(format!("{name}{}", directories.len() % 10)), depth + 1);
             if !child.0.exists() {
                 fs::create_dir(&child.0)?;
@@ -59,7 +59,7 @@ impl Writer {
 
     fn write_file(&mut self, parent: &Path, number: u64) -> anyhow::Result<()> {
         let (extension, mode) = KINDS[self.random.below(KINDS.len() as u64) as usize];
-        let stem = String::from_utf8_lossy(self.words.any(self.random.next())).into_owned();
+        let stem = String::from_utf8_lossy(self.words.any(self.random.number())).into_owned();
         let path = parent.join(format!("{stem}-{number}.{extension}"));
         let bytes = file_bytes(&mut self.random);
         self.compose(bytes as usize);

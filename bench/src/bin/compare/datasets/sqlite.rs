@@ -6,9 +6,9 @@ use std::path::Path;
 use anyhow::Context;
 use rusqlite::{Connection, Transaction, params};
 
-use super::random::Random;
-use super::text::Words;
 use super::{Scale, set_modified};
+use landfall_bench::random::Random;
+use landfall_bench::text::Words;
 
 /// Builds the first version: one transaction, prepared statements, no journal, indices last.
 pub(crate) fn build(directory: &Path, scale: Scale) -> anyhow::Result<()> {

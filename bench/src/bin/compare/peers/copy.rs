@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use super::{Seat, Tool};
-use crate::measure::Process;
+use landfall_bench::measure::Process;
 
 pub(crate) struct Copy;
 

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use super::{Seat, Tool};
 use crate::equality::Fidelity;
-use crate::measure::Process;
+use landfall_bench::measure::Process;
 
 /// A download, from the start or from where an earlier one was cut.
 pub(crate) struct Http;

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::{Follows, Seat, Tool};
-use crate::disk::run;
-use crate::measure::Process;
+use landfall_bench::command::run;
+use landfall_bench::measure::Process;
 
 /// Landfall in one of its two ways to publish.
 #[derive(Clone)]

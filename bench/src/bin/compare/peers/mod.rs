@@ -16,8 +16,8 @@ pub(crate) use landfall::{Landfall, Mode};
 pub(crate) use rsync::Rsync;
 
 use crate::equality::Fidelity;
-use crate::measure::Process;
-use crate::netns::Link;
+use crate::network::Link;
+use landfall_bench::measure::Process;
 
 /// A way to bring a state from one machine to another.
 pub(crate) trait Tool {

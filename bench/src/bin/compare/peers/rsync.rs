@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use super::{Seat, Tool};
-use crate::measure::Process;
+use landfall_bench::measure::Process;
 
 /// rsync with some of its options.
 pub(crate) struct Rsync {

@@ -2,18 +2,19 @@
 //! clock or the system's entropy.
 
 /// xoshiro256++ (Blackman and Vigna, 2019), seeded by SplitMix64.
-pub(crate) struct Random {
+pub struct Random {
     state: [u64; 4],
 }
 
 impl Random {
     /// Starts the stream number `stream` of the data sets' one seed.
-    pub(crate) fn stream(stream: u64) -> Self {
+    pub fn stream(stream: u64) -> Self {
         let mut seed = SEED ^ stream.wrapping_mul(0xd134_2543_de82_ef95);
         Self { state: [(); 4].map(|()| split_mix(&mut seed)) }
     }
 
-    pub(crate) fn next(&mut self) -> u64 {
+    /// Any number.
+    pub fn number(&mut self) -> u64 {
         let [a, b, c, d] = self.state;
         let result = a.wrapping_add(d).rotate_left(23).wrapping_add(a);
         let [c, d] = [c ^ a, d ^ b];
@@ -22,22 +23,25 @@ impl Random {
     }
 
     /// A number below `bound`, by multiplication; the bias is below 2^-32 for the bounds used here.
-    pub(crate) fn below(&mut self, bound: u64) -> u64 {
-        ((u128::from(self.next()) * u128::from(bound)) >> 64) as u64
+    pub fn below(&mut self, bound: u64) -> u64 {
+        ((u128::from(self.number()) * u128::from(bound)) >> 64) as u64
     }
 
-    pub(crate) fn between(&mut self, low: u64, high: u64) -> u64 {
+    /// A number from `low` up to but without `high`.
+    pub fn between(&mut self, low: u64, high: u64) -> u64 {
         low + self.below(high - low)
     }
 
-    pub(crate) fn fill(&mut self, bytes: &mut [u8]) {
+    /// Fills with noise.
+    pub fn fill(&mut self, bytes: &mut [u8]) {
         for piece in bytes.chunks_mut(8) {
-            let number = self.next().to_le_bytes();
+            let number = self.number().to_le_bytes();
             piece.copy_from_slice(&number[..piece.len()]);
         }
     }
 
-    pub(crate) fn bytes_16(&mut self) -> [u8; 16] {
+    /// A token.
+    pub fn bytes_16(&mut self) -> [u8; 16] {
         let mut bytes = [0; 16];
         self.fill(&mut bytes);
         bytes
@@ -61,7 +65,7 @@ mod tests {
     fn equal_streams_give_equal_numbers_and_others_differ() {
         let numbers = |stream| {
             let mut random = Random::stream(stream);
-            [random.next(), random.next(), random.next()]
+            [random.number(), random.number(), random.number()]
         };
         assert_eq!(numbers(1), numbers(1));
         assert_ne!(numbers(1), numbers(2));

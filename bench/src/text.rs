@@ -1,34 +1,42 @@
 //! Owns the words that the data sets are written with: a fixed vocabulary, drawn by Zipf's law (exponent 1), so that
 //! text compresses about as people's text does. It never touches a file.
 
-use super::random::Random;
+use crate::random::Random;
 
 /// A vocabulary and the law by which words are drawn from it.
-pub(crate) struct Words {
+pub struct Words {
     words: Vec<Vec<u8>>,
     /// Draw `i` of `DRAWS` gives the word `table[i]`: built by division only, so equal on every machine.
     table: Vec<u16>,
 }
 
+impl Default for Words {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Words {
-    pub(crate) fn new() -> Self {
+    /// The one vocabulary.
+    pub fn new() -> Self {
         let mut random = Random::stream(STREAM);
         let words = (0..WORDS).map(|rank| word(rank, &mut random)).collect();
         Self { words, table: zipf_table() }
     }
 
-    pub(crate) fn draw(&self, random: &mut Random) -> &[u8] {
+    /// A word, by the law.
+    pub fn draw(&self, random: &mut Random) -> &[u8] {
         let draw = random.below(DRAWS as u64) as usize;
         &self.words[usize::from(self.table[draw])]
     }
 
     /// Any word, all alike; `number` chooses.
-    pub(crate) fn any(&self, number: u64) -> &[u8] {
+    pub fn any(&self, number: u64) -> &[u8] {
         &self.words[(number % WORDS as u64) as usize]
     }
 
     /// Appends words until at least `bytes` bytes were added, then cuts to exactly that.
-    pub(crate) fn append(&self, text: &mut Vec<u8>, bytes: usize, random: &mut Random) {
+    pub fn append(&self, text: &mut Vec<u8>, bytes: usize, random: &mut Random) {
         let end = text.len() + bytes;
         while text.len() < end {
             text.extend_from_slice(self.draw(random));
@@ -37,7 +45,8 @@ impl Words {
         text.truncate(end);
     }
 
-    pub(crate) fn sentence(&self, bytes: usize, random: &mut Random) -> String {
+    /// Text of exactly so many bytes.
+    pub fn sentence(&self, bytes: usize, random: &mut Random) -> String {
         let mut text = Vec::with_capacity(bytes + WORD_BYTES_MAX);
         self.append(&mut text, bytes, random);
         String::from_utf8_lossy(&text).into_owned()

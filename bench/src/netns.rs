@@ -14,104 +14,44 @@ use anyhow::{Context, anyhow};
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use crate::disk::run;
-
-/// A joiner's namespace and one for each source, each source on a link of its own.
-pub(crate) struct Network {
-    joiner: Namespace,
-    links: Vec<Link>,
-}
-
-/// One source's end, and the pair that joins it to the joiner.
-pub(crate) struct Link {
-    pub(crate) source: Namespace,
-    pub(crate) source_address: Ipv4Addr,
-    interface: String,
-}
+use crate::command::run;
 
 /// How fast a link is in each direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Rate {
+pub enum Rate {
+    /// As fast as the kernel copies.
     Unlimited,
+    /// Capped, without a burst worth mentioning.
     MegabitsPerSecond(u32),
 }
 
-/// What crossed a link since it was made, as its source end counted it.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Traffic {
-    pub(crate) to_joiner_bytes: u64,
-    pub(crate) to_source_bytes: u64,
-}
-
-impl Network {
-    /// Makes a joiner's namespace and `sources` others.
-    pub(crate) fn create(sources: usize) -> anyhow::Result<Self> {
-        let mut network = Self { joiner: Namespace::create("joiner")?, links: Vec::new() };
-        for number in 0..sources {
-            let link = Link::create(number, &network.joiner)?;
-            network.links.push(link);
-        }
-        Ok(network)
-    }
-
-    pub(crate) fn joiner(&self) -> &Namespace {
-        &self.joiner
-    }
-
-    pub(crate) fn links(&self) -> &[Link] {
-        &self.links
-    }
-
-    /// Caps every link in both directions, or frees it.
-    pub(crate) fn set_rate(&self, rate: Rate) -> anyhow::Result<()> {
-        self.links.iter().try_for_each(|link| {
-            shape(&link.source, &link.interface, rate)?;
-            shape(&self.joiner, &link.interface, rate)
-        })
-    }
-
-    /// The sum over all links.
-    pub(crate) fn traffic(&self) -> anyhow::Result<Traffic> {
-        let mut sum = Traffic::default();
-        for link in &self.links {
-            let traffic = link.source.inside(|| read_traffic(&link.interface))?;
-            sum.to_joiner_bytes += traffic.to_joiner_bytes;
-            sum.to_source_bytes += traffic.to_source_bytes;
-        }
-        Ok(sum)
-    }
+/// What an interface has carried since it was made, as its own end counted it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// What left by it, headers included.
+    pub sent_bytes: u64,
+    /// What came in by it, headers included.
+    pub received_bytes: u64,
 }
 
 impl Traffic {
-    pub(crate) fn since(self, earlier: Self) -> Self {
+    /// What was carried after `earlier` was read.
+    pub fn since(self, earlier: Self) -> Self {
         Self {
-            to_joiner_bytes: self.to_joiner_bytes - earlier.to_joiner_bytes,
-            to_source_bytes: self.to_source_bytes - earlier.to_source_bytes,
+            sent_bytes: self.sent_bytes - earlier.sent_bytes,
+            received_bytes: self.received_bytes - earlier.received_bytes,
         }
-    }
-}
-
-impl Link {
-    fn create(number: usize, joiner: &Namespace) -> anyhow::Result<Self> {
-        let source = Namespace::create(&format!("source{number}"))?;
-        let interface = format!("link{number}");
-        let subnet = 10 + number as u8;
-        let (source_address, joiner_address) = (Ipv4Addr::new(10, 77, subnet, 1), Ipv4Addr::new(10, 77, subnet, 2));
-        let pair = ["link", "add", &interface, "netns", &source.name, "type", "veth", "peer", "name", &interface];
-        ip(&[&pair[..], &["netns", &joiner.name]].concat())?;
-        source.bring_up(&interface, source_address)?;
-        joiner.bring_up(&interface, joiner_address)?;
-        Ok(Self { source, source_address, interface })
     }
 }
 
 /// A network namespace, deleted when dropped together with the processes still in it.
-pub(crate) struct Namespace {
+pub struct Namespace {
     name: String,
 }
 
 impl Namespace {
-    fn create(role: &str) -> anyhow::Result<Self> {
+    /// Makes one; `role` tells those of one process apart.
+    pub fn create(role: &str) -> anyhow::Result<Self> {
         let name = format!("{}-{role}", prefix(std::process::id()));
         ip(&["netns", "add", &name])?;
         let namespace = Self { name };
@@ -119,13 +59,35 @@ impl Namespace {
         Ok(namespace)
     }
 
-    fn bring_up(&self, interface: &str, address: Ipv4Addr) -> anyhow::Result<()> {
+    /// As `ip` calls it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Joins two namespaces by a pair of interfaces that bear the same name on both sides and are still down.
+    pub fn join(&self, other: &Self, interface: &str) -> anyhow::Result<()> {
+        let pair = ["link", "add", interface, "netns", &self.name, "type", "veth", "peer", "name", interface];
+        ip(&[&pair[..], &["netns", &other.name]].concat())
+    }
+
+    /// Gives an interface its address in a network of 256.
+    pub fn bring_up(&self, interface: &str, address: Ipv4Addr) -> anyhow::Result<()> {
         ip(&["-n", &self.name, "address", "add", &format!("{address}/24"), "dev", interface])?;
         ip(&["-n", &self.name, "link", "set", interface, "up"])
     }
 
+    /// Caps what leaves by an interface, or frees it.
+    pub fn set_rate(&self, interface: &str, rate: Rate) -> anyhow::Result<()> {
+        shape(self, interface, rate)
+    }
+
+    /// Reads the counters of an interface.
+    pub fn traffic(&self, interface: &str) -> anyhow::Result<Traffic> {
+        self.inside(|| read_traffic(interface))
+    }
+
     /// Runs `work` on a thread inside the namespace; processes it starts are born there.
-    pub(crate) fn inside<T: Send>(&self, work: impl FnOnce() -> anyhow::Result<T> + Send) -> anyhow::Result<T> {
+    pub fn inside<T: Send>(&self, work: impl FnOnce() -> anyhow::Result<T> + Send) -> anyhow::Result<T> {
         let place = File::open(PathBuf::from("/run/netns").join(&self.name))
             .with_context(|| format!("open the namespace {}", self.name))?;
         thread::scope(|scope| {
@@ -145,13 +107,13 @@ impl Drop for Namespace {
 }
 
 /// Ends what runs in the namespaces of one process of this program.
-pub(crate) fn end_processes(owner: u32) {
+pub fn end_processes(owner: u32) {
     let names = names().into_iter().filter(|name| name.starts_with(&format!("{}-", prefix(owner))));
     names.for_each(|name| kill_inside(&name));
 }
 
 /// Deletes what earlier runs left that were killed before they could.
-pub(crate) fn sweep_dead() {
+pub fn sweep_dead() {
     let alive = |process: u32| fs::exists(format!("/proc/{process}")).unwrap_or(true);
     for name in names() {
         let owner = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next()?.parse().ok());
@@ -213,16 +175,16 @@ fn read_traffic(interface: &str) -> anyhow::Result<Traffic> {
 fn parse_traffic(table: &str, interface: &str) -> Option<Traffic> {
     let line = table.lines().find_map(|line| line.trim().strip_prefix(interface)?.strip_prefix(':'))?;
     let mut fields = line.split_whitespace().map(|field| field.parse().ok());
-    let to_source_bytes = fields.next()??;
-    let to_joiner_bytes = fields.nth(7)??;
-    Some(Traffic { to_joiner_bytes, to_source_bytes })
+    let received_bytes = fields.next()??;
+    let sent_bytes = fields.nth(7)??;
+    Some(Traffic { sent_bytes, received_bytes })
 }
 
 fn ip(arguments: &[&str]) -> anyhow::Result<()> {
     run(Command::new("ip").args(arguments))
 }
 
-const PREFIX: &str = "landfall-compare-";
+const PREFIX: &str = "landfall-bench-";
 /// Above one segment of the largest offload, else the filter drops whole segments.
 const BURST: &str = "256kb";
 const LATENCY: &str = "50ms";
@@ -235,7 +197,7 @@ mod tests {
     fn received_is_the_first_counter_and_sent_the_ninth() {
         let table = "Inter-| x\n face | y\n    lo: 1 1 1 1 1 1 1 1 1 1\n link0: 10 2 0 0 0 0 0 0 20 3 0 0 0 0 0 0\n";
         let traffic = parse_traffic(table, "link0").unwrap();
-        assert_eq!((traffic.to_source_bytes, traffic.to_joiner_bytes), (10, 20));
+        assert_eq!((traffic.received_bytes, traffic.sent_bytes), (10, 20));
         assert!(parse_traffic(table, "link1").is_none());
     }
 }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 /// What the figures of a run were measured on, and with which versions.
 #[derive(Serialize, Deserialize)]
-pub(crate) struct Machine {
+pub struct Machine {
     cores: usize,
     processor: String,
     memory_bytes: u64,
@@ -23,8 +23,8 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    /// Reads them; `work` says which disk is meant.
-    pub(crate) fn read(work: &Path, landfall: &Path) -> Self {
+    /// Reads them; `work` says which disk is meant, `versions` what is compared.
+    pub fn read(work: &Path, versions: Vec<String>) -> Self {
         let processors = read("/proc/cpuinfo");
         let memory = field(&read("/proc/meminfo"), "MemTotal").unwrap_or_default();
         let kibibytes: u64 = memory.trim_end_matches(" kB").parse().unwrap_or(0);
@@ -36,11 +36,12 @@ impl Machine {
             system: system().unwrap_or_else(unknown),
             disk: disk(work).unwrap_or_else(unknown),
             load: read("/proc/loadavg").split(' ').next().and_then(|load| load.parse().ok()),
-            versions: versions(landfall),
+            versions,
         }
     }
 
-    pub(crate) fn write_markdown(&self, text: &mut String) -> std::fmt::Result {
+    /// As a list.
+    pub fn write_markdown(&self, text: &mut String) -> std::fmt::Result {
         let gibibytes = self.memory_bytes as f64 / f64::from(1 << 30);
         writeln!(text, "- Processor: {} cores, {}", self.cores, self.processor)?;
         writeln!(text, "- Memory: {gibibytes:.1} GiB; both ends share it, the processor and the disk")?;
@@ -53,13 +54,8 @@ impl Machine {
     }
 }
 
-fn versions(landfall: &Path) -> Vec<String> {
-    let tools = [(Path::new("rsync"), "--version"), (Path::new("nginx"), "-v"), (Path::new("curl"), "--version")];
-    let of = |(program, flag): (&Path, &str)| first_line(Command::new(program).arg(flag));
-    tools.into_iter().chain([(landfall, "--version")]).filter_map(of).collect()
-}
-
-fn first_line(command: &mut Command) -> Option<String> {
+/// What a program says of its version.
+pub fn first_line(command: &mut Command) -> Option<String> {
     let output = command.output().ok()?;
     let text = [output.stdout, output.stderr].concat();
     let line = String::from_utf8_lossy(&text).lines().next()?.trim().to_owned();

@@ -14,42 +14,27 @@ use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use serde::{Deserialize, Serialize};
 use wait4::{ResUse, Wait4};
 
+use crate::cores::Cores;
 use crate::netns::Namespace;
 
 /// What one end of a transfer used, all its processes together.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Usage {
+pub struct Usage {
     /// User and system time.
-    pub(crate) cpu_seconds: f64,
+    pub cpu_seconds: f64,
     /// Of its largest single process; what this program itself once used is the least that can be told.
-    pub(crate) peak_bytes: u64,
+    pub peak_bytes: u64,
 }
 
 impl Usage {
-    pub(crate) fn and(self, other: Self) -> Self {
+    /// Both together: times add up, the larger peak stays.
+    pub fn and(self, other: Self) -> Self {
         Self { cpu_seconds: self.cpu_seconds + other.cpu_seconds, peak_bytes: self.peak_bytes.max(other.peak_bytes) }
     }
 }
 
-/// One measured transfer.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Sample {
-    /// From the first command's start to the last one's end, without any final sync.
-    pub(crate) wall_seconds: f64,
-    /// What it then took until everything was on disk, a tool's own final sync included.
-    pub(crate) sync_seconds: f64,
-    pub(crate) source: Usage,
-    pub(crate) joiner: Usage,
-    pub(crate) to_joiner_bytes: u64,
-    pub(crate) to_source_bytes: u64,
-    /// What a transfer that was killed and begun again received more than a whole one.
-    pub(crate) repeated_bytes: Option<u64>,
-    /// What the tool itself reported, if it reports.
-    pub(crate) own_report: Option<serde_json::Value>,
-}
-
 /// A process that this program started; killed and reaped when dropped.
-pub(crate) struct Process {
+pub struct Process {
     child: Option<Child>,
     started: Instant,
     logs: Logs,
@@ -63,19 +48,28 @@ struct Logs {
 }
 
 /// How a process ended that was waited for.
-pub(crate) struct Finished {
-    pub(crate) usage: Usage,
-    pub(crate) elapsed: Duration,
-    pub(crate) output: String,
+pub struct Finished {
+    /// What it used.
+    pub usage: Usage,
+    /// From its start to its end.
+    pub elapsed: Duration,
+    /// What it printed.
+    pub output: String,
 }
 
 impl Process {
     /// Starts a command inside a namespace, as the head of a process group; its outputs go to `LOG.out` and `LOG.err`.
-    pub(crate) fn start(namespace: &Namespace, mut command: Command, log: &Path) -> anyhow::Result<Self> {
+    pub fn start(namespace: &Namespace, command: Command, log: &Path) -> anyhow::Result<Self> {
+        Self::start_on(Cores::Any, namespace, command, log)
+    }
+
+    /// The same, on some cores only.
+    pub fn start_on(cores: Cores, namespace: &Namespace, mut command: Command, log: &Path) -> anyhow::Result<Self> {
         let logs = Logs { output: log.with_extension("out"), errors: log.with_extension("err") };
         command.stdin(Stdio::null()).stdout(File::create(&logs.output)?).stderr(File::create(&logs.errors)?);
         command.process_group(0);
         namespace.inside(move || {
+            cores.bind()?;
             let started = Instant::now();
             let child = command.spawn().with_context(|| format!("start {:?}", command.get_program()))?;
             Ok(Self { child: Some(child), started, logs })
@@ -83,7 +77,7 @@ impl Process {
     }
 
     /// Waits for a successful end; kills the process when it takes longer than any transfer here may.
-    pub(crate) fn wait(mut self) -> anyhow::Result<Finished> {
+    pub fn wait(mut self) -> anyhow::Result<Finished> {
         let (used, elapsed) = self.reap(TRANSFER_LIMIT)?;
         if !used.status.success() {
             bail!("{}: {}", used.status, self.logs.last_words());
@@ -92,27 +86,27 @@ impl Process {
     }
 
     /// Ends the process and its children at once, as a power cut would.
-    pub(crate) fn kill(mut self) -> anyhow::Result<()> {
+    pub fn kill(mut self) -> anyhow::Result<()> {
         self.signal_group(Signal::KILL);
         self.reap(STOP_LIMIT).map(drop)
     }
 
     /// Asks a server to end, once the children of its last transfer are gone, and says what it used in all.
-    pub(crate) fn stop(mut self) -> anyhow::Result<Usage> {
+    pub fn stop(mut self) -> anyhow::Result<Usage> {
         wait_until(CHILDREN_LIMIT, || Ok(self.child_ids().is_empty())).ok();
         self.signal(Signal::TERM);
         Ok(usage(&self.reap(STOP_LIMIT)?.0))
     }
 
     /// Processor time so far, with that of the children it has reaped.
-    pub(crate) fn cpu_seconds(&self) -> anyhow::Result<f64> {
+    pub fn cpu_seconds(&self) -> anyhow::Result<f64> {
         let id = self.id().context("the process has ended")?;
         let line = fs::read_to_string(format!("/proc/{id}/stat"))?;
         parse_cpu_ticks(&line).map(|ticks| ticks as f64 / TICKS_PER_SECOND).context("unreadable /proc/PID/stat")
     }
 
     /// Waits until `ready` says so; fails early when the process ends.
-    pub(crate) fn wait_ready(&mut self, mut ready: impl FnMut(&Self) -> bool) -> anyhow::Result<()> {
+    pub fn wait_ready(&mut self, mut ready: impl FnMut(&Self) -> bool) -> anyhow::Result<()> {
         let until = Instant::now() + READY_LIMIT;
         while !ready(self) {
             if self.has_ended()? || Instant::now() > until {
@@ -124,17 +118,19 @@ impl Process {
     }
 
     /// What it has printed so far.
-    pub(crate) fn output(&self) -> String {
+    pub fn output(&self) -> String {
         fs::read_to_string(&self.logs.output).unwrap_or_default()
     }
 
-    pub(crate) fn has_ended(&self) -> anyhow::Result<bool> {
+    /// Did it end, reaped or not?
+    pub fn has_ended(&self) -> anyhow::Result<bool> {
         let Some(id) = self.id() else { return Ok(true) };
         let line = fs::read_to_string(format!("/proc/{id}/stat"))?;
         Ok(line.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z')))
     }
 
-    fn id(&self) -> Option<u32> {
+    /// Its number, until it is reaped.
+    pub fn id(&self) -> Option<u32> {
         self.child.as_ref().map(Child::id)
     }
 
@@ -194,7 +190,7 @@ impl Logs {
 }
 
 /// Polls until `done`; an error when the limit passes first.
-pub(crate) fn wait_until(limit: Duration, mut done: impl FnMut() -> anyhow::Result<bool>) -> anyhow::Result<()> {
+pub fn wait_until(limit: Duration, mut done: impl FnMut() -> anyhow::Result<bool>) -> anyhow::Result<()> {
     let until = Instant::now() + limit;
     while !done()? {
         if Instant::now() > until {
