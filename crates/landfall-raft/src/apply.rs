@@ -147,6 +147,12 @@ impl<S: Service> Applier<S> {
         let decoded = decode_all::<S>(position, &commands.encoded)?;
         let (service, time) = (self.service.clone(), self.reserved.time);
         let replies = self.transact(position, record, |state| run_all(&*service, time, &decoded, state))?;
+        // Whoever hears a reply must find it here.
+        let applied_time = self.reserved.time;
+        self.applied.send_modify(|applied| {
+            applied.position = position;
+            applied.time = applied_time;
+        });
         let waiting = self.waiters.take(commands.origin);
         for (reply, waiter) in replies.into_iter().flatten().zip(waiting) {
             // Whoever asked may have gone.
@@ -240,7 +246,9 @@ impl<S: Service> Applier<S> {
         self.applied.send_modify(|applied| {
             applied.position = position;
             applied.time = self.reserved.time;
-            applied.membership = self.reserved.membership.clone();
+            if applied.membership != self.reserved.membership {
+                applied.membership = self.reserved.membership.clone();
+            }
             applied.mark = mark.or(applied.mark);
             applied.leased_from = self.reserved.keep_from();
             if *applied.leases != self.reserved.leases {

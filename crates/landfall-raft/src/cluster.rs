@@ -38,6 +38,8 @@ pub(crate) struct Cluster {
     pub(crate) arrivals: Arc<Arrivals>,
     pub(crate) applied: watch::Receiver<Applied>,
     pub(crate) patience: Patience,
+    /// Held while the membership changes: openraft does it in two steps, and takes a second change for the second step of the first.
+    pub(crate) changing: tokio::sync::Mutex<()>,
     /// Bytes of log that are kept for whoever lags.
     pub(crate) log_kept_bytes_max: u64,
 }

@@ -192,6 +192,8 @@ impl<S: Service> Node<S> {
         let raft = raft_config(config.timing)?;
         let raft = Raft::new(member, raft, network.clone(), log_store, machine).await;
         let raft = raft.map_err(|error| OpenError::Raft(error.to_string()))?;
+        // Its metrics say nothing before it has looked at what is on the disk.
+        raft.with_raft_state(|_| ()).await.map_err(|error| OpenError::Raft(error.to_string()))?;
         let cluster = Arc::new(Cluster {
             member,
             address: OnceLock::new(),
@@ -205,6 +207,7 @@ impl<S: Service> Node<S> {
             arrivals: parts.arrivals,
             applied: applied.clone(),
             patience,
+            changing: tokio::sync::Mutex::default(),
             log_kept_bytes_max: config.log_kept_bytes_max,
         });
         let serving = listen(&cluster, &config, runtime).await?;

@@ -2,13 +2,14 @@
 //!
 //! raft itself would let anybody vote; here a member votes only after its state was compared with the others' at a common mark.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use landfall::core::snapshot::Position;
 use openraft::ChangeMembers;
-use openraft::error::{ClientWriteError, RaftError};
+use openraft::error::{ChangeMembershipError, ClientWriteError, RaftError};
+use tokio::time::Instant;
 
 use crate::cluster::Cluster;
 use crate::consensus::{MemberAddress, MemberId};
@@ -22,6 +23,9 @@ use crate::service::{Leader, ProposeError, leader_in};
 pub(crate) const LEASE_DURATION: Duration = Duration::from_secs(60);
 /// Time for a seal to be made and reported, before somebody is told to ask again.
 pub(crate) const SEAL_PATIENCE: Duration = Duration::from_secs(120);
+
+/// Time for another change of the membership to end.
+const CHANGE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Why the cluster did not change, by what the caller does next.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -141,8 +145,8 @@ pub(crate) async fn admit(cluster: &Arc<Cluster>, newcomer: Newcomer) -> Reply {
 pub(crate) async fn try_admit(cluster: &Arc<Cluster>, newcomer: Newcomer) -> Result<(), RosterError> {
     check_identity(cluster, &newcomer)?;
     if cluster.membership().membership().get_node(&newcomer.member).is_none() {
-        // Not blocking: openraft's own wait looks at a count of entries.
-        cluster.raft.add_learner(newcomer.member, newcomer.address, false).await?;
+        let nodes = BTreeMap::from([(newcomer.member, newcomer.address)]);
+        change(cluster, ChangeMembers::AddNodes(nodes)).await?;
     }
     Ok(())
 }
@@ -199,8 +203,7 @@ pub(crate) async fn promote(cluster: &Arc<Cluster>, member: MemberId) -> Result<
         return Err(RosterError::Diverged { member, position: mark, what });
     }
     tracing::info!(member, position = %mark, "sealed the same as this member: it may vote");
-    cluster.raft.change_membership(ChangeMembers::AddVoterIds(BTreeSet::from([member])), true).await?;
-    Ok(())
+    change(cluster, ChangeMembers::AddVoterIds(BTreeSet::from([member]))).await
 }
 
 /// Waits until both this member and another have sealed at a mark, or at a later one that came meanwhile.
@@ -226,10 +229,29 @@ fn difference(own: &SealedAt, theirs: &SealedAt) -> Option<Difference> {
 pub(crate) async fn remove(cluster: &Arc<Cluster>, member: MemberId) -> Result<(), RosterError> {
     let one = BTreeSet::from([member]);
     if cluster.membership().voter_ids().any(|voter| voter == member) {
-        cluster.raft.change_membership(ChangeMembers::RemoveVoters(one.clone()), true).await?;
+        change(cluster, ChangeMembers::RemoveVoters(one.clone())).await?;
     }
-    cluster.raft.change_membership(ChangeMembers::RemoveNodes(one), true).await?;
-    Ok(())
+    change(cluster, ChangeMembers::RemoveNodes(one)).await
+}
+
+/// Changes the membership, after a change that is under way has ended.
+async fn change(cluster: &Cluster, change: ChangeMembers<MemberId, MemberAddress>) -> Result<(), RosterError> {
+    let deadline = Instant::now() + CHANGE_PATIENCE;
+    let _one_at_a_time = cluster.changing.lock().await;
+    let mut metrics = cluster.raft.metrics();
+    loop {
+        metrics.mark_unchanged();
+        let busy = match cluster.raft.change_membership(change.clone(), true).await {
+            Ok(_) => return Ok(()),
+            Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(ChangeMembershipError::InProgress(
+                busy,
+            )))) => busy,
+            Err(error) => return Err(error.into()),
+        };
+        if !matches!(tokio::time::timeout_at(deadline, metrics.changed()).await, Ok(Ok(()))) {
+            return Err(RosterError::NotYet(busy.to_string()));
+        }
+    }
 }
 
 fn later(time: LogTime, by: Duration) -> LogTime {
