@@ -8,6 +8,7 @@ mod chunk;
 pub mod chunker;
 pub mod codec;
 pub mod files;
+pub mod join;
 pub mod keyed;
 pub mod limits;
 pub mod offer;

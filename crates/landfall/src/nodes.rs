@@ -129,8 +129,13 @@ fn plain(frame: &StoredFrame, base: Option<&Bytes>) -> Option<Bytes> {
     }
     let mut plain = Vec::new();
     let base = base.map(|base| &base[..]);
-    DECODER.with_borrow_mut(|decoder| decoder.decode(codec, &frame.bytes, frame.plain_bytes, base, &mut plain)).ok()?;
+    with_decoder(|decoder| decoder.decode(codec, &frame.bytes, frame.plain_bytes, base, &mut plain)).ok()?;
     Some(plain.into())
+}
+
+/// Works with the decoder of this thread.
+pub(crate) fn with_decoder<T>(work: impl FnOnce(&mut Decoder) -> T) -> T {
+    DECODER.with_borrow_mut(work)
 }
 
 thread_local! {

@@ -51,8 +51,8 @@ impl<'a> View<'a> {
         let mut merge = Merge::new(self, from);
         let mut found = Vec::new();
         let mut missing = Missing::default();
-        for _ in 0..entries_max {
-            let Some((key, stored)) = merge.next(source)? else { break };
+        for taken in 0..entries_max {
+            let Some((key, stored)) = merge.next(source, entries_max - taken)? else { break };
             match stored {
                 Stored::Here(value) => found.push((key, value)),
                 Stored::Tree(value) => match read_value(source, &self.root, value) {
@@ -132,6 +132,17 @@ enum Stored {
     Tree(Value),
 }
 
+impl TreeHead {
+    fn read(&mut self, source: &dyn Chunks, entries_max: usize) -> Result<Option<(Bytes, Value)>, ReadError> {
+        let nodes = as_nodes(source);
+        let result = self.cursor.next(&nodes).map_err(|error| match error {
+            TreeError::Missing(_) => TreeError::Missing(self.cursor.missing_ahead(&nodes, entries_max)),
+            error => error,
+        });
+        result.map_err(|error| on_the_way(error, &self.root, &self.from))
+    }
+}
+
 /// Entries of all layers in order, the newest of each key.
 struct Merge<'a> {
     overlays: Vec<Peekable<Range<'a, Bytes, Entry>>>,
@@ -159,9 +170,10 @@ impl<'a> Merge<'a> {
         Self { overlays, tree }
     }
 
-    fn next(&mut self, source: &dyn Chunks) -> Result<Option<(Bytes, Stored)>, ReadError> {
+    /// The next entry; if what is needed for it is not here, what is needed for the next `entries_max` is named with it.
+    fn next(&mut self, source: &dyn Chunks, entries_max: usize) -> Result<Option<(Bytes, Stored)>, ReadError> {
         loop {
-            let below = self.peek_tree(source)?;
+            let below = self.peek_tree(source, entries_max)?;
             let above = self.overlays.iter_mut().filter_map(|entries| entries.peek().map(|(key, _)| *key)).min();
             match (above, below) {
                 (None, None) => return Ok(None),
@@ -189,11 +201,10 @@ impl<'a> Merge<'a> {
         newest.and_then(|(_, entry)| entry.value.clone())
     }
 
-    fn peek_tree(&mut self, source: &dyn Chunks) -> Result<Option<Bytes>, ReadError> {
+    fn peek_tree(&mut self, source: &dyn Chunks, entries_max: usize) -> Result<Option<Bytes>, ReadError> {
         let Some(tree) = &mut self.tree else { return Ok(None) };
         if tree.head.is_none() {
-            tree.head =
-                tree.cursor.next(&as_nodes(source)).map_err(|error| on_the_way(error, &tree.root, &tree.from))?;
+            tree.head = tree.read(source, entries_max)?;
         }
         match &tree.head {
             Some((key, _)) => Ok(Some(key.clone())),

@@ -41,7 +41,11 @@ impl TailCache {
     /// Copies records from `index` on while the budget lasts.
     pub(super) fn read(&self, index: u64, budget: &mut Budget) {
         let start = self.records.partition_point(|record| record.position.index < index);
-        let _ = self.records.range(start..).try_for_each(|record| budget.take(record.clone()));
+        for record in self.records.range(start..) {
+            if budget.take(record.clone()).is_break() {
+                return;
+            }
+        }
     }
 
     /// Forgets the records from `index` on; the last one left is `last`.

@@ -128,7 +128,7 @@ fn finished_segments(disk: &Disk, headers: &[SegmentHeader]) -> Result<VecDeque<
         let bytes = file.bytes().map_err(|error| LogError::io("read", &path, error))?;
         match bytes.cmp(&u64::from(end)) {
             std::cmp::Ordering::Equal => Ok(Segment { end, ..Segment::from_header(header) }),
-            _ => Err(LogError::damaged(path, end.min(bytes as u32), LogDamage::Cut)),
+            _ => Err(LogError::damaged(path, u32::try_from(bytes).map_or(end, |bytes| end.min(bytes)), LogDamage::Cut)),
         }
     });
     pairs.collect()

@@ -20,11 +20,12 @@ impl SegmentNumber {
     }
 
     pub(super) fn file_name(self) -> String {
-        format!("{:08}.{EXTENSION}", self.0)
+        format!("{:08x}.{EXTENSION}", self.0)
     }
 
     pub(super) fn from_file_name(name: &str) -> Option<Self> {
-        let number = Self(name.strip_suffix(EXTENSION)?.strip_suffix('.')?.parse().ok()?);
+        let digits = name.strip_suffix(EXTENSION)?.strip_suffix('.')?;
+        let number = Self(u32::from_str_radix(digits, 16).ok()?);
         (number.file_name() == name).then_some(number)
     }
 }
@@ -130,8 +131,8 @@ mod tests {
 
     #[test]
     fn only_names_that_it_would_give_are_segments() {
-        assert_eq!(SegmentNumber::from_file_name("00000012.log"), Some(SegmentNumber(12)));
-        for name in ["12.log", "00000012.log.new", "+0000012.log", "00000012.pack", "purged"] {
+        assert_eq!(SegmentNumber::from_file_name("0000001a.log"), Some(SegmentNumber(26)));
+        for name in ["12.log", "0000001A.log", "00000012.log.new", "+0000012.log", "00000012.pack", "purged"] {
             assert_eq!(SegmentNumber::from_file_name(name), None, "{name}");
         }
     }

@@ -1,6 +1,7 @@
 //! Owns the beginning and the course of a fetch: every source is asked at once, and kept connected until the transfer ends.
 
 use std::sync::Arc;
+use std::thread::Builder;
 
 use landfall_core::ChunkId;
 use landfall_core::transfer::PeerId;
@@ -39,13 +40,22 @@ impl Answers {
     }
 }
 
+/// A thread that people can tell from others.
+fn named(name: &str) -> Builder {
+    Builder::new().name(name.to_owned())
+}
+
+const THREAD: &str = "the system gives a thread";
+
 impl Ways<'_> {
     /// Asks every source at once.
     pub(crate) fn ask_all(&self, question: &Question) -> Answers {
         let answers: Vec<Result<Greeted, SourceError>> = std::thread::scope(|scope| {
-            let ask = |address| scope.spawn(move || greet(self.transport, self.trust, address, question));
+            let ask = |address| {
+                named("ask").spawn_scoped(scope, move || greet(self.transport, self.trust, address, question))
+            };
             let threads: Vec<_> = self.sources.iter().map(|address| ask(address)).collect();
-            threads.into_iter().map(|thread| thread.join().expect("asking does not panic")).collect()
+            threads.into_iter().map(|thread| thread.expect(THREAD).join().expect("asking does not panic")).collect()
         });
         let mut failures = Vec::new();
         let named = answers.into_iter().zip(self.sources).enumerate();
@@ -67,20 +77,21 @@ impl Ways<'_> {
     ) -> SessionEnd<L::Failure> {
         std::thread::scope(|scope| {
             for _ in 0..lanes() {
-                scope.spawn(|| session.inspect_until_end());
+                named("inspect").spawn_scoped(scope, || session.inspect_until_end()).expect(THREAD);
             }
             for source in &asked {
                 session.expect_peer(source.peer);
             }
             for Asked { peer, address, greeted } in asked {
                 let question = question.clone();
-                scope.spawn(move || {
+                let keep = move || {
                     let (transport, trust) = (self.transport, self.trust);
                     let source = Source { peer, address: &address, transport, trust, question, lanes: lanes() };
                     // A source that offered another snapshot has to be asked again for this one.
                     let first = greeted.filter(|greeted| greeted.snapshot == snapshot);
                     source.keep(session, first);
-                });
+                };
+                named("bulk").spawn_scoped(scope, keep).expect(THREAD);
             }
             session.run()
         })

@@ -3,14 +3,13 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use landfall_core::codec::Decoder;
 use landfall_core::keyed::Chunks;
 use landfall_core::tree::Nodes;
 use landfall_core::{Chunk, ChunkId, Domain};
 use landfall_store::{Store, StoreError};
 
 use crate::content::{ContentError, PackedContent};
-use crate::nodes::NodeCache;
+use crate::nodes::{NodeCache, with_decoder};
 
 /// The nodes and chunks that are here.
 #[derive(Clone)]
@@ -24,7 +23,8 @@ impl Here {
     pub(super) fn read_chunk(&self, id: ChunkId) -> Result<Option<Bytes>, StoreError> {
         let packs = PackedContent::new(&self.store);
         let mut plain = Vec::new();
-        let read = packs.frame(id).and_then(|frame| packs.plain(&frame, &mut Decoder::new(), &mut plain));
+        let decode = |frame| with_decoder(|decoder| packs.plain(&frame, decoder, &mut plain));
+        let read = packs.frame(id).and_then(decode);
         match read {
             Ok(()) => {}
             Err(ContentError::Missing | ContentError::Store(StoreError::Damaged(_))) => return Ok(None),

@@ -3,6 +3,7 @@
 //!
 //! It never decides what a change means, and never asks a peer unless a join is under way. Its calls block.
 
+mod differ;
 mod error;
 mod here;
 mod join;
@@ -22,10 +23,11 @@ use landfall_store::{Store, StoreOptions};
 pub use landfall_core::keyed::{Batch, Op, Schema, SectionId, SectionSchema, Transaction};
 
 pub use crate::history::Extent;
+pub use differ::{Difference, DifferenceKind};
 pub use error::{KeyedError, KeyedOpenError, RollBackError, SealError, SealRefused};
 pub use join::{
     AdoptError, FaultError, JoinError, JoinFailure, JoinHandle, JoinOptions, JoinStatus, LandingError, Milestone,
-    Reached,
+    ReachedAfter,
 };
 pub use seal::{SealReport, SealTicket};
 
@@ -289,7 +291,14 @@ impl Keyed {
         let Some(lanes) = lanes else {
             return Err(KeyedError::NotHere { nodes: missing.nodes.len(), chunks: missing.chunks.len() });
         };
-        Ok(lanes.fetch_missing(missing)?)
+        match lanes.fetch_missing(missing) {
+            // What did not come before the join ended is here if it ended well, and nobody's to give if it did not.
+            Err(FaultError::Ended) => {
+                self.ask_no_more(&lanes);
+                Ok(())
+            }
+            fetched => Ok(fetched?),
+        }
     }
 
     /// What is not here is asked for on these lanes from now on.
@@ -334,4 +343,27 @@ fn salts(state: &StateName, schema: &Schema, seed: &[u8; 32]) -> Vec<Salt> {
         salt
     };
     schema.sections().iter().map(salt).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use landfall_core::snapshot::{KeyRange, SectionPriority};
+
+    use super::*;
+
+    #[test]
+    fn the_salts_of_a_seed_are_frozen() {
+        let section = |name: &str| SectionSchema {
+            name: StateName::new(name).unwrap(),
+            priority: SectionPriority::Bulk,
+            range: KeyRange::default(),
+        };
+        let schema = Schema::new(vec![section("data"), section("config")]).unwrap();
+        let salts = salts(&StateName::new("orders").unwrap(), &schema, &[7; 32]);
+        let hex = |salt: &Salt| salt.0.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        assert_eq!(
+            salts.iter().map(hex).collect::<Vec<_>>(),
+            ["f9ff3ab613f4f8f44a5c3e91f4e33c82", "f39c90450036397af0a31eeab20a654b"]
+        );
+    }
 }

@@ -1,7 +1,11 @@
 //! Tests of keyed state, against a model: a map for each section and a position.
 
 mod codec;
+mod late;
 mod layers;
+mod refused;
+mod transaction;
+mod walk;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

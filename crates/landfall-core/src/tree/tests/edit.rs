@@ -160,6 +160,62 @@ fn edits_that_change_nothing_put_nothing() {
     assert!(made.is_empty());
 }
 
+/// Remembers which old node each new one replaces.
+#[derive(Default)]
+struct Hinted(Vec<(Chunk, Option<ChunkId>)>);
+
+impl NodeSink for Hinted {
+    fn put(&mut self, node: Chunk) {
+        panic!("{node:?} came without a word about the old tree");
+    }
+
+    fn put_in_place_of(&mut self, node: Chunk, old: Option<ChunkId>) {
+        self.0.push((node, old));
+    }
+}
+
+/// The nodes of each level in order: first key and id.
+fn nodes_by_level(nodes: &MemoryNodes, root: Root) -> Vec<Vec<(Bytes, ChunkId)>> {
+    let mut levels = vec![Vec::new(); usize::from(root.level) + 1];
+    for (id, bytes) in walk(nodes, root.id) {
+        let node = node::Node::parse(bytes).unwrap();
+        let first_key = if node.len() == 0 { Bytes::new() } else { node.key_bytes(0) };
+        levels[usize::from(node.level())].push((first_key, id));
+    }
+    levels
+}
+
+#[test]
+fn a_new_node_names_the_old_one_that_covers_its_first_key() {
+    let mut leaves = 0;
+    for seed in 0..60 {
+        let mut numbers = Numbers(seed);
+        let keys = Keys::of_seed(seed);
+        let model = numbers.model(keys, 800);
+        let mut nodes = MemoryNodes::default();
+        let root = build(&model, &mut nodes);
+        let old = nodes_by_level(&nodes, root);
+        let edits = edits(&mut numbers, keys, &model);
+        let mut made = Hinted::default();
+        edit(&nodes, &root, SALT, &edits, &mut made).unwrap();
+        for (node, hint) in made.0 {
+            let node = node::Node::parse(node.bytes().clone()).unwrap();
+            let Some(level) = old.get(usize::from(node.level())) else {
+                assert_eq!(hint, None, "the old tree has no such level");
+                continue;
+            };
+            let hint = hint.expect("the old tree has this level");
+            assert!(level.iter().any(|(_, id)| *id == hint));
+            if node.level() == 0 && node.len() > 0 {
+                let covering = level.iter().rev().find(|(first_key, _)| *first_key <= node.key_bytes(0));
+                assert_eq!(covering.unwrap_or(&level[0]).1, hint, "seed {seed}");
+                leaves += 1;
+            }
+        }
+    }
+    assert!(leaves > 100);
+}
+
 #[test]
 fn refuses_edits_out_of_order_and_after_the_end() {
     let mut nodes = MemoryNodes::default();

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use bytes::Bytes;
-use landfall_core::codec::{Codec, Decoder};
+use landfall_core::codec::Codec;
 use landfall_core::transfer::{TreePair, Want};
 use landfall_core::tree::{Leaf, NodeWant, TreeError, Value, get};
 use landfall_core::wire::ItemForm;
@@ -13,7 +13,7 @@ use landfall_store::StoreError;
 use crate::content::PackedContent;
 use crate::fetch::landing::{Inspection, Landing};
 use crate::keyed::here::Here;
-use crate::nodes::NodeCache;
+use crate::nodes::{NodeCache, with_decoder};
 
 /// Why what came cannot be kept.
 #[derive(Debug, thiserror::Error)]
@@ -111,7 +111,7 @@ impl Landing for KeyedLanding {
 
     fn read_base(&self, _: &Place, base: ChunkId, out: &mut Vec<u8>) -> Result<bool, LandingError> {
         let packs = PackedContent::new(&self.here.store);
-        let read = packs.frame(base).and_then(|frame| packs.plain(&frame, &mut Decoder::new(), out));
+        let read = packs.frame(base).and_then(|frame| with_decoder(|decoder| packs.plain(&frame, decoder, out)));
         Ok(read.is_ok())
     }
 

@@ -7,7 +7,6 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use landfall_core::codec::Decoder;
 use landfall_core::keyed::{Missing, Way};
 use landfall_core::tree::{ChunkRef, NodeWant, Nodes, Root, TreeError, Value, get};
 use landfall_core::wire::{ChunkRequest, FetchWhat, NodeRequest, PathRequest};
@@ -20,6 +19,7 @@ use super::line::{Answer, Answers, Came, Encoded, Line, LineBroken};
 use crate::fetch::greet::{Question, Trust, greet};
 use crate::fetch::status::Status;
 use crate::keyed::here::Here;
+use crate::nodes::with_decoder;
 
 /// How long something is asked for before it counts as not to be had.
 const PATIENCE_MAX: Duration = Duration::from_secs(30);
@@ -125,7 +125,7 @@ impl FaultLanes {
                 [way] => self.fetch_path(&way.root, &way.key)?,
                 ways => std::thread::scope(|scope| {
                     let fetch = |way| scope.spawn(move || self.fetch_way(way));
-                    let threads: Vec<_> = ways.iter().map(|way| fetch(way)).collect();
+                    let threads: Vec<_> = ways.iter().map(fetch).collect();
                     threads.into_iter().try_for_each(|thread| thread.join().expect("fetching does not panic"))
                 })?,
             }
@@ -246,7 +246,7 @@ impl FaultLanes {
             key: Bytes::copy_from_slice(key),
             levels_held: held as u32,
         };
-        let mut came = self.ask(line, FetchWhat::Path(path))?;
+        let came = self.ask(line, FetchWhat::Path(path))?;
         while let Some((want, encoded)) = came.next()? {
             let level = held + want as usize;
             if level < next.at {
@@ -257,8 +257,8 @@ impl FaultLanes {
                 return Err(Shortfall::Corrupt);
             }
             match next.what {
-                NextOnTheWay::Node(id) => self.keep_node(&NodeWant { id, base: None }, encoded, &mut came.decoder)?,
-                NextOnTheWay::Chunk(chunk) => self.keep_chunk(chunk, encoded, &mut came.decoder)?,
+                NextOnTheWay::Node(id) => self.keep_node(&NodeWant { id, base: None }, &encoded)?,
+                NextOnTheWay::Chunk(chunk) => self.keep_chunk(chunk, &encoded)?,
             }
             match self.way(root, key)? {
                 Some((_, further)) => next = further,
@@ -297,11 +297,11 @@ impl FaultLanes {
             ids: missing.iter().map(|want| id_bytes(want.id)).collect(),
             bases: missing.iter().map(|want| want.base.map_or_else(Bytes::new, id_bytes)).collect(),
         };
-        let mut came = self.ask(line, FetchWhat::Nodes(nodes))?;
+        let came = self.ask(line, FetchWhat::Nodes(nodes))?;
         let mut kept = 0;
         while let Some((want, encoded)) = came.next()? {
             let want = missing.get(want as usize).ok_or(Shortfall::Corrupt)?;
-            self.keep_node(want, encoded, &mut came.decoder)?;
+            self.keep_node(want, &encoded)?;
             kept += 1;
         }
         if kept == missing.len() { Ok(()) } else { Err(Shortfall::Lacking) }
@@ -318,39 +318,40 @@ impl FaultLanes {
             return Ok(());
         }
         let ids = missing.iter().map(|want| Bytes::copy_from_slice(want.id.as_bytes())).collect();
-        let mut came = self.ask(line, FetchWhat::Chunks(ChunkRequest { ids }))?;
+        let came = self.ask(line, FetchWhat::Chunks(ChunkRequest { ids }))?;
         let mut kept = 0;
         while let Some((want, encoded)) = came.next()? {
             let want = missing.get(want as usize).ok_or(Shortfall::Corrupt)?;
-            self.keep_chunk(*want, encoded, &mut came.decoder)?;
+            self.keep_chunk(*want, &encoded)?;
             kept += 1;
         }
         if kept == missing.len() { Ok(()) } else { Err(Shortfall::Lacking) }
     }
 
     fn ask(&self, line: &Line, what: FetchWhat) -> Result<Coming, Shortfall> {
-        Ok(Coming { answers: line.ask(what)?, decoder: Decoder::new() })
+        Ok(Coming { answers: line.ask(what)? })
     }
 
-    fn keep_node(&self, want: &NodeWant, encoded: Encoded, decoder: &mut Decoder) -> Result<(), Shortfall> {
+    fn keep_node(&self, want: &NodeWant, encoded: &Encoded) -> Result<(), Shortfall> {
         let base = want.base.map(|base| self.here.nodes.get(base)).transpose()?.flatten();
-        let plain = decode(&encoded, base.as_deref(), decoder)?;
+        let plain = decode(encoded, base.as_deref())?;
         let node = Chunk::verify(want.id, Domain::Node, plain).map_err(|_| Shortfall::Corrupt)?;
         self.bytes.fetch_add(node.bytes().len() as u64, Ordering::Relaxed);
         Ok(self.here.nodes.put(&node)?)
     }
 
-    fn keep_chunk(&self, want: ChunkRef, encoded: Encoded, decoder: &mut Decoder) -> Result<(), Shortfall> {
-        let plain = decode(&encoded, None, decoder)?;
+    fn keep_chunk(&self, want: ChunkRef, encoded: &Encoded) -> Result<(), Shortfall> {
+        let plain = decode(encoded, None)?;
         let chunk = Chunk::verify(want.id, Domain::Data, plain).map_err(|_| Shortfall::Corrupt)?;
         self.bytes.fetch_add(chunk.bytes().len() as u64, Ordering::Relaxed);
         Ok(self.here.store.put(&chunk)?)
     }
 }
 
-fn decode(encoded: &Encoded, base: Option<&[u8]>, decoder: &mut Decoder) -> Result<Bytes, Shortfall> {
+fn decode(encoded: &Encoded, base: Option<&[u8]>) -> Result<Bytes, Shortfall> {
     let mut plain = Vec::new();
-    let decoded = decoder.decode(encoded.codec, &encoded.payload, encoded.plain_bytes, base, &mut plain);
+    let (codec, payload) = (encoded.codec, &encoded.payload);
+    let decoded = with_decoder(|decoder| decoder.decode(codec, payload, encoded.plain_bytes, base, &mut plain));
     decoded.map(|()| plain.into()).map_err(|_| Shortfall::Corrupt)
 }
 
@@ -389,12 +390,11 @@ enum NextOnTheWay {
 /// What comes of one request.
 struct Coming {
     answers: Answers,
-    decoder: Decoder,
 }
 
 impl Coming {
     /// The next want that came with bytes; nothing at the end.
-    fn next(&mut self) -> Result<Option<(u32, Encoded)>, Shortfall> {
+    fn next(&self) -> Result<Option<(u32, Encoded)>, Shortfall> {
         loop {
             match self.answers.next()? {
                 Answer::Item { want, came: Came::Bytes(encoded) } => return Ok(Some((want, encoded))),
@@ -405,7 +405,7 @@ impl Coming {
     }
 
     /// Waits for the end of the request.
-    fn drain(&mut self) -> Result<(), Shortfall> {
+    fn drain(&self) -> Result<(), Shortfall> {
         while self.next()?.is_some() {}
         Ok(())
     }

@@ -17,7 +17,7 @@ use crate::fetch::greet::Greeted;
 use crate::fetch::status::Status;
 
 /// A source that owes an answer and says nothing for this long is not waited for.
-const SILENCE_MAX: Duration = Duration::from_secs(5);
+const SILENCE_MAX: Duration = Duration::from_secs(8);
 /// How often a quiet line looks whether its lease needs renewing.
 const LEASE_CHECK: Duration = Duration::from_secs(5);
 /// Items of one request that wait to be taken.
@@ -52,7 +52,7 @@ pub(super) struct Line {
     sender: Mutex<Box<dyn FrameSender>>,
     pending: Arc<Mutex<Pending>>,
     closer: Closer,
-    listening: Option<JoinHandle<()>>,
+    listening: Mutex<Option<JoinHandle<()>>>,
 }
 
 #[derive(Default)]
@@ -66,28 +66,26 @@ impl Line {
     pub(super) fn new(greeted: Greeted, status: Arc<Status>) -> Arc<Self> {
         let Connection { sender, mut receiver, closer, .. } = greeted.connection;
         receiver.set_idle_deadline(LEASE_CHECK);
-        let pending: Arc<Mutex<Pending>> = Arc::default();
-        Arc::new_cyclic(|line: &std::sync::Weak<Self>| {
-            let (line, heard) = (line.clone(), pending.clone());
-            let lease = greeted.lease;
-            let listening = std::thread::spawn(move || {
-                let mut renewal = Renewal { lease, renewed: Instant::now() };
-                let mut receiver = receiver;
-                let mut counted = 0;
-                while hear(&mut *receiver, &heard) == Heard::GoOn {
-                    let received = receiver.bytes_received();
-                    status.note_wire(received - counted, 0);
-                    counted = received;
-                    let Some(line) = line.upgrade() else { break };
-                    renewal.renew_in_time(&line);
-                }
-                let mut pending = lock(&heard);
-                pending.broken = true;
-                // Whoever waits finds its channel closed.
-                pending.answers.clear();
-            });
-            Self { sender: Mutex::new(sender), pending, closer, listening: Some(listening) }
-        })
+        let line =
+            Arc::new(Self { sender: Mutex::new(sender), pending: Arc::default(), closer, listening: Mutex::new(None) });
+        let (weak, pending, lease) = (Arc::downgrade(&line), line.pending.clone(), greeted.lease);
+        let listen = move || {
+            let mut renewal = Renewal { lease, renewed: Instant::now() };
+            let mut counted = 0;
+            while hear(&mut *receiver, &pending) == Heard::GoOn {
+                let received = receiver.bytes_received();
+                status.note_wire(received - counted, 0);
+                counted = received;
+                let Some(line) = weak.upgrade() else { break };
+                renewal.renew_in_time(&line);
+            }
+            let mut pending = lock(&pending);
+            pending.broken = true;
+            // Whoever waits finds its channel closed.
+            pending.answers.clear();
+        };
+        *line.listening.lock().expect("no panic under the lock") = Some(std::thread::spawn(listen));
+        line
     }
 
     /// Asks, and gives back where the answers come.
@@ -129,7 +127,7 @@ impl Line {
 impl Drop for Line {
     fn drop(&mut self) {
         self.closer.close();
-        let Some(listening) = self.listening.take() else { return };
+        let Some(listening) = self.listening.lock().expect("no panic under the lock").take() else { return };
         // The last owner may be the listening thread itself, for the moment in which it renews the lease.
         if listening.thread().id() != std::thread::current().id() {
             listening.join().expect("listening does not panic");

@@ -13,18 +13,20 @@ mod run;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle as Thread;
 
-use landfall_core::ChunkId;
+use landfall_core::join::{Command, Failure, Join};
 use landfall_core::keyed::{RebaseRefused, SchemaMismatch};
 use landfall_core::snapshot::{Position, StateName};
 use landfall_core::transfer::Stuck;
 use landfall_core::tree::TreeError;
+use landfall_core::{ChunkId, Time};
 use landfall_net::Transport;
 use landfall_store::StoreError;
 
+pub use landfall_core::join::Milestone;
 pub use landing::LandingError;
 pub use lanes::FaultError;
 pub(super) use lanes::FaultLanes;
-pub use progress::{JoinStatus, Milestone, Reached};
+pub use progress::{JoinStatus, ReachedAfter};
 
 use super::{Extent, Keyed, RollBackError};
 use crate::fetch::greet::Trust;
@@ -86,6 +88,21 @@ pub enum JoinFailure {
     Stopped,
 }
 
+impl JoinFailure {
+    /// What it is to the join as a whole.
+    fn kind(&self) -> Failure {
+        match self {
+            Self::NoSource { .. } | Self::Older { .. } | Self::Stuck(_) => Failure::NoSources,
+            Self::Fault(FaultError::Nobody(_) | FaultError::Ended) => Failure::NoSources,
+            Self::Fault(FaultError::Store(_)) | Self::Store(_) => Failure::Disk,
+            Self::Landing(LandingError::Tree(_) | LandingError::NoSuchChunk) => Failure::BrokenSnapshot,
+            Self::Landing(LandingError::Stopped) | Self::Stopped => Failure::Cancelled,
+            Self::Landing(_) => Failure::Disk,
+            Self::Fault(FaultError::Tree(_)) | Self::Schema(_) | Self::Tree(_) => Failure::BrokenSnapshot,
+        }
+    }
+}
+
 /// Why a join ended. Everybody who waits is told.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error(transparent)]
@@ -117,8 +134,8 @@ impl From<RollBackError> for AdoptError {
 
 /// A join under way. Dropping it stops the join; what came is kept.
 pub struct JoinHandle {
-    keyed: Arc<Keyed>,
-    progress: Arc<Progress>,
+    pub(super) keyed: Arc<Keyed>,
+    pub(super) progress: Arc<Progress>,
     thread: Mutex<Option<Thread<()>>>,
 }
 
@@ -164,6 +181,17 @@ impl JoinHandle {
             keyed.stand_on(plan.manifest_chunk.clone(), &plan.manifest, extent, &mut base)?;
         }
         Ok(plan.manifest.position)
+    }
+
+    /// Tells the join a fact that is not about chunks: how far the log is applied here, what an audit found, what became of the commit hook.
+    /// The log itself is the caller's, and counts as attached from the snapshot's position on.
+    pub fn tell(&self, fact: impl FnOnce(&mut Join, Time)) {
+        self.progress.tell(fact);
+    }
+
+    /// The next thing that the join asks of whoever began it: an audit, the commit hook, another snapshot.
+    pub fn poll_command(&self) -> Option<Command> {
+        self.progress.next_for_caller()
     }
 
     /// How far it is.

@@ -1,34 +1,23 @@
 //! Owns how far a join is: what it reached and when, who waits for it, and whether it was stopped.
 
-use std::collections::BTreeMap;
+use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use landfall_core::join::{Command, Join, LeaseVersion, Milestone, Part, Reached, Snapshot};
 use landfall_core::snapshot::{Manifest, Position};
-use landfall_core::{Chunk, ChunkId};
+use landfall_core::{Chunk, ChunkId, Time};
 
 use super::landing::{KeyedLanding, LandingError};
 use super::lanes::FaultLanes;
 use super::{JoinError, JoinFailure};
+use crate::clock::Clock;
 use crate::fetch::session::Session;
 use crate::fetch::status::{Status, StatusFigures};
 
-/// How far a joiner has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Milestone {
-    /// Every source was asked.
-    Asked,
-    /// It is known which snapshot is fetched.
-    Planned,
-    /// Vital sections are whole and the upper levels of the others are here: it can serve reads that fault.
-    Viable,
-    /// Everything is here, and durable.
-    Complete,
-}
-
 /// When a milestone was reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Reached {
+pub struct ReachedAfter {
     /// Time since the join began.
     pub after: Duration,
     /// Plaintext bytes that had come until then.
@@ -41,7 +30,7 @@ pub struct JoinStatus {
     /// The snapshot and its position, once it is known which.
     pub snapshot: Option<(ChunkId, Position)>,
     /// What was reached, in order.
-    pub reached: Vec<(Milestone, Reached)>,
+    pub reached: Vec<(Milestone, ReachedAfter)>,
     /// Plaintext bytes that came because something could not wait.
     pub fault_bytes: u64,
     /// Figures of the transfer, of all connections.
@@ -51,67 +40,117 @@ pub struct JoinStatus {
 }
 
 /// What is fetched.
-pub(super) struct Plan {
+pub(in crate::keyed) struct Plan {
     pub(super) snapshot: ChunkId,
-    pub(super) manifest: Manifest,
+    pub(in crate::keyed) manifest: Manifest,
     pub(super) manifest_chunk: Chunk,
-    pub(super) lanes: Arc<FaultLanes>,
+    pub(in crate::keyed) lanes: Arc<FaultLanes>,
 }
 
 /// How far a join is, shared by its thread and whoever holds its handle.
-pub(super) struct Progress {
-    began: Instant,
+pub(in crate::keyed) struct Progress {
+    clock: Clock,
     pub(super) status: Arc<Status>,
     inner: Mutex<Inner>,
     changed: Condvar,
 }
 
-#[derive(Default)]
 struct Inner {
+    join: Join,
+    bytes_told: u64,
     plan: Option<Arc<Plan>>,
-    reached: BTreeMap<Milestone, Reached>,
     session: Option<Arc<Session<KeyedLanding>>>,
+    /// What the join asks for that is not about chunks.
+    for_caller: VecDeque<Command>,
     stopped: bool,
     end: Option<Result<(), JoinError>>,
 }
 
 impl Progress {
     pub(super) fn new() -> Self {
-        Self { began: Instant::now(), status: Arc::default(), inner: Mutex::default(), changed: Condvar::new() }
+        let clock = Clock::start();
+        let inner = Inner {
+            join: Join::new(LAG_MAX, clock.now()),
+            bytes_told: 0,
+            plan: None,
+            session: None,
+            for_caller: VecDeque::new(),
+            stopped: false,
+            end: None,
+        };
+        Self { clock, status: Arc::default(), inner: Mutex::new(inner), changed: Condvar::new() }
     }
 
-    pub(super) fn plan(&self) -> Option<Arc<Plan>> {
+    pub(in crate::keyed) fn plan(&self) -> Option<Arc<Plan>> {
         self.lock().plan.clone()
     }
 
     pub(super) fn has_reached(&self, milestone: Milestone) -> bool {
-        self.lock().reached.contains_key(&milestone)
+        self.lock().join.reached(milestone).is_some()
     }
 
-    pub(super) fn reach(&self, milestone: Milestone) {
-        let after = self.began.elapsed();
+    /// Tells the join a fact.
+    pub(super) fn tell(&self, fact: impl FnOnce(&mut Join, Time)) {
         let mut inner = self.lock();
         let bytes = self.bytes(&inner);
-        inner.reached.entry(milestone).or_insert(Reached { after, bytes });
+        let came = bytes.saturating_sub(inner.bytes_told);
+        inner.bytes_told = bytes;
+        inner.join.handle_received(came);
+        fact(&mut inner.join, self.clock.now());
         self.changed.notify_all();
+    }
+
+    /// The next thing that is about chunks.
+    pub(super) fn next_fetch(&self) -> Option<Fetch> {
+        let mut inner = self.lock();
+        while let Some(command) = inner.join.poll_command() {
+            match command {
+                Command::FetchVital { of } => return Some(Fetch { part: Part::Vital, of }),
+                Command::FetchUpper { of } => return Some(Fetch { part: Part::Upper, of }),
+                Command::FetchHot { of } => return Some(Fetch { part: Part::Hot, of }),
+                Command::FetchRest { of } => return Some(Fetch { part: Part::Rest, of }),
+                // The log is the caller's, and was said to be attached.
+                Command::AttachLog { .. } => {}
+                other => inner.for_caller.push_back(other),
+            }
+        }
+        None
+    }
+
+    /// The next thing that is for whoever joins to do.
+    pub(super) fn next_for_caller(&self) -> Option<Command> {
+        let mut inner = self.lock();
+        if inner.end.is_some() {
+            // Nobody fetches any more, so all that comes is the caller's.
+            while let Some(command) = inner.join.poll_command() {
+                inner.for_caller.push_back(command);
+            }
+        }
+        inner.for_caller.pop_front()
     }
 
     pub(super) fn wait(&self, milestone: Milestone) -> Result<(), JoinError> {
         let inner = self.lock();
-        let waits = |inner: &mut Inner| !inner.reached.contains_key(&milestone) && inner.end.is_none();
+        // After a good end, later milestones are reached by what the caller tells.
+        let is_over = |inner: &Inner| matches!(inner.end, Some(Err(_))) || (inner.stopped && inner.end.is_some());
+        let waits = |inner: &mut Inner| inner.join.reached(milestone).is_none() && !is_over(inner);
         let inner = self.changed.wait_while(inner, waits).expect("no panic under the lock");
         match &inner.end {
-            _ if inner.reached.contains_key(&milestone) => Ok(()),
+            _ if inner.join.reached(milestone).is_some() => Ok(()),
             Some(Err(error)) => Err(error.clone()),
-            Some(Ok(())) | None => Err(JoinError(Arc::new(JoinFailure::Stopped))),
+            _ => Err(JoinError(Arc::new(JoinFailure::Stopped))),
         }
     }
 
     pub(super) fn status(&self) -> JoinStatus {
         let inner = self.lock();
+        let reached = Milestone::ALL.into_iter().filter_map(|milestone| {
+            let Reached { at, bytes } = inner.join.reached(milestone)?;
+            Some((milestone, ReachedAfter { after: at.since(Time::ZERO), bytes }))
+        });
         JoinStatus {
             snapshot: inner.plan.as_ref().map(|plan| (plan.snapshot, plan.manifest.position)),
-            reached: inner.reached.iter().map(|(&milestone, &reached)| (milestone, reached)).collect(),
+            reached: reached.collect(),
             fault_bytes: inner.plan.as_ref().map_or(0, |plan| plan.lanes.bytes()),
             figures: self.status.figures(),
             failure: inner.end.as_ref().and_then(|end| end.as_ref().err().cloned()),
@@ -119,10 +158,19 @@ impl Progress {
     }
 
     /// Says what is fetched.
-    pub(super) fn set_plan(&self, plan: Arc<Plan>) -> Result<(), JoinFailure> {
+    pub(super) fn set_plan(&self, plan: Arc<Plan>, lease: LeaseVersion) -> Result<(), JoinFailure> {
+        let snapshot = Snapshot { id: plan.snapshot, position: plan.manifest.position };
         let mut inner = self.lock();
         inner.plan = Some(plan);
-        if inner.stopped { Err(JoinFailure::Stopped) } else { Ok(()) }
+        if inner.stopped {
+            return Err(JoinFailure::Stopped);
+        }
+        drop(inner);
+        self.tell(|join, now| {
+            join.handle_offer(snapshot, lease, now);
+            join.handle_log_attached(snapshot.position, now);
+        });
+        Ok(())
     }
 
     /// Says which transfer is to be ended, should the join be stopped.
@@ -136,6 +184,7 @@ impl Progress {
         let (plan, session) = {
             let mut inner = self.lock();
             inner.stopped = true;
+            self.changed.notify_all();
             (inner.plan.clone(), inner.session.take())
         };
         if let Some(session) = session {
@@ -151,6 +200,10 @@ impl Progress {
     }
 
     pub(super) fn end(&self, end: Result<(), JoinFailure>) {
+        if let Err(failure) = &end {
+            let failure = failure.kind();
+            self.tell(|join, _| join.handle_failed(failure));
+        }
         let mut inner = self.lock();
         inner.session = None;
         inner.end = Some(end.map_err(|failure| JoinError(Arc::new(failure))));
@@ -166,3 +219,12 @@ impl Progress {
         self.inner.lock().expect("no panic under the lock")
     }
 }
+
+/// A part of a snapshot to be fetched.
+pub(super) struct Fetch {
+    pub(super) part: Part,
+    pub(super) of: ChunkId,
+}
+
+/// Records that may lie between here and the end of the log when a joiner counts as caught up.
+const LAG_MAX: u64 = 64;

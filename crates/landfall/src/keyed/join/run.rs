@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use landfall_core::join::{LeaseVersion, Part};
 use landfall_core::keyed::KeyedState;
 use landfall_core::snapshot::{Section, SectionPriority};
 use landfall_core::transfer::TreePair;
@@ -10,7 +11,7 @@ use landfall_store::CollectBudget;
 use super::early::{fetch_upper_levels, fetch_whole};
 use super::landing::{KeyedLanding, LandingError};
 use super::lanes::FaultLanes;
-use super::progress::{Milestone, Plan, Progress};
+use super::progress::{Fetch, Plan, Progress};
 use super::{Extent, JoinFailure, JoinOptions, Keyed};
 use crate::fetch::ask::{Asked, Ways};
 use crate::fetch::greet::Question;
@@ -73,7 +74,6 @@ impl Run {
         let whole = held.iter().rev().filter(|held| held.extent == Extent::Whole).map(|held| held.id);
         let question = Question { held: whole.collect(), ..self.question(self.options.wanted) };
         let answers = self.ways().ask_all(&question);
-        self.progress.reach(Milestone::Asked);
         for (address, error) in &answers.failures {
             self.progress.status.note(format!("{address}: {error}"));
         }
@@ -100,26 +100,40 @@ impl Run {
             manifest_chunk: newest.manifest_chunk.clone(),
             lanes: Arc::new(lanes),
         });
-        self.progress.set_plan(plan.clone())?;
         // The state stands on it since an earlier join: reads need not wait for anything.
         if keyed.sealed().is_some_and(|sealed| sealed.id == plan.snapshot && sealed.extent == Extent::Filling) {
             keyed.ask_on(plan.lanes.clone());
         }
-        self.progress.reach(Milestone::Planned);
+        if let Err(stopped) = self.progress.set_plan(plan.clone(), LeaseVersion(newest.lease.version)) {
+            keyed.ask_no_more(&plan.lanes);
+            return Err(stopped);
+        }
         Ok((plan, answers.asked))
     }
 
+    /// Does what the join asks for, until all of the snapshot is here.
     fn fetch(&self, plan: &Plan, asked: Vec<Asked>) -> Result<LetGo, JoinFailure> {
         let here = &self.keyed.here;
         let (vital, bulk) = self.trees(plan);
-        for trees in &vital {
-            fetch_whole(&plan.lanes, here, trees)?;
+        let mut asked = Some(asked);
+        let mut let_go = LetGo::Nothing;
+        while let Some(Fetch { part, of }) = self.progress.next_fetch() {
+            match part {
+                Part::Vital => vital.iter().try_for_each(|trees| fetch_whole(&plan.lanes, here, trees))?,
+                Part::Upper => fetch_upper_levels(&plan.lanes, here, &bulk)?,
+                // No source says what it uses most, so that has come when all has.
+                Part::Hot => {
+                    self.fetch_bulk(plan, bulk.clone(), asked.take().unwrap_or_default())?;
+                    here.store.sync()?;
+                }
+                Part::Rest => {
+                    let_go = self.complete(plan)?;
+                    continue;
+                }
+            }
+            self.progress.tell(|join, now| join.handle_here(part, of, now));
         }
-        fetch_upper_levels(&plan.lanes, here, &bulk)?;
-        self.progress.reach(Milestone::Viable);
-        self.fetch_bulk(plan, bulk, asked)?;
-        here.store.sync()?;
-        self.complete(plan)
+        Ok(let_go)
     }
 
     /// The trees of vital sections, and those of the others, the most urgent first; each with the old tree to build on.
@@ -159,7 +173,7 @@ impl Run {
             let whole = Held { extent: Extent::Whole, ..(*held).clone() };
             let_go = keyed.served.publish(whole, &keyed.clock)?;
         }
-        self.progress.reach(Milestone::Complete);
+        self.progress.tell(|join, now| join.handle_here(Part::Rest, plan.snapshot, now));
         drop(base);
         Ok(let_go)
     }

@@ -1,0 +1,88 @@
+//! Owns saying by keys how two snapshots differ: what an audit that failed has to report. It changes nothing.
+
+use bytes::Bytes;
+use landfall_core::keyed::Missing;
+use landfall_core::snapshot::{Manifest, StateName};
+use landfall_core::tree::{Change, Diff, NodeWant, Root, TreeError};
+
+use super::here::Here;
+use super::{FaultError, JoinHandle, Keyed, KeyedError};
+
+/// A key that has not the same value in two snapshots.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Difference {
+    /// The section.
+    pub section: StateName,
+    /// The key.
+    pub key: Bytes,
+    /// What became of it from the first to the second.
+    pub kind: DifferenceKind,
+}
+
+/// What became of a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DifferenceKind {
+    /// Only the second has it.
+    Added,
+    /// Only the first has it.
+    Removed,
+    /// Both have it, with different values.
+    Changed,
+}
+
+impl Keyed {
+    /// The keys, at most `keys_max`, that differ between two snapshots that are held here, in order of sections and keys.
+    pub fn differences(
+        &self,
+        first: &Manifest,
+        second: &Manifest,
+        keys_max: usize,
+    ) -> Result<Vec<Difference>, KeyedError> {
+        let fetch = |nodes: Vec<NodeWant>| self.fetch_now(&Missing { nodes, ..Missing::default() });
+        differences(first, second, &self.here, keys_max, fetch)
+    }
+}
+
+impl JoinHandle {
+    /// The keys, at most `keys_max`, that differ between a snapshot that is held here and the one that is being fetched: from
+    /// [`super::Milestone::Planned`] on, what is not here for it is fetched first.
+    pub fn differences(&self, held: &Manifest, keys_max: usize) -> Result<Vec<Difference>, KeyedError> {
+        let Some(plan) = self.progress.plan() else { return Err(FaultError::Ended.into()) };
+        let fetch = |nodes: Vec<NodeWant>| Ok(plan.lanes.fetch_nodes(&nodes)?);
+        differences(held, &plan.manifest, &self.keyed.here, keys_max, fetch)
+    }
+}
+
+fn differences(
+    first: &Manifest,
+    second: &Manifest,
+    here: &Here,
+    keys_max: usize,
+    fetch: impl Fn(Vec<NodeWant>) -> Result<(), KeyedError>,
+) -> Result<Vec<Difference>, KeyedError> {
+    let mut found = Vec::new();
+    for section in &first.sections {
+        let other = second.sections.iter().find(|other| other.name == section.name);
+        let mut diff = Diff::new(section.root, other.map_or_else(Root::empty, |other| other.root));
+        while found.len() < keys_max {
+            match diff.next(&*here.nodes) {
+                Ok(None) => break,
+                Ok(Some(change)) => found.push(Difference::of(&section.name, change)),
+                Err(TreeError::Missing(nodes)) => fetch(nodes)?,
+                Err(error) => return Err(KeyedError::Broken(error)),
+            }
+        }
+    }
+    Ok(found)
+}
+
+impl Difference {
+    fn of(section: &StateName, change: Change) -> Self {
+        let kind = match (&change.old, &change.new) {
+            (None, _) => DifferenceKind::Added,
+            (_, None) => DifferenceKind::Removed,
+            (Some(_), Some(_)) => DifferenceKind::Changed,
+        };
+        Self { section: section.clone(), key: change.key, kind }
+    }
+}

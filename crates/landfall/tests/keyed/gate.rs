@@ -1,0 +1,194 @@
+//! A way to other members that a test can hold up, count and falsify.
+//!
+//! Connections that threads named `ask` or `bulk` open carry bulk; all others are for what cannot wait.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::Duration;
+
+use landfall::core::wire::Message;
+use landfall::net::{
+    Closer, ConnectError, Connection, FrameReceiver, FrameSender, ListenError, Listener, PlainTransport, Pressure,
+    ReceiveError, SendError, Transport,
+};
+
+/// Frames of a conversation before the first answer to a request: hello and offer.
+const GREETING_FRAMES: u64 = 2;
+
+/// What a test lets through.
+#[derive(Clone)]
+pub(crate) struct Gate(Arc<Shared>);
+
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+struct State {
+    /// Frames of bulk that may still pass.
+    bulk_frames_left: u64,
+    bulk_frames_passed: u64,
+    /// Requests that could not wait.
+    urgent_requests: u64,
+    /// The member at this address falsifies every item.
+    liar: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    Bulk,
+    Urgent,
+}
+
+impl Gate {
+    /// Lets `bulk_frames` frames of bulk through, and then no more.
+    pub(crate) fn new(bulk_frames: u64) -> Self {
+        let state = State { bulk_frames_left: bulk_frames, bulk_frames_passed: 0, urgent_requests: 0, liar: None };
+        Self(Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() }))
+    }
+
+    pub(crate) fn open(&self) {
+        self.lock().bulk_frames_left = u64::MAX;
+        self.0.changed.notify_all();
+    }
+
+    /// Waits until bulk is held up.
+    pub(crate) fn wait_until_exhausted(&self) {
+        let state = self.lock();
+        drop(self.0.changed.wait_while(state, |state| state.bulk_frames_left > 0).unwrap());
+    }
+
+    /// Waits until so many frames of bulk came through.
+    pub(crate) fn wait_for_bulk(&self, frames: u64) {
+        let state = self.lock();
+        drop(self.0.changed.wait_while(state, |state| state.bulk_frames_passed < frames).unwrap());
+    }
+
+    pub(crate) fn urgent_requests(&self) -> u64 {
+        self.lock().urgent_requests
+    }
+
+    pub(crate) fn believe_nothing_from(&self, address: &str) {
+        self.lock().liar = Some(address.to_owned());
+    }
+
+    pub(crate) fn transport(&self) -> Arc<dyn Transport> {
+        Arc::new(self.clone())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap()
+    }
+}
+
+impl Transport for Gate {
+    fn connect(&self, address: &str, deadline: Duration) -> Result<Connection, ConnectError> {
+        let (purpose, lies) = {
+            let is_bulk = matches!(std::thread::current().name(), Some("ask" | "bulk"));
+            let lies = self.lock().liar.as_deref() == Some(address);
+            (if is_bulk { Purpose::Bulk } else { Purpose::Urgent }, lies)
+        };
+        let connection = PlainTransport.connect(address, deadline)?;
+        let (gate, inner) = (self.clone(), connection.closer.clone());
+        let closer = Closer::new(move || {
+            inner.close();
+            gate.0.changed.notify_all();
+        });
+        let receiver = GateReceiver {
+            gate: self.clone(),
+            purpose,
+            lies,
+            frames: 0,
+            closer: closer.clone(),
+            inner: connection.receiver,
+            frame: Vec::new(),
+        };
+        let sender = GateSender { gate: self.clone(), purpose, inner: connection.sender };
+        Ok(Connection { receiver: Box::new(receiver), sender: Box::new(sender), closer, ..connection })
+    }
+
+    fn listen(&self, address: &str) -> Result<Box<dyn Listener>, ListenError> {
+        PlainTransport.listen(address)
+    }
+}
+
+struct GateReceiver {
+    gate: Gate,
+    purpose: Purpose,
+    lies: bool,
+    frames: u64,
+    closer: Closer,
+    inner: Box<dyn FrameReceiver>,
+    frame: Vec<u8>,
+}
+
+impl GateReceiver {
+    fn pass(&self) -> Result<(), ReceiveError> {
+        if self.purpose == Purpose::Urgent || self.frames < GREETING_FRAMES {
+            return Ok(());
+        }
+        let state = self.gate.lock();
+        let held_up = |state: &mut State| state.bulk_frames_left == 0 && !self.closer.is_closed();
+        let mut state = self.gate.0.changed.wait_while(state, held_up).unwrap();
+        if self.closer.is_closed() {
+            return Err(ReceiveError::Closed);
+        }
+        state.bulk_frames_left -= 1;
+        state.bulk_frames_passed += 1;
+        self.gate.0.changed.notify_all();
+        Ok(())
+    }
+}
+
+impl FrameReceiver for GateReceiver {
+    fn receive(&mut self) -> Result<Option<&[u8]>, ReceiveError> {
+        self.pass()?;
+        let Some(frame) = self.inner.receive()? else { return Ok(None) };
+        self.frames += 1;
+        self.frame.clear();
+        self.frame.extend_from_slice(frame);
+        let is_item = matches!(Message::decode(&self.frame), Ok(Message::Item(_)));
+        if self.lies && is_item {
+            *self.frame.last_mut().unwrap() ^= 1;
+        }
+        Ok(Some(&self.frame))
+    }
+
+    fn bytes_received(&self) -> u64 {
+        self.inner.bytes_received()
+    }
+
+    fn set_idle_deadline(&mut self, deadline: Duration) {
+        self.inner.set_idle_deadline(deadline);
+    }
+}
+
+struct GateSender {
+    gate: Gate,
+    purpose: Purpose,
+    inner: Box<dyn FrameSender>,
+}
+
+impl FrameSender for GateSender {
+    fn send(&mut self, head: &[u8], body: &[u8]) -> Result<(), SendError> {
+        if self.purpose == Purpose::Urgent && matches!(Message::decode(head), Ok(Message::Fetch(_))) {
+            self.gate.lock().urgent_requests += 1;
+        }
+        self.inner.send(head, body)
+    }
+
+    fn flush(&mut self) -> Result<(), SendError> {
+        self.inner.flush()
+    }
+
+    fn finish(&mut self) -> Result<(), SendError> {
+        self.inner.finish()
+    }
+
+    fn pressure(&self) -> Pressure {
+        self.inner.pressure()
+    }
+
+    fn set_stall_deadline(&mut self, deadline: Duration) {
+        self.inner.set_stall_deadline(deadline);
+    }
+}

@@ -1,0 +1,124 @@
+//! What the tests of keyed states stand on: states with known content, members that serve them, joins.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use landfall::core::snapshot::{KeyRange, Position, SectionPriority, StateName};
+use landfall::keyed::{
+    JoinHandle, JoinOptions, Keyed, KeyedConfig, Schema, SealReport, SectionId, SectionSchema, Transaction,
+};
+use landfall::member::{Member, ServeConfig};
+use landfall::net::{PlainTransport, Transport};
+use landfall::pull::TrustAll;
+
+pub(crate) fn schema() -> Schema {
+    let section = |name: &str, priority| SectionSchema {
+        name: StateName::new(name).unwrap(),
+        priority,
+        range: KeyRange::default(),
+    };
+    let sections = vec![section("config", SectionPriority::Vital), section("data", SectionPriority::Bulk)];
+    Schema::new(sections).unwrap()
+}
+
+pub(crate) const CONFIG: SectionId = SectionId(0);
+pub(crate) const DATA: SectionId = SectionId(1);
+
+pub(crate) fn open(directory: &Path) -> Arc<Keyed> {
+    let name = StateName::new("orders").unwrap();
+    let config = KeyedConfig {
+        name,
+        directory: directory.to_owned(),
+        schema: schema(),
+        cache_bytes: 8 << 20,
+        salt_seed: [7; 32],
+    };
+    Keyed::open(config).unwrap()
+}
+
+pub(crate) fn at(index: u64) -> Position {
+    Position { epoch: 1, index }
+}
+
+pub(crate) fn key(number: u64) -> Vec<u8> {
+    format!("key {number:08}").into_bytes()
+}
+
+/// The value of a key in its version; some are long, and none compresses well.
+pub(crate) fn value(number: u64, version: u64) -> Vec<u8> {
+    let length = if number % 500 == 3 { 5000 } else { 60 };
+    let mut state = (number << 20 | version).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    (0..length).map(|_| (next() >> 32) as u8).collect()
+}
+
+pub(crate) fn put(
+    keyed: &Keyed,
+    index: u64,
+    section: SectionId,
+    entries: impl Iterator<Item = (Vec<u8>, Vec<u8>)> + Clone,
+) {
+    let run = |transaction: &mut Transaction<'_>| {
+        for (key, value) in entries.clone() {
+            transaction.put(section, key, value)?;
+        }
+        Ok(())
+    };
+    keyed.transact(at(index), b"record", run).unwrap().expect("a new position");
+}
+
+/// A state of `count` keys at position 2.
+pub(crate) fn fill(keyed: &Keyed, count: u64) {
+    put(keyed, 1, CONFIG, [(b"members".to_vec(), b"a, b, c".to_vec())].into_iter());
+    put(keyed, 2, DATA, (0..count).map(|number| (key(number), value(number, 0))));
+}
+
+pub(crate) fn serve(keyed: &Arc<Keyed>) -> Member {
+    let config = ServeConfig {
+        listen: Some("127.0.0.1:0".into()),
+        keyed: vec![keyed.clone()],
+        ..ServeConfig::new(Arc::new(PlainTransport))
+    };
+    Member::serve(config).unwrap()
+}
+
+pub(crate) fn options(sources: &[&Member], transport: Arc<dyn Transport>) -> JoinOptions {
+    JoinOptions {
+        sources: sources.iter().map(|source| source.address().unwrap()).collect(),
+        transport,
+        trust: Arc::new(TrustAll),
+        wanted: None,
+    }
+}
+
+pub(crate) fn join(keyed: &Arc<Keyed>, sources: &[&Member]) -> JoinHandle {
+    keyed.join(options(sources, Arc::new(PlainTransport)))
+}
+
+/// Every entry of a section.
+pub(crate) fn entries(keyed: &Keyed, section: SectionId) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let mut all = Vec::new();
+    let mut from = Vec::new();
+    loop {
+        let some = keyed.scan(section, &from, 1000).unwrap();
+        let Some((last, _)) = some.last() else { return all };
+        from = [last, &b"\0"[..]].concat();
+        all.extend(some.iter().map(|(key, value)| (key.to_vec(), value.to_vec())));
+    }
+}
+
+pub(crate) fn seal(keyed: &Arc<Keyed>) -> SealReport {
+    keyed.seal().unwrap().wait().unwrap()
+}
+
+#[track_caller]
+pub(crate) fn assert_equal(left: &Keyed, right: &Keyed) {
+    for section in [CONFIG, DATA] {
+        assert!(entries(left, section) == entries(right, section), "section {section:?} differs");
+    }
+}

@@ -1,0 +1,92 @@
+//! A joiner is killed, again and again, at different moments; what it fetched is not fetched again.
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+
+use landfall::keyed::{Extent, JoinOptions, Milestone};
+use landfall::net::{PlainTransport, Transport};
+use landfall::pull::TrustAll;
+
+use crate::gate::Gate;
+use crate::ground::{CONFIG, DATA, assert_equal, fill, key, open, seal, serve, value};
+
+/// How the process that is killed is told what to do: directory, address, frames of bulk.
+const TASK: &str = "LANDFALL_TEST_JOINER";
+
+/// Not a test: the process that is killed. Without its task it does nothing.
+#[test]
+fn joiner() {
+    let Ok(task) = std::env::var(TASK) else { return };
+    let [directory, address, frames] = task.split('\n').collect::<Vec<_>>().try_into().unwrap();
+    let keyed = open(Path::new(directory));
+    println!("opened");
+    let gate = Gate::new(frames.parse().unwrap());
+    let handle = keyed.join(only(address, gate.transport()));
+    handle.wait(Milestone::Viable).unwrap();
+    println!("viable");
+    handle.adopt().unwrap();
+    println!("adopted");
+    gate.wait_until_exhausted();
+    println!("fetched");
+    // Until it is killed.
+    std::io::stdin().read_exact(&mut [0]).unwrap();
+}
+
+fn only(address: &str, transport: Arc<dyn Transport>) -> JoinOptions {
+    JoinOptions { sources: vec![address.to_owned()], transport, trust: Arc::new(TrustAll), wanted: None }
+}
+
+fn spawn(directory: &Path, address: &str, frames: u64) -> Child {
+    let task = format!("{}\n{address}\n{frames}", directory.display());
+    Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "kill::joiner", "--nocapture"])
+        .env(TASK, task)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+/// Runs a joiner until it says `moment`, and kills it.
+fn kill_at(directory: &Path, address: &str, frames: u64, moment: &str) {
+    let mut child = spawn(directory, address, frames);
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    assert!(lines.any(|line| line.ends_with(moment)), "it never was {moment}");
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
+fn a_joiner_that_is_killed_keeps_what_it_fetched() {
+    let directories = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let source = open(directories[0].path());
+    fill(&source, 60_000);
+    let sealed = seal(&source);
+    let member = serve(&source);
+    let address = member.address().unwrap();
+    let directory = directories[1].path();
+
+    for moment in ["opened", "viable", "adopted"] {
+        kill_at(directory, &address, 0, moment);
+    }
+    for frames in [40, 80, 120] {
+        kill_at(directory, &address, frames, "fetched");
+    }
+
+    let keyed = open(directory);
+    let half = keyed.sealed().unwrap();
+    assert_eq!((half.id, half.extent), (sealed.snapshot, Extent::Filling));
+    assert_eq!(keyed.get(CONFIG, b"members").unwrap().unwrap(), &b"a, b, c"[..]);
+    let handle = keyed.join(only(&address, Arc::new(PlainTransport)));
+    handle.wait(Milestone::Planned).unwrap();
+    assert_eq!(keyed.get(DATA, &key(59_999)).unwrap().unwrap(), value(59_999, 0));
+    handle.wait(Milestone::Complete).unwrap();
+    let (brought, whole) = (handle.status().figures.wire_received, sealed.manifest.payload_bytes());
+    assert!(brought < whole * 3 / 4, "{brought} bytes came at last, of {whole}");
+    drop(handle);
+    assert_equal(&source, &keyed);
+    drop(keyed);
+    assert_eq!(open(directory).sealed().unwrap().extent, Extent::Whole);
+}

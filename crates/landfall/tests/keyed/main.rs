@@ -1,0 +1,9 @@
+//! Keyed states are changed, sealed, served, and joined by other members, in one process, over loopback.
+
+mod gate;
+mod ground;
+mod history;
+mod join;
+mod kill;
+mod seal;
+mod trouble;
