@@ -184,11 +184,11 @@ pub(crate) fn record_kind(encoded: &Bytes) -> u8 {
 
 /// The entry at a position whose bytes [`encode`] made.
 pub(crate) fn decode(position: Position, bytes: &Bytes) -> Result<RaftEntry, EntryError> {
-    let payload = match bytes.first().ok_or(EntryError::Malformed("an entry without a kind"))? {
-        &BLANK => EntryPayload::Blank,
-        &MEMBERSHIP => EntryPayload::Membership(decode_membership(&mut bytes.slice(1..))?),
-        &(COMMANDS | MARK | LEASE) => EntryPayload::Normal(Payload(bytes.clone())),
-        &other => return Err(EntryError::UnknownKind(other)),
+    let payload = match *bytes.first().ok_or(EntryError::Malformed("an entry without a kind"))? {
+        BLANK => EntryPayload::Blank,
+        MEMBERSHIP => EntryPayload::Membership(decode_membership(&mut bytes.slice(1..))?),
+        COMMANDS | MARK | LEASE => EntryPayload::Normal(Payload(bytes.clone())),
+        other => return Err(EntryError::UnknownKind(other)),
     };
     let log_id = log_id_of(position).ok_or(EntryError::Malformed("an entry before the first position"))?;
     Ok(RaftEntry { log_id, payload })

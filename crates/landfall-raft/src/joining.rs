@@ -100,7 +100,7 @@ struct Asking {
 impl Asking {
     async fn begin(&self, newcomer: &Newcomer) -> Result<Beginning, JoinError> {
         match self.ask(|| Control::Begin(newcomer.clone())).await? {
-            Reply::Begin(beginning) => Ok(beginning),
+            Reply::Begin(beginning) => Ok(*beginning),
             other => Err(JoinError::Nobody(format!("an unexpected answer: {other:?}"))),
         }
     }

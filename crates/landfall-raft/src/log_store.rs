@@ -35,6 +35,7 @@ impl LogStore {
     }
 
     /// Entries of a range of openraft's indices, in order, while they are within `bytes_max`, and at least one of those that are here.
+    #[allow(clippy::result_large_err, reason = "openraft's own error")]
     fn read(&self, start: u64, end: u64, bytes_max: u64, entries_max: usize) -> Result<Vec<RaftEntry>, StorageError> {
         let mut entries = Vec::new();
         // A position's index is one more than openraft's.

@@ -102,7 +102,7 @@ pub(crate) enum Reply {
     Vote(VoteResponse<MemberId>),
     Installed(RaftVote),
     /// Where a joiner begins, and the lease that keeps the log for it.
-    Begin(Beginning),
+    Begin(Box<Beginning>),
     /// Done.
     Done,
     /// Ask that member instead.

@@ -231,7 +231,10 @@ impl<S: Service> Drop for Node<S> {
     }
 }
 
-fn encode<S: Service>(command: &S::Command) -> Result<(Proposal<S::Reply>, Proposed<S::Reply>), ProposeError> {
+/// A command on its way in, and what its proposer awaits.
+type Offered<R> = (Proposal<R>, Proposed<R>);
+
+fn encode<S: Service>(command: &S::Command) -> Result<Offered<S::Reply>, ProposeError> {
     let command = rmp_serde::to_vec(command).map_err(|error| ProposeError::NotEncodable(error.to_string()))?;
     if command.len() > COMMAND_BYTES_MAX {
         return Err(ProposeError::TooLong { bytes: command.len() });

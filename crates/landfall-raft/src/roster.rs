@@ -101,7 +101,7 @@ impl From<RosterError> for Reply {
 /// Tells a newcomer where to begin, and keeps the log from there on.
 pub(crate) async fn begin(cluster: &Arc<Cluster>, newcomer: &Newcomer) -> Reply {
     match try_begin(cluster, newcomer).await {
-        Ok(beginning) => Reply::Begin(beginning),
+        Ok(beginning) => Reply::Begin(Box::new(beginning)),
         Err(error) => error.into(),
     }
 }

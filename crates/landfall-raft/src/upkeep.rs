@@ -62,11 +62,14 @@ async fn mark_when_due(cluster: Arc<Cluster>) {
 async fn purge_what_is_sealed(cluster: Arc<Cluster>) {
     let mut applied = cluster.applied.clone();
     let mut sealed = cluster.seals.changes();
+    // openraft learns of a snapshot, and that it may purge, a while after it was asked to look.
+    let mut learned = cluster.raft.data_metrics();
     let mut told = 0;
     loop {
         let still = tokio::select! {
             changed = applied.changed() => changed.is_ok(),
             changed = sealed.changed() => changed.is_ok(),
+            changed = learned.changed() => changed.is_ok(),
         };
         if !still {
             return;
