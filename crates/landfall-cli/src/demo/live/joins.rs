@@ -59,11 +59,8 @@ impl Story<'_> {
             fares(&reads)
         ));
         let (writes, reads) = self.clients_between(began, Instant::now());
-        self.narrator.tell(format!(
-            "the cluster's clients meanwhile: writes {}; reads {}",
-            fares(&writes),
-            fares(&reads)
-        ));
+        self.narrator.tell("the cluster's clients, from before the first start until now:");
+        self.tell_fares(&writes, &reads);
         self.measure_clients(
             "joins",
             "reads at the leader, during the join",
@@ -203,11 +200,11 @@ impl Story<'_> {
             let after = Duration::from_millis(milestone.after_ms);
             let word = MILESTONES.iter().find(|(word, _)| *word == milestone.milestone);
             let meaning = word.map_or("", |(_, meaning)| meaning);
-            news.push((
-                milestone.milestone.as_str(),
-                after,
-                format!("{meaning}; {} had come", output::bytes(milestone.bytes)),
-            ));
+            let came = match milestone.bytes {
+                0 => String::new(),
+                bytes => format!("; {} had come", output::bytes(bytes)),
+            };
+            news.push((milestone.milestone.as_str(), after, format!("{meaning}{came}")));
         }
         joining.milestones_told = reached.count();
         joining.complete = status.join.as_ref().and_then(|join| join.reached("complete"));

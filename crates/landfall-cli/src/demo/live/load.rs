@@ -157,9 +157,7 @@ impl Writer {
             })
             .collect();
         let answered = self.send(&writes);
-        // Those without an answer may have taken effect.
-        let uncertain = writes.len() - answered.acknowledged - answered.refused;
-        self.figures.uncertain.fetch_add(uncertain as u64, Ordering::Relaxed);
+        self.figures.uncertain.fetch_add(answered.uncertain as u64, Ordering::Relaxed);
         self.figures.acknowledged.fetch_add(answered.acknowledged as u64, Ordering::Relaxed);
         if answered.acknowledged > 0 {
             self.samples.add(due, answered.acknowledged as u32);
@@ -168,30 +166,34 @@ impl Writer {
 
     fn send(&mut self, writes: &[(u32, u32)]) -> Answered {
         let mut answered = Answered::default();
-        let sent = self.caller.client().and_then(|client| {
+        let Ok(client) = self.caller.client() else { return answered };
+        // Until an answer says otherwise, what is sent may take effect.
+        answered.uncertain = writes.len();
+        let mut refusal = None;
+        let mut take_answers = || -> io::Result<()> {
             for (index, version) in writes {
                 client.push(&[b"SET", records::key(*index).as_bytes(), records::value(*index, *version).as_bytes()]);
             }
             client.send()?;
-            let mut refusal = None;
             for (index, version) in writes {
                 match client.answer()? {
                     Answer::Refused(refused) => {
-                        answered.refused += usize::from(!refused.is_uncertain());
+                        answered.uncertain -= usize::from(!refused.is_uncertain());
                         refusal = Some(refused);
                     }
                     _ => {
                         self.ledger.acknowledge(*index, *version);
+                        answered.uncertain -= 1;
                         answered.acknowledged += 1;
                     }
                 }
             }
-            Ok(refusal)
-        });
-        match sent {
-            Ok(Some(refusal)) => self.caller.handle_refusal(&refusal),
-            Ok(None) => {}
-            Err(_) => self.caller.handle_lost(),
+            Ok(())
+        };
+        match (take_answers(), refusal) {
+            (Err(_), _) => self.caller.handle_lost(),
+            (Ok(()), Some(refusal)) => self.caller.handle_refusal(&refusal),
+            (Ok(()), None) => {}
         }
         answered
     }
@@ -201,7 +203,7 @@ impl Writer {
 #[derive(Default)]
 struct Answered {
     acknowledged: usize,
-    refused: usize,
+    uncertain: usize,
 }
 
 struct Reader {

@@ -160,9 +160,14 @@ impl<'a> Story<'a> {
             output::count(writes.per_second.round() as u64),
             output::count(reads.per_second.round() as u64),
         ));
-        self.narrator.tell(format!("while nothing else happens: writes {}; reads {}", fares(&writes), fares(&reads)));
+        self.narrator.tell("while nothing else happens:");
+        self.tell_fares(&writes, &reads);
         self.measure_clients("quiet", "reads at the leader, quiet", "writes, quiet", &writes, &reads);
         Ok(())
+    }
+
+    fn tell_fares(&mut self, writes: &Summary, reads: &Summary) {
+        self.narrator.tell(format!("  writes {}\n  reads  {}", fares(writes), fares(reads)));
     }
 
     fn measure_clients(
