@@ -20,6 +20,7 @@ struct Joining {
     first_read: Option<Duration>,
     complete: Option<Duration>,
     caught_up: Option<Duration>,
+    votes: Option<Duration>,
 }
 
 /// How far a joiner is followed.
@@ -35,6 +36,7 @@ impl Story<'_> {
     /// A joiner that is killed half way, and goes on.
     pub(super) fn join_cut_short(&mut self) -> Result<(), Failure> {
         self.narrator.begin("delta joins while the clients go on; kill -9 half way; it goes on");
+        self.narrator.tell("asked, planned, viable and complete count from its first question,\nthe other times from the start of its process");
         let began = Instant::now();
         let mut joining = self.begin_join(DELTA)?;
         let before = self.follow(&mut joining, Until::HalfWay)?;
@@ -156,6 +158,7 @@ impl Story<'_> {
             first_read: None,
             complete: None,
             caught_up: None,
+            votes: None,
         })
     }
 
@@ -180,7 +183,7 @@ impl Story<'_> {
             }
             let is_there = match until {
                 Until::HalfWay => figures.is_half_way() || joining.complete.is_some(),
-                Until::Voting => joining.complete.is_some() && joining.caught_up.is_some() && status.votes(),
+                Until::Voting => joining.complete.is_some() && joining.caught_up.is_some() && joining.votes.is_some(),
             };
             Ok(is_there.then(|| figures.clone()))
         })
@@ -212,6 +215,11 @@ impl Story<'_> {
             let after = joining.began.elapsed();
             joining.caught_up = Some(after);
             news.push(("caught up", after, format!("{lag} log entries behind the leader")));
+        }
+        if joining.votes.is_none() && status.votes() {
+            let after = joining.began.elapsed();
+            joining.votes = Some(after);
+            news.push(("votes", after, "it counts for durability".to_owned()));
         }
         for (word, after, meaning) in news {
             let value = serde_json::json!({ "member": name, "milestone": word, "ms": milliseconds(after) });

@@ -98,7 +98,7 @@ fn drawn(view: &View<'_>, rate: f64) -> Vec<String> {
             ));
             lines.push(format!("   {:>8} {}", "from", sources(figures)));
             lines.push(format!(
-                "   {:>8} {} log entries · {} came because a read waited for it",
+                "   {:>8} {} log entries · {} came for what could not wait",
                 "lag",
                 output::count(view.lag),
                 output::bytes(figures.fault_bytes),
@@ -178,7 +178,7 @@ fn gauge(done: u64, wanted: u64) -> String {
     (0..GAUGE_COLUMNS).map(|column| if column < filled { '━' } else { '─' }).collect()
 }
 
-const GAUGE_COLUMNS: u64 = 24;
+const GAUGE_COLUMNS: u64 = 20;
 const SAID_INTERVAL: Duration = Duration::from_secs(1);
 /// Shorter times make rates jump.
 const RATE_INTERVAL: Duration = Duration::from_millis(300);
@@ -226,9 +226,9 @@ mod tests {
 
     #[test]
     fn the_gauge_is_never_too_long_and_needs_no_known_end() {
-        assert_eq!(gauge(0, 0), "─".repeat(24));
-        assert_eq!(gauge(1, 2), format!("{}{}", "━".repeat(12), "─".repeat(12)));
-        assert_eq!(gauge(3, 2), "━".repeat(24));
+        assert_eq!(gauge(0, 0), "─".repeat(20));
+        assert_eq!(gauge(1, 2), format!("{}{}", "━".repeat(10), "─".repeat(10)));
+        assert_eq!(gauge(3, 2), "━".repeat(20));
     }
 
     #[test]

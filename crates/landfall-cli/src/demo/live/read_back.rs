@@ -22,16 +22,15 @@ impl Story<'_> {
             other => Failure::of(other),
         })?;
         self.narrator.tell(format!(
-            "{} writes were acknowledged while all this happened, {} are of unknown fate",
+            "{} writes were acknowledged; {} are of unknown fate",
             output::count(told.acknowledged),
             output::count(told.uncertain)
         ));
         self.narrator.tell(format!(
-            "{} keys read in {}: each holds a value that was written, none is older",
+            "{} keys read in {}: each holds a value that was written,\nnone older than the last write that was acknowledged",
             output::count(keys.into()),
             shown(began.elapsed())
         ));
-        self.narrator.tell("than the last write that was acknowledged");
         let label = "acknowledged writes";
         self.narrator.measured("acknowledged_writes", label, told.acknowledged, output::count(told.acknowledged));
         self.narrator.measured("lost_writes", "  lost", 0, "0".to_owned());

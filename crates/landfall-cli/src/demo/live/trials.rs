@@ -65,7 +65,7 @@ impl Story<'_> {
 
     /// Every member seals at one position; their roots must be equal.
     pub(super) fn audit(&mut self) -> Result<(), Failure> {
-        self.narrator.begin("Every member seals at one position, while writes go on; the roots are compared");
+        self.narrator.begin("All members seal at one position, while writes go on; roots are compared");
         let began = Instant::now();
         let audit = self.until("all members report", |story| {
             let goes_on = || !story.cast.is_ended();
