@@ -79,7 +79,6 @@ fn node_config(arguments: &Arguments, clients: &str) -> Result<NodeConfig> {
         cache_bytes: CACHE_BYTES,
         log_kept_bytes_max: LOG_KEPT_BYTES_DEFAULT,
         timing: Timing::default(),
-        log_kept_bytes_max: LOG_KEPT_BYTES_DEFAULT,
     })
 }
 
