@@ -160,6 +160,10 @@ impl FrameReceiver for GateReceiver {
     fn set_idle_deadline(&mut self, deadline: Duration) {
         self.inner.set_idle_deadline(deadline);
     }
+
+    fn set_unfinished_interval(&mut self, interval: Duration) {
+        self.inner.set_unfinished_interval(interval);
+    }
 }
 
 struct GateSender {
