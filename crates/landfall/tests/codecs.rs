@@ -21,8 +21,6 @@ fn serve(place: &std::path::Path) -> Member {
     write("what stands here stands here again and again\n");
     let member = Member::serve(ServeConfig {
         listen: Some("127.0.0.1:0".into()),
-        transport: Arc::new(PlainTransport),
-        signer: None,
         states: vec![StateConfig {
             name: StateName::new("orders").unwrap(),
             directory: directory.clone(),
@@ -32,6 +30,7 @@ fn serve(place: &std::path::Path) -> Member {
             before_snapshot: None,
             after_snapshot: None,
         }],
+        ..ServeConfig::new(Arc::new(PlainTransport))
     })
     .unwrap();
     write("what stands here now stands here again and again\n");
