@@ -8,10 +8,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+
 use super::super::random::Random;
 use super::caller::{Caller, Directory};
 use super::records::{self, Ledger, Wrong};
-use super::resp::Answer;
+use super::resp::{Answer, Refusal};
 use super::samples::Samples;
 
 /// Writes per second, of all writers.
@@ -19,6 +21,8 @@ pub(super) const WRITES_PER_SECOND: u32 = 2_000;
 /// Reads per second.
 pub(super) const READS_PER_SECOND: u32 = 500;
 const WRITERS: u32 = 2;
+/// Reads that are overdue go out together, up to so many.
+const READS_AT_ONCE_MAX: usize = 128;
 /// Writes that are due at the same moment go out together.
 const WRITE_INTERVAL: Duration = Duration::from_millis(10);
 /// Writes that are overdue by more are never sent.
@@ -216,26 +220,69 @@ struct Reader {
 impl Reader {
     fn run(&mut self, ended: &AtomicBool) -> Result<(), Wrong> {
         let interval = Duration::from_secs(1) / READS_PER_SECOND;
-        let mut due = Instant::now();
+        let mut next = Instant::now();
         while !ended.load(Ordering::Acquire) {
-            std::thread::sleep(due.saturating_duration_since(Instant::now()));
-            self.read(ended)?;
-            self.samples.add(due, 1);
-            due += interval;
+            std::thread::sleep(next.saturating_duration_since(Instant::now()));
+            let mut reads = Vec::new();
+            // As of many clients: a read that is due does not wait for the answer to an earlier one.
+            while reads.len() < READS_AT_ONCE_MAX && next <= Instant::now() {
+                reads.push(self.choose(next));
+                next += interval;
+            }
+            while !self.read(&reads)? && !ended.load(Ordering::Acquire) {}
         }
         Ok(())
     }
 
-    /// One read, tried until somebody answers.
-    fn read(&mut self, ended: &AtomicBool) -> Result<(), Wrong> {
+    fn choose(&mut self, due: Instant) -> DueRead {
         let index = self.random.below(u64::from(self.ledger.keys())) as u32;
-        let acknowledged = self.ledger.acknowledged(index);
-        let goes_on = || !ended.load(Ordering::Acquire);
-        match self.caller.ask_until(Duration::MAX, goes_on, &[b"GET", records::key(index).as_bytes()]) {
-            Ok(Answer::Bytes(stored)) => self.ledger.check(index, Some(&stored), acknowledged),
-            Ok(_) => self.ledger.check(index, None, acknowledged),
-            // The story ends.
-            Err(_) => Ok(()),
+        DueRead { due, index, acknowledged: self.ledger.acknowledged(index) }
+    }
+
+    /// Asks for some records; false if somebody else is to be asked for them again.
+    fn read(&mut self, reads: &[DueRead]) -> Result<bool, Wrong> {
+        match self.answers(reads) {
+            Ok(Ok(answers)) => {
+                for (read, stored) in reads.iter().zip(answers) {
+                    self.ledger.check(read.index, stored.as_deref(), read.acknowledged)?;
+                    self.samples.add(read.due, 1);
+                }
+                Ok(true)
+            }
+            Ok(Err(refusal)) => {
+                self.caller.handle_refusal(&refusal);
+                Ok(false)
+            }
+            Err(_) => {
+                self.caller.handle_lost();
+                Ok(false)
+            }
         }
     }
+
+    fn answers(&mut self, reads: &[DueRead]) -> io::Result<Result<Vec<Option<Bytes>>, Refusal>> {
+        let client = self.caller.client()?;
+        for read in reads {
+            client.push(&[b"GET", records::key(read.index).as_bytes()]);
+        }
+        client.send()?;
+        let mut answers = Vec::with_capacity(reads.len());
+        let mut refusal = None;
+        for _ in reads {
+            match client.answer()? {
+                Answer::Refused(refused) => refusal = Some(refused),
+                Answer::Bytes(stored) => answers.push(Some(stored)),
+                _ => answers.push(None),
+            }
+        }
+        Ok(refusal.map_or(Ok(answers), Err))
+    }
+}
+
+/// A read, and what it must see at least.
+#[derive(Clone, Copy)]
+struct DueRead {
+    due: Instant,
+    index: u32,
+    acknowledged: u32,
 }
