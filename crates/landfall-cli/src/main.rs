@@ -113,8 +113,9 @@ fn start_tracing() {
 }
 
 const EXAMPLES: &str = "\
-See it work, on real data, in under a minute:
-  landfall demo
+See it work, with real processes on this machine, in about a minute:
+  landfall demo              a replicated service whose members join, die and return under load
+  landfall demo files        a directory, shipped, changed and proven
 
 Certificates for two machines (once; keep ca/ca.key off both):
   landfall cert create-ca ca

@@ -101,7 +101,11 @@ impl Story<'_> {
             "received_twice_bytes",
             "  received twice because of the kill",
             twice,
-            format!("{} ({})", output::bytes(twice), output::percent(twice, after.leaf_bytes_here)),
+            format!(
+                "{} ({}), by the last look before it",
+                output::bytes(twice),
+                output::percent(twice, after.leaf_bytes_here)
+            ),
         );
     }
 
