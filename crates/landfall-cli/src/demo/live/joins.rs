@@ -205,8 +205,8 @@ impl Story<'_> {
         let reached = status.join.iter().flat_map(|join| &join.reached);
         for milestone in reached.clone().skip(joining.milestones_told) {
             let after = Duration::from_millis(milestone.after_ms);
-            let word = MILESTONES.iter().find(|(word, _)| *word == milestone.milestone);
-            let meaning = word.map_or("", |(_, meaning)| meaning);
+            // Those beyond are told as they are seen from outside.
+            let Some((_, meaning)) = MILESTONES.iter().find(|(word, _)| *word == milestone.milestone) else { continue };
             let came = match milestone.bytes {
                 0 => String::new(),
                 bytes => format!("; {} had come", output::bytes(bytes)),
@@ -254,10 +254,11 @@ fn given_by(name: &str, figures: &JoinFigures) -> u64 {
 }
 
 /// What milestones mean to somebody who hears of them for the first time.
-const MILESTONES: [(&str, &str); 4] = [
+const MILESTONES: [(&str, &str); 5] = [
     ("asked", "every source was asked"),
     ("planned", "it knows which snapshot to fetch"),
     ("viable", "it serves reads"),
+    ("warm", "what others read often is here"),
     ("complete", "everything is here, and durable"),
 ];
 
