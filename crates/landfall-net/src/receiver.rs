@@ -49,12 +49,16 @@ impl<I: Inflow> Receiver<I> {
 
     fn step(&mut self) -> Result<Step, ReceiveError> {
         let due = self.unfinished_interval.map(|after| (Instant::now() + after, after));
+        // What was read ahead has been told of: only what comes from the network now is news.
+        let already = self.inflow.bytes_received();
         loop {
             match self.reassembly.step()? {
                 Step::Missing(bytes_min) => self.inflow.fill(&mut self.reassembly, bytes_min)?,
                 step => return Ok(step),
             }
-            if let Some((_, after)) = due.filter(|(at, _)| Instant::now() >= *at) {
+            if let Some((_, after)) = due.filter(|(at, _)| Instant::now() >= *at)
+                && self.inflow.bytes_received() > already
+            {
                 return self.finished(after);
             }
         }

@@ -99,29 +99,6 @@ async fn the_log_is_kept_for_a_member_that_is_away() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_voter_for_which_the_log_is_gone_pulls_all_of_a_snapshot_before_it_goes_on() {
-    let stage = Stage { log_kept_bytes_max: 0, ..Stage::new() };
-    let mut nodes = stage.three().await;
-    let away = nodes.remove(2);
-    let (address, last) = (away.address().peers, away.status().log_last.unwrap());
-    away.close().await;
-    for number in 0..200 {
-        nodes[0].propose(&set(format!("key {number}"), vec![1; 100])).await.unwrap();
-    }
-    nodes[0].audit(std::time::Duration::from_secs(1)).await.unwrap();
-    until(&nodes[0], |status| status.log_first > last + 1).await;
-    let back = stage.reopen(3, &address).await;
-    let position = nodes[0].status().applied;
-    let status = until(&back, |status| status.applied >= position).await;
-    let joined = status.joined.expect("it took a snapshot");
-    assert!(joined.reached.iter().any(|(milestone, _)| *milestone == Milestone::Complete), "{joined:?}");
-    assert_eq!(content(&back), content(&nodes[0]));
-    nodes.push(back);
-    assert_eq!(nodes[0].audit(PATIENCE).await.unwrap().verdict, Verdict::Equal);
-    close(nodes).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_joiner_that_stops_half_way_goes_on_from_what_it_has() {
     let stage = Stage::new();
     let nodes = three_with_purged_log(&stage).await;

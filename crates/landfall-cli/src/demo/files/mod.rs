@@ -23,6 +23,7 @@ use crate::output::{self, Output};
 /// the space of the data.
 #[derive(Args)]
 #[command(after_long_help = EXAMPLES)]
+#[group(skip)]
 pub(super) struct Arguments {
     /// A directory to show it on; it is copied and never touched [default: a SQLite database and small files, built now]
     path: Option<PathBuf>,

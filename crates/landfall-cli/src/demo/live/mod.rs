@@ -38,6 +38,7 @@ use crate::output::{self, Output};
 use crate::progress;
 
 #[derive(Args)]
+#[group(skip)]
 pub(super) struct Arguments {
     /// How many keys the state has
     #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(KEYS))]
