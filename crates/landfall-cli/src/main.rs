@@ -114,8 +114,8 @@ fn start_tracing() {
 
 const EXAMPLES: &str = "\
 See it work, with real processes on this machine, in about a minute:
-  landfall demo              a replicated service whose members join, die and return under load
-  landfall demo files        a directory, shipped, changed and proven
+  landfall demo              a directory, shipped, changed and proven
+  landfall demo live         a replicated service that members join under load (not finished)
 
 Certificates for two machines (once; keep ca/ca.key off both):
   landfall cert create-ca ca

@@ -100,6 +100,8 @@ pub(crate) fn address(host: &str, port: u16) -> String {
 }
 
 const EXAMPLES: &str = "\
+Examples
+
 Three members on this machine:
   landfall-kv --data a --listen 127.0.0.1:7001 --peer-listen 127.0.0.1:7101 --bootstrap --insecure
   landfall-kv --data b --listen 127.0.0.1:7002 --peer-listen 127.0.0.1:7102 --join 127.0.0.1:7101 --insecure

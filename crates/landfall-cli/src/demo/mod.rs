@@ -16,18 +16,15 @@ use crate::failure::Failure;
 use crate::output::Output;
 use crate::{Verdict, signals};
 
-/// See it work: a replicated service whose members join, are killed and return under load, in about a minute
+/// See it work: a directory is shipped, cut short, changed, corrupted and proven, in about a minute
 ///
-/// Five members as real processes on this machine, a million keys, clients that check every answer; joins while they
-/// write, kill -9 of a joiner, a source and the leader, and all members compared at the end. `landfall demo files` shows a
-/// directory instead. Everything happens in a temporary directory (TMPDIR says where), which is removed at the end.
+/// The same as `landfall demo files`, which also takes a directory of yours. Everything happens in a temporary directory
+/// (TMPDIR says where), which is removed at the end.
 #[derive(Args)]
-#[command(after_long_help = EXAMPLES, args_conflicts_with_subcommands = true)]
+#[command(after_long_help = EXAMPLES)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
     story: Option<Story>,
-    #[command(flatten)]
-    live: live::Arguments,
     /// Leave everything in place at the end, and say where
     #[arg(long, global = true)]
     keep: bool,
@@ -36,6 +33,7 @@ pub(crate) struct Arguments {
 #[derive(Subcommand)]
 enum Story {
     Files(files::Arguments),
+    Live(live::Arguments),
 }
 
 pub(crate) fn run(arguments: &Arguments, output: &mut Output) -> Result<Verdict, Failure> {
@@ -50,7 +48,8 @@ pub(crate) fn run(arguments: &Arguments, output: &mut Output) -> Result<Verdict,
     signals::on(&ENDINGS, move |_| kill())?;
     let told = match &arguments.story {
         Some(Story::Files(files)) => files::tell(files, place.path(), &cast, output),
-        None => live::tell(&arguments.live, place.path(), &cast, output),
+        Some(Story::Live(live)) => live::tell(live, place.path(), &cast, output),
+        None => files::tell(&files::Arguments::default(), place.path(), &cast, output),
     };
     if arguments.keep {
         output.say(format!("\nEverything is in {}", place.path().display()));

@@ -37,6 +37,10 @@ use crate::failure::Failure;
 use crate::output::{self, Output};
 use crate::progress;
 
+/// Try live state: a replicated key-value service whose members join and are killed under load
+///
+/// Five members as real processes, clients that check every answer, a member that joins while they write. It is not finished: after
+/// a member was killed the story does not always come to its end; then it says what it waited for, and clears up.
 #[derive(Args)]
 #[group(skip)]
 pub(super) struct Arguments {
