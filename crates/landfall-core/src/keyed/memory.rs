@@ -1,6 +1,6 @@
 //! Owns nodes and values in memory: the simplest place for them, for tests and for small states.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
@@ -12,7 +12,7 @@ use crate::{Chunk, ChunkId};
 #[derive(Debug, Clone, Default)]
 pub struct MemoryChunks {
     nodes: MemoryNodes,
-    values: HashMap<ChunkId, Bytes>,
+    values: BTreeMap<ChunkId, Bytes>,
 }
 
 impl MemoryChunks {
