@@ -40,6 +40,36 @@ pub struct Lease {
     pub expires: UnixMillis,
 }
 
+/// Changes of pins and records that take effect together or not at all.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// By name: what is pinned, or that nothing is any more.
+    pins: Vec<(String, Option<ChunkId>)>,
+    records: Vec<(String, Vec<u8>)>,
+}
+
+impl Changes {
+    /// Pins a manifest, in place of what the name kept before.
+    pub fn pin(&mut self, name: impl Into<String>, manifest: ChunkId) {
+        self.pins.push((name.into(), Some(manifest)));
+    }
+
+    /// Removes a pin; one that is not there is fine.
+    pub fn unpin(&mut self, name: impl Into<String>) {
+        self.pins.push((name.into(), None));
+    }
+
+    /// Writes a control record.
+    pub fn set_record(&mut self, key: impl Into<String>, value: impl Into<Vec<u8>>) {
+        self.records.push((key.into(), value.into()));
+    }
+
+    /// Does anything get pinned?
+    pub(crate) fn pins_something(&self) -> bool {
+        self.pins.iter().any(|(_, manifest)| manifest.is_some())
+    }
+}
+
 /// Why a lease was not renewed or released.
 #[derive(Debug, thiserror::Error)]
 pub enum LeaseError {
@@ -101,11 +131,25 @@ impl Control {
         })
     }
 
-    pub(crate) fn set_record(&self, key: &str, value: &[u8]) -> Result<(), StoreError> {
-        check_name(key)?;
-        check_bytes("a record", value.len(), RECORD_BYTES_MAX)?;
+    /// Makes all of `changes`, in one transaction.
+    pub(crate) fn change(&self, changes: &Changes) -> Result<(), StoreError> {
+        for (key, value) in &changes.records {
+            check_name(key)?;
+            check_bytes("a record", value.len(), RECORD_BYTES_MAX)?;
+        }
+        changes.pins.iter().try_for_each(|(name, _)| check_name(name))?;
         self.write(|transaction| {
-            transaction.open_table(RECORDS)?.insert(key, value)?;
+            let mut records = transaction.open_table(RECORDS)?;
+            for (key, value) in &changes.records {
+                records.insert(key.as_str(), value.as_slice())?;
+            }
+            let mut pins = transaction.open_table(PINS)?;
+            for (name, manifest) in &changes.pins {
+                match manifest {
+                    Some(manifest) => pins.insert(name.as_str(), manifest.as_bytes())?,
+                    None => pins.remove(name.as_str())?,
+                };
+            }
             Ok(())
         })
     }
@@ -113,21 +157,6 @@ impl Control {
     pub(crate) fn remove_record(&self, key: &str) -> Result<(), StoreError> {
         self.write(|transaction| {
             transaction.open_table(RECORDS)?.remove(key)?;
-            Ok(())
-        })
-    }
-
-    pub(crate) fn pin(&self, name: &str, manifest: ChunkId) -> Result<(), StoreError> {
-        check_name(name)?;
-        self.write(|transaction| {
-            transaction.open_table(PINS)?.insert(name, manifest.as_bytes())?;
-            Ok(())
-        })
-    }
-
-    pub(crate) fn unpin(&self, name: &str) -> Result<(), StoreError> {
-        self.write(|transaction| {
-            transaction.open_table(PINS)?.remove(name)?;
             Ok(())
         })
     }

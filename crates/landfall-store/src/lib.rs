@@ -24,7 +24,7 @@ mod store;
 mod verify;
 pub mod vfs;
 
-pub use control::{Lease, LeaseError, NAME_BYTES_MAX, Pin, RECORD_BYTES_MAX, UnixMillis};
+pub use control::{Changes, Lease, LeaseError, NAME_BYTES_MAX, Pin, RECORD_BYTES_MAX, UnixMillis};
 pub use error::{DamagedFrame, OpenError, StoreError};
 pub use frame::{CODEC_RAW, Encoded, PAYLOAD_BYTES_MAX, StoredFrame};
 pub use gc::{Below, CollectBudget, CollectOutcome, CollectReport, Reach, Reference, Undecodable};

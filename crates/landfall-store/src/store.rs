@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, OnceLock, RwLock};
 
 use landfall_core::{Chunk, ChunkId};
 
-use crate::control::{Control, Lease, LeaseError, Pin, UnixMillis};
+use crate::control::{Changes, Control, Lease, LeaseError, Pin, UnixMillis};
 use crate::error::{OpenError, StoreError};
 use crate::files::OpenPacks;
 use crate::frame::{CODEC_RAW, Encoded, FrameHeader, PAYLOAD_BYTES_MAX, StoredFrame};
@@ -204,14 +204,16 @@ impl Store {
     ///
     /// Pin what another pin, a lease or a session keeps until then; of anything else a part may be gone.
     pub fn pin(&self, name: &str, manifest: ChunkId) -> Result<(), StoreError> {
-        self.shared.control.pin(name, manifest)?;
-        self.shared.pins_made.fetch_add(1, Ordering::SeqCst);
-        Ok(())
+        let mut changes = Changes::default();
+        changes.pin(name, manifest);
+        self.change(&changes)
     }
 
     /// Removes a pin; one that is not there is fine.
     pub fn unpin(&self, name: &str) -> Result<(), StoreError> {
-        self.shared.control.unpin(name)
+        let mut changes = Changes::default();
+        changes.unpin(name);
+        self.change(&changes)
     }
 
     /// All pins, sorted by name.
@@ -266,7 +268,18 @@ impl Store {
 
     /// Writes a control record, atomically and durably.
     pub fn set_record(&self, key: &str, value: &[u8]) -> Result<(), StoreError> {
-        self.shared.control.set_record(key, value)
+        let mut changes = Changes::default();
+        changes.set_record(key, value);
+        self.change(&changes)
+    }
+
+    /// Changes pins and records, atomically and durably: all of them or none. What is pinned must be durable.
+    pub fn change(&self, changes: &Changes) -> Result<(), StoreError> {
+        self.shared.control.change(changes)?;
+        if changes.pins_something() {
+            self.shared.pins_made.fetch_add(1, Ordering::SeqCst);
+        }
+        Ok(())
     }
 
     /// Removes a control record; one that is not there is fine.

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use landfall_core::{Chunk, ChunkId, Domain};
 use landfall_store::vfs::RealVfs;
 use landfall_store::{
-    Below, CODEC_RAW, CollectBudget, CollectOutcome, Encoded, LeaseError, OpenError, RECORD_BYTES_MAX, Reach,
-    Reference, Sealing, Store, StoreError, StoreOptions, StoredFrame, Undecodable, UnixMillis,
+    Below, CODEC_RAW, Changes, CollectBudget, CollectOutcome, Encoded, LeaseError, OpenError, Pin, RECORD_BYTES_MAX,
+    Reach, Reference, Sealing, Store, StoreError, StoreOptions, StoredFrame, Undecodable, UnixMillis,
 };
 
 fn small() -> StoreOptions {
@@ -229,6 +229,34 @@ fn records_are_found_by_prefix_in_order_and_have_a_limit() {
     assert_eq!(store.record("journal/x").unwrap(), None);
     let too_long = store.set_record("head/c", &vec![0; RECORD_BYTES_MAX + 1]);
     assert!(matches!(too_long, Err(StoreError::TooLong { .. })));
+}
+
+#[test]
+fn changes_take_effect_together_or_not_at_all() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(&directory);
+    let list = list_of(&[chunk(0)]);
+    store.put(&chunk(0)).unwrap();
+    store.put(&list).unwrap();
+    store.sync().unwrap();
+    let mut refused = Changes::default();
+    refused.pin("snapshot", list.id());
+    refused.set_record("head", vec![0; RECORD_BYTES_MAX + 1]);
+    assert!(matches!(store.change(&refused), Err(StoreError::TooLong { .. })));
+    assert_eq!(store.pins().unwrap(), []);
+
+    let mut changes = Changes::default();
+    changes.pin("snapshot", list.id());
+    changes.set_record("head", b"one");
+    store.change(&changes).unwrap();
+    assert_eq!(store.pins().unwrap(), [Pin { name: "snapshot".into(), manifest: list.id() }]);
+    assert_eq!(store.record("head").unwrap().as_deref(), Some(&b"one"[..]));
+
+    let mut changes = Changes::default();
+    changes.unpin("snapshot");
+    changes.set_record("head", b"none");
+    store.change(&changes).unwrap();
+    assert_eq!(store.pins().unwrap(), []);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use landfall_core::snapshot::{Manifest, SnapshotError};
 use landfall_core::wire::SignedHead;
 use landfall_core::{ChunkId, Domain};
-use landfall_store::{Store, StoreError};
+use landfall_store::{Changes, Store, StoreError};
 use prost::Message as _;
 
 /// A snapshot that is held here.
@@ -62,9 +62,16 @@ pub(crate) fn load(store: &Store) -> Result<Vec<Held>, HistoryError> {
 
 /// Makes `held`, oldest first, the snapshots that are held, each of them pinned.
 pub(crate) fn save(store: &Store, held: &[Held]) -> Result<(), StoreError> {
-    let wanted: Vec<(String, ChunkId)> = held.iter().map(|held| (format!("snapshot {}", held.id), held.id)).collect();
-    for (name, id) in &wanted {
-        store.pin(name, *id)?;
+    let mut changes = Changes::default();
+    let pin_name = |held: &Held| format!("{PIN_PREFIX}{}", held.id);
+    for held in held {
+        changes.pin(pin_name(held), held.id);
+    }
+    let wanted: Vec<String> = held.iter().map(pin_name).collect();
+    for pin in store.pins()? {
+        if pin.name.starts_with(PIN_PREFIX) && !wanted.contains(&pin.name) {
+            changes.unpin(pin.name);
+        }
     }
     let snapshots = held
         .iter()
@@ -75,14 +82,8 @@ pub(crate) fn save(store: &Store, held: &[Held]) -> Result<(), StoreError> {
             filling: held.extent == Extent::Filling,
         })
         .collect();
-    store.set_record(RECORD, &HistoryRecord { snapshots }.encode_to_vec())?;
-    // Only now: a crash in between leaves a pin too many, never one too few.
-    for pin in store.pins()? {
-        if pin.name.starts_with("snapshot ") && !wanted.iter().any(|(name, _)| *name == pin.name) {
-            store.unpin(&pin.name)?;
-        }
-    }
-    Ok(())
+    changes.set_record(RECORD, HistoryRecord { snapshots }.encode_to_vec());
+    store.change(&changes)
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -104,3 +105,5 @@ struct HeldRecord {
 }
 
 const RECORD: &str = "snapshots";
+/// What the names of the pins of held snapshots begin with.
+const PIN_PREFIX: &str = "snapshot ";

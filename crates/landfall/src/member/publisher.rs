@@ -16,7 +16,7 @@ use landfall_core::wire::SignedHead;
 use landfall_core::{ChunkId, Domain};
 use landfall_net::Identity;
 use landfall_store::vfs::RealVfs;
-use landfall_store::{CollectBudget, Store, StoreOptions};
+use landfall_store::{Changes, CollectBudget, Store, StoreOptions};
 
 use super::error::{ServeError, TakeError};
 use super::inspect::collect;
@@ -194,8 +194,10 @@ impl Publisher {
         };
         drop(writing);
         // If the process dies between these two, neither fits the other, and everything is read again.
-        store.set_record(KEEP_RECORD, &[self.config.keep as u8])?;
-        store.set_record(INDEX_RECORD, &index_record(index_token, held.id))?;
+        let mut records = Changes::default();
+        records.set_record(KEEP_RECORD, [self.config.keep as u8]);
+        records.set_record(INDEX_RECORD, index_record(index_token, held.id));
+        store.change(&records)?;
         index.commit().map_err(TakeError::Index)?;
         if let_go == LetGo::Some {
             collect(store, CollectBudget { copy_bytes_max: COLLECT_COPY_BYTES_MAX })?;
