@@ -9,6 +9,7 @@ pub mod files;
 pub mod latency;
 pub mod machine;
 pub mod measure;
+pub mod memory;
 pub mod netns;
 pub mod random;
 pub mod text;

@@ -15,8 +15,8 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, ensure};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use landfall_bench::command::run as run_command;
 use landfall_bench::machine::{self, Machine};
+use landfall_bench::memory::Filler;
 use landfall_bench::netns;
 use landfall_bench::turns::{claim_machine, stop_on_signals};
 
@@ -55,9 +55,6 @@ enum Verb {
         /// What `run --json FILE` wrote.
         report: PathBuf,
     },
-    /// Touch memory once, so that no measured run is the first to.
-    #[command(hide = true)]
-    WarmMemory { bytes: u64 },
 }
 
 #[derive(Args)]
@@ -89,7 +86,6 @@ fn main() -> ExitCode {
         Verb::Datasets { place, only } => build_data_sets(&place, only),
         Verb::Run { place, options } => run(&place, &options),
         Verb::Show { report } => show(&report),
-        Verb::WarmMemory { bytes } => touch(bytes),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -119,13 +115,14 @@ fn run(place: &Place, options: &RunOptions) -> anyhow::Result<()> {
     let landfall = options.landfall.clone().map_or_else(beside_this_program, Ok)?;
     let cases = cases::select(&options.cases, &landfall, &work)?;
     let _alone = claim_machine()?;
-    prepare(&cases, place, &library)?;
+    build_missing(&cases, place, &library)?;
     sweep(&work);
     let stopping = stop_on_signals()?;
     Landfall::new(&landfall, &work, Mode::Frozen).create_identities()?;
     let network = Network::create(SOURCES_MAX)?;
-    let arena =
-        Arena { work: &work, library: &library, network: &network, rounds: options.rounds, stopping: &stopping };
+    let filler = (place.scale == Scale::Full).then(|| Filler::create(&work)).transpose()?;
+    let (rounds, stopping) = (options.rounds, &stopping);
+    let arena = Arena { work: &work, library: &library, network: &network, filler, rounds, stopping };
     let mut report = Report {
         machine: Machine::read(&work, versions(&landfall)),
         scale: place.scale,
@@ -139,17 +136,14 @@ fn run(place: &Place, options: &RunOptions) -> anyhow::Result<()> {
     print_report(&report, options.json.as_deref())
 }
 
-/// Data sets are built and memory is touched by processes of their own: a child's peak memory, as the kernel counts
+/// Data sets are built by processes of their own: a child's peak memory, as the kernel counts
 /// it, is never below what its parent once used, so this one has to stay small.
-fn prepare(cases: &[Case], place: &Place, library: &Library) -> anyhow::Result<()> {
+fn build_missing(cases: &[Case], place: &Place, library: &Library) -> anyhow::Result<()> {
     for set in cases.iter().flat_map(Case::data_sets).filter(|set| library.extent(*set).is_none()) {
         let name = set.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
         let mut build = Command::new(std::env::current_exe()?);
         build.args(["datasets", "--only", &name, "--scale", place.scale.name(), "--work"]).arg(&place.work);
         ensure!(build.status()?.success(), "the data set {name} could not be built");
-    }
-    if place.scale == Scale::Full {
-        run_command(Command::new(std::env::current_exe()?).args(["warm-memory", &WARM_BYTES.to_string()]))?;
     }
     Ok(())
 }
@@ -195,13 +189,4 @@ fn show(path: &Path) -> anyhow::Result<()> {
     print_report(&report, None)
 }
 
-/// A virtual machine backs its memory on first touch, about ten times slower than later ones.
-fn touch(bytes: u64) -> anyhow::Result<()> {
-    let mut memory = vec![0_u8; usize::try_from(bytes)?];
-    memory.iter_mut().step_by(4096).for_each(|byte| *byte = 1);
-    ensure!(std::hint::black_box(&memory)[0] == 1);
-    Ok(())
-}
-
 const SOURCES_MAX: usize = 2;
-const WARM_BYTES: u64 = 8 << 30;

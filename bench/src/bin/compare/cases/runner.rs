@@ -18,6 +18,7 @@ use crate::report::{CaseReport, Row};
 use crate::sample::Sample;
 use landfall_bench::files;
 use landfall_bench::measure::{Finished, Process, Usage};
+use landfall_bench::memory::Filler;
 use landfall_bench::netns::Rate;
 
 /// Where all runs of one invocation take place.
@@ -25,6 +26,8 @@ pub(crate) struct Arena<'a> {
     pub(crate) work: &'a Path,
     pub(crate) library: &'a Library,
     pub(crate) network: &'a Network,
+    /// Without one the first to touch memory pays for it.
+    pub(crate) filler: Option<Filler>,
     pub(crate) rounds: usize,
     /// Set when this run was told to end.
     pub(crate) stopping: &'a AtomicBool,
@@ -114,6 +117,9 @@ impl<'a> Turn<'a> {
             self.set_up_first_version(first)?;
         } else if self.case.window == Window::Transfer {
             self.serve()?;
+        }
+        if let Some(filler) = &self.arena.filler {
+            filler.fill()?;
         }
         disk::warm(&self.state)?;
         if self.target.exists() {

@@ -1,0 +1,80 @@
+//! Owns that memory is in use before a turn, as on a machine that has been running: by cached pages that nobody needs.
+//!
+//! The host of a virtual machine takes free memory back and backs it again page by page when it is touched, at ten times
+//! the cost of a page that was in use. What a tool writes into would decide its time, not the tool.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use anyhow::Context;
+
+/// A file of nothing but a hole, larger than any memory: reading it fills the page cache and needs no disk.
+pub struct Filler {
+    hole: File,
+    position: AtomicU64,
+}
+
+impl Filler {
+    /// `work` is where the file lies; it takes no space.
+    pub fn create(work: &Path) -> anyhow::Result<Self> {
+        let path = work.join("hole");
+        let hole = File::options().read(true).write(true).create(true).truncate(true).open(&path);
+        let hole = hole.with_context(|| format!("create {}", path.display()))?;
+        hole.set_len(HOLE_BYTES)?;
+        Ok(Self { hole, position: AtomicU64::new(0) })
+    }
+
+    /// Reads on in the hole until hardly any memory is free.
+    pub fn fill(&self) -> anyhow::Result<()> {
+        let mut buffer = vec![0; READ_BYTES];
+        // What is read again may be cached still and fill nothing: once through is enough.
+        for _ in 0..HOLE_BYTES / PORTION_BYTES {
+            if free_bytes()? <= FREE_BYTES_MIN {
+                break;
+            }
+            self.read_portion(&mut buffer)?;
+        }
+        Ok(())
+    }
+
+    fn read_portion(&self, buffer: &mut [u8]) -> io::Result<()> {
+        for _ in 0..PORTION_BYTES / READ_BYTES as u64 {
+            let position = self.position.fetch_add(READ_BYTES as u64, Ordering::Relaxed);
+            self.hole.read_exact_at(buffer, position % HOLE_BYTES)?;
+        }
+        Ok(())
+    }
+}
+
+/// Memory that nobody uses, not even as a cache.
+fn free_bytes() -> anyhow::Result<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").context("read /proc/meminfo")?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemFree:")).context("MemFree is missing")?;
+    let kibibytes: u64 = line.trim().trim_end_matches(" kB").parse().context("MemFree is no number")?;
+    Ok(kibibytes * 1024)
+}
+
+const HOLE_BYTES: u64 = 256 * 1024 * 1024 * 1024;
+const PORTION_BYTES: u64 = 64 * 1024 * 1024;
+const READ_BYTES: usize = 1024 * 1024;
+/// The kernel begins to make room somewhere below this.
+const FREE_BYTES_MIN: u64 = 512 * 1024 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hole_takes_no_space_and_is_read_round_and_round() {
+        use std::os::unix::fs::MetadataExt;
+        let work = tempfile::tempdir().expect("a directory");
+        let filler = Filler::create(work.path()).expect("a hole");
+        filler.position.store(HOLE_BYTES - READ_BYTES as u64, Ordering::Relaxed);
+        filler.read_portion(&mut vec![1; READ_BYTES]).expect("a read across its end");
+        assert_eq!(filler.hole.metadata().expect("its size").blocks(), 0);
+        assert!(filler.position.load(Ordering::Relaxed) > HOLE_BYTES);
+    }
+}
