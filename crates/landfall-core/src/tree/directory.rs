@@ -3,6 +3,9 @@
 
 use std::cmp::Ordering;
 
+/// Bytes that all keys begin with are kept beside the heads, up to so many: most searches then read one key.
+const COMMON_BYTES_KEPT: usize = 32;
+
 /// Where entries lie, in order.
 #[derive(Debug, Default)]
 pub(super) struct Directory {
@@ -12,6 +15,8 @@ pub(super) struct Directory {
     heads: Box<[u32]>,
     /// How many bytes all keys begin with.
     common_bytes: usize,
+    /// The first of those.
+    common: [u8; COMMON_BYTES_KEPT],
 }
 
 impl Directory {
@@ -21,7 +26,10 @@ impl Directory {
         // Keys ascend, so what the first and the last begin with, all do.
         let common_bytes = key(0).iter().zip(key(last)).take_while(|(first, last)| first == last).count();
         let heads = starts.iter().enumerate().map(|(index, _)| head(&key(index)[common_bytes..])).collect();
-        Self { starts: starts.into(), heads, common_bytes }
+        let mut common = [0; COMMON_BYTES_KEPT];
+        let kept = common_bytes.min(COMMON_BYTES_KEPT);
+        common[..kept].copy_from_slice(&key(0)[..kept]);
+        Self { starts: starts.into(), heads, common_bytes, common }
     }
 
     /// How many entries there are.
@@ -42,7 +50,10 @@ impl Directory {
     /// The first entry at or after `from` whose key is not below `wanted`.
     pub(super) fn lower_bound<'a>(&self, from: usize, wanted: &[u8], key: impl Fn(usize) -> &'a [u8]) -> usize {
         let Some(heads) = self.heads.get(from..).filter(|heads| !heads.is_empty()) else { return from };
-        let common = &key(from)[..self.common_bytes];
+        let common = match self.common.get(..self.common_bytes) {
+            Some(common) => common,
+            None => &key(from)[..self.common_bytes],
+        };
         let begins = &wanted[..wanted.len().min(self.common_bytes)];
         match begins.cmp(common) {
             Ordering::Less => return from,
@@ -88,14 +99,16 @@ mod tests {
         #[test]
         fn finds_what_a_search_over_whole_keys_finds(
             keys in prop::collection::btree_set(prop::collection::vec(0_u8..3, 0..9), 0..40),
-            prefix in prop::collection::vec(0_u8..3, 0..3),
+            prefix in prop_oneof![prop::collection::vec(0_u8..3, 0..3), prop::collection::vec(0_u8..3, 30..35)],
             wanted in prop::collection::vec(prop::collection::vec(0_u8..3, 0..12), 1..20),
+            has_prefix: bool,
             from in 0_usize..40,
         ) {
             let keys: Vec<Vec<u8>> = keys.into_iter().map(|key| [&prefix[..], &key].concat()).collect();
             let directory = Directory::new(&(0..keys.len() as u16).collect::<Vec<_>>(), |index| &keys[index]);
             let from = from.min(keys.len());
             for wanted in wanted {
+                let wanted = if has_prefix { [&prefix[..], &wanted].concat() } else { wanted };
                 let expected = from + keys[from..].partition_point(|key| *key < wanted);
                 prop_assert_eq!(directory.lower_bound(from, &wanted, |index| &keys[index]), expected);
             }
