@@ -104,16 +104,26 @@ impl NodeCache {
     }
 
     /// A node with its entries found, which is done once for as long as it is remembered.
-    fn get_read(&self, id: ChunkId) -> Result<Option<Result<Node, TreeError>>, StoreError> {
-        if let Some(Kept::Read(node)) = self.part(id).get(id) {
-            return Ok(Some(Ok(node)));
+    pub(crate) fn get_read(&self, id: ChunkId) -> Result<Option<Result<Node, TreeError>>, StoreError> {
+        if let Some(read) = self.read_remembered(id) {
+            return Ok(Some(read));
         }
-        let Some(bytes) = self.get(id)? else { return Ok(None) };
-        let read = Node::read(id, bytes);
-        if let Ok(node) = &read {
-            self.remember(id, Kept::Read(node.clone()));
+        Ok(self.get(id)?.map(|bytes| self.read_anew(id, bytes)))
+    }
+
+    /// The same, if it is in memory: no disk is asked.
+    pub(crate) fn read_remembered(&self, id: ChunkId) -> Option<Result<Node, TreeError>> {
+        let kept = self.part(id).get(id)?;
+        match kept {
+            Kept::Read(node) => Some(Ok(node)),
+            Kept::Plain(bytes) => Some(self.read_anew(id, bytes)),
         }
-        Ok(Some(read))
+    }
+
+    fn read_anew(&self, id: ChunkId, bytes: Bytes) -> Result<Node, TreeError> {
+        let node = Node::read(id, bytes)?;
+        self.remember(id, Kept::Read(node.clone()));
+        Ok(node)
     }
 
     /// Remembers why something looked missing to a reader that cannot be told.
