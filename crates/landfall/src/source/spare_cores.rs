@@ -6,41 +6,36 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
-/// Idle cores of the machine, while requests were answered.
+/// Idle cores of the machine, lately.
 pub(super) struct SpareCores {
     /// `/proc/stat`. Not every system has it.
     statistics: Option<File>,
-    /// What the answers of the present window took, and the idle ticks of all cores in that time.
-    elapsed: Duration,
-    idle_ticks: u64,
-    spare: f64,
-}
-
-/// The moment at which an answer began.
-pub(super) struct Began {
-    at: Instant,
+    /// When the present window began, and the idle ticks of all cores until then.
+    since: Instant,
     idle_ticks: Option<u64>,
+    spare: f64,
 }
 
 impl SpareCores {
     pub(super) fn new() -> Self {
-        Self { statistics: File::open("/proc/stat").ok(), elapsed: Duration::ZERO, idle_ticks: 0, spare: 0.0 }
-    }
-
-    pub(super) fn begin(&self) -> Began {
-        Began { at: Instant::now(), idle_ticks: read_idle_ticks(self.statistics.as_ref()) }
+        let statistics = File::open("/proc/stat").ok();
+        let idle_ticks = read_idle_ticks(statistics.as_ref());
+        Self { statistics, since: Instant::now(), idle_ticks, spare: 0.0 }
     }
 
     /// How many cores were idle in the last window; none before the first, all one could wish for where the kernel does not say.
-    pub(super) fn spare(&mut self, began: &Began) -> f64 {
-        let now = read_idle_ticks(self.statistics.as_ref());
-        let (Some(before), Some(now)) = (began.idle_ticks, now) else { return f64::INFINITY };
-        self.idle_ticks += now.saturating_sub(before);
-        self.elapsed += began.at.elapsed();
-        if self.elapsed >= WINDOW {
-            self.spare = cores(self.idle_ticks, self.elapsed);
-            (self.idle_ticks, self.elapsed) = (0, Duration::ZERO);
+    pub(super) fn spare(&mut self) -> f64 {
+        let elapsed = self.since.elapsed();
+        if elapsed < WINDOW {
+            return self.spare;
         }
+        let now = read_idle_ticks(self.statistics.as_ref());
+        let (Some(before), Some(now)) = (self.idle_ticks, now) else { return f64::INFINITY };
+        // What was while nobody asked for anything is not what is.
+        if elapsed < WINDOW_LONGEST {
+            self.spare = cores(now.saturating_sub(before), elapsed);
+        }
+        (self.since, self.idle_ticks) = (Instant::now(), Some(now));
         self.spare
     }
 }
@@ -67,7 +62,8 @@ fn idle_ticks(text: &[u8]) -> Option<u64> {
 /// The unit of `/proc/stat`, the same on every Linux that Rust runs on.
 const TICKS_PER_SECOND: f64 = 100.0;
 /// Long beside a tick, short beside a transfer.
-const WINDOW: Duration = Duration::from_millis(100);
+const WINDOW: Duration = Duration::from_millis(50);
+const WINDOW_LONGEST: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
