@@ -59,6 +59,8 @@ impl Answers {
             base: Vec::new(),
             encoded: Vec::new(),
         };
+        // A window begins here, so that the first answers know what the machine is doing.
+        state.spare_cores.lately();
         Self { state, coder, link: LinkWatch::of_this_thread() }
     }
 
@@ -76,7 +78,7 @@ impl Answers {
             Some(FetchWhat::Path(path)) => self.answer_path(fetch.request, path, sender)?,
             None => Err(Refusal::new(RefusalReason::Protocol, "a request for nothing")),
         };
-        let link = self.link.end(began, sender.pressure());
+        let link = self.link.end(began, sender.pressure(), self.state.spare_cores.lately());
         self.coder.policy.handle_link(link);
         Ok(answered)
     }

@@ -7,7 +7,6 @@ use landfall_core::codec::LinkFacts;
 use landfall_net::Pressure;
 
 use super::core_wait::CoreWait;
-use super::spare_cores::SpareCores;
 
 /// A silence that is longer says nothing of the link, whatever the system still holds.
 const GAP_MAX: Duration = Duration::from_secs(1);
@@ -15,7 +14,6 @@ const GAP_MAX: Duration = Duration::from_secs(1);
 /// Watches one link. It belongs to the thread that answers.
 pub(super) struct LinkWatch {
     core_wait: CoreWait,
-    spare_cores: SpareCores,
     answered: Option<Moment>,
 }
 
@@ -30,7 +28,7 @@ pub(super) struct Moment {
 
 impl LinkWatch {
     pub(super) fn of_this_thread() -> Self {
-        Self { core_wait: CoreWait::of_this_thread(), spare_cores: SpareCores::new(), answered: None }
+        Self { core_wait: CoreWait::of_this_thread(), answered: None }
     }
 
     /// An answer begins.
@@ -38,11 +36,10 @@ impl LinkWatch {
         Moment { at: Instant::now(), pressure, waited: self.core_wait.so_far() }
     }
 
-    /// An answer ended that began at `began`.
-    pub(super) fn end(&mut self, began: Moment, pressure: Pressure) -> LinkFacts {
+    /// An answer ended that began at `began`, while so many cores were spare.
+    pub(super) fn end(&mut self, began: Moment, pressure: Pressure, spare_cores: f64) -> LinkFacts {
         let ended = Moment { at: Instant::now(), pressure, waited: self.core_wait.so_far() };
-        let facts = facts(self.answered.replace(ended), began, ended);
-        LinkFacts { spare_cores: self.spare_cores.spare(), ..facts }
+        LinkFacts { spare_cores, ..facts(self.answered.replace(ended), began, ended) }
     }
 }
 

@@ -4,39 +4,44 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-/// Idle cores of the machine, lately.
-pub(super) struct SpareCores {
+/// Idle cores of the machine, lately: one for all connections, so that a new one need not begin to count.
+pub(crate) struct SpareCores {
     /// `/proc/stat`. Not every system has it.
     statistics: Option<File>,
-    /// When the present window began, and the idle ticks of all cores until then.
+    window: Mutex<Window>,
+}
+
+struct Window {
+    /// When it began, and the idle ticks of all cores until then.
     since: Instant,
     idle_ticks: Option<u64>,
+    /// What the one before said.
     spare: f64,
 }
 
 impl SpareCores {
     pub(super) fn new() -> Self {
         let statistics = File::open("/proc/stat").ok();
-        let idle_ticks = read_idle_ticks(statistics.as_ref());
-        Self { statistics, since: Instant::now(), idle_ticks, spare: 0.0 }
+        let window = Window { since: Instant::now(), idle_ticks: read_idle_ticks(statistics.as_ref()), spare: 0.0 };
+        Self { statistics, window: Mutex::new(window) }
     }
 
     /// How many cores were idle in the last window; none before the first, all one could wish for where the kernel does not say.
-    pub(super) fn spare(&mut self) -> f64 {
-        let elapsed = self.since.elapsed();
+    pub(super) fn lately(&self) -> f64 {
+        let mut window = self.window.lock().expect("no panic under the lock");
+        let elapsed = window.since.elapsed();
         if elapsed < WINDOW {
-            return self.spare;
+            return window.spare;
         }
         let now = read_idle_ticks(self.statistics.as_ref());
-        let (Some(before), Some(now)) = (self.idle_ticks, now) else { return f64::INFINITY };
+        let (Some(before), Some(idle_ticks)) = (window.idle_ticks, now) else { return f64::INFINITY };
         // What was while nobody asked for anything is not what is.
-        if elapsed < WINDOW_LONGEST {
-            self.spare = cores(now.saturating_sub(before), elapsed);
-        }
-        (self.since, self.idle_ticks) = (Instant::now(), Some(now));
-        self.spare
+        let spare = if elapsed < WINDOW_LONGEST { cores(idle_ticks.saturating_sub(before), elapsed) } else { window.spare };
+        *window = Window { since: Instant::now(), idle_ticks: now, spare };
+        spare
     }
 }
 
