@@ -25,6 +25,9 @@ pub(crate) trait ByteWriter: Send {
     /// Time so far in which the receiver, not what lies between, held the writer back.
     fn receiver_limited(&self) -> Duration;
 
+    /// Bytes that were written and could not leave yet.
+    fn unsent_bytes(&self) -> u64;
+
     /// How long one write waits without progress.
     fn set_deadline(&mut self, deadline: Duration) -> io::Result<()>;
 

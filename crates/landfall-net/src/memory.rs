@@ -227,6 +227,10 @@ impl ByteWriter for PipeWriter {
         self.blocked
     }
 
+    fn unsent_bytes(&self) -> u64 {
+        0
+    }
+
     fn set_deadline(&mut self, deadline: Duration) -> io::Result<()> {
         self.deadline = deadline;
         Ok(())

@@ -154,6 +154,7 @@ impl FrameSender for PlainSender {
             bytes_sent: self.bytes_sent,
             blocked: self.writer.blocked(),
             receiver_limited: self.writer.receiver_limited(),
+            unsent_bytes: self.writer.unsent_bytes(),
         }
     }
 

@@ -202,6 +202,10 @@ impl ByteWriter for TcpWriter {
         tcp_info::receiver_limited(&*self.socket)
     }
 
+    fn unsent_bytes(&self) -> u64 {
+        tcp_info::unsent_bytes(&*self.socket)
+    }
+
     fn set_deadline(&mut self, deadline: Duration) -> io::Result<()> {
         set_write_deadline(&self.socket, deadline)
     }

@@ -149,6 +149,8 @@ pub struct Pressure {
     pub blocked: Duration,
     /// Time so far in which the receiver's window, not the network, held the sender back; none where the transport cannot tell.
     pub receiver_limited: Duration,
+    /// Bytes that the system took and could not send yet; none where the transport cannot tell.
+    pub unsent_bytes: u64,
 }
 
 /// Ends a connection from any thread: both halves return [`SendError::Closed`] and [`ReceiveError::Closed`].

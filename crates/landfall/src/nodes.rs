@@ -2,21 +2,25 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
 use landfall_core::codec::{Codec, Decoder, Encoder};
-use landfall_core::tree::{NodeSink, Nodes};
+use landfall_core::tree::{Node, NodeSink, Nodes, TreeError};
 use landfall_core::{Chunk, ChunkId, Domain};
 use landfall_store::{Encoded, PATCHES_IN_CHAIN_MAX, Store, StoreError, StoredFrame};
 
-/// Plaintext of nodes that a cache keeps unless it is told otherwise.
+/// Memory for nodes that a cache takes unless it is told otherwise.
 const CACHE_BYTES_DEFAULT: u64 = 24 * 1024 * 1024;
+/// Readers of different nodes seldom wait for each other: a cache is cut into as many parts as there is memory for, up to this.
+const PARTS_MAX: u64 = 16;
+const PART_BYTES_MIN: u64 = 2 * 1024 * 1024;
 
 /// Tree nodes from a store, the recently used ones from memory.
 pub(crate) struct NodeCache {
     store: Arc<Store>,
-    recent: Mutex<Generations>,
+    /// By the first byte of an id.
+    recent: Vec<Mutex<Generations>>,
     /// The first failure of the store under a reader that cannot return one.
     failure: Mutex<Option<StoreError>>,
 }
@@ -26,16 +30,18 @@ impl NodeCache {
         Self::with_cache_bytes(store, CACHE_BYTES_DEFAULT)
     }
 
-    /// A cache that keeps about `cache_bytes` of plaintext at most.
+    /// A cache that takes about `cache_bytes` of memory at most.
     pub(crate) fn with_cache_bytes(store: Arc<Store>, cache_bytes: u64) -> Self {
-        let recent = Generations { young_bytes_max: cache_bytes / 2, ..Generations::default() };
-        Self { store, recent: Mutex::new(recent), failure: Mutex::new(None) }
+        let parts = (cache_bytes / PART_BYTES_MIN).clamp(1, PARTS_MAX);
+        let part = || Mutex::new(Generations { young_bytes_max: cache_bytes / parts / 2, ..Generations::default() });
+        let recent = std::iter::repeat_with(part).take(parts as usize).collect();
+        Self { store, recent, failure: Mutex::new(None) }
     }
 
     /// Keeps a node for good.
     pub(crate) fn put(&self, node: &Chunk) -> Result<(), StoreError> {
         self.store.put(node)?;
-        self.lock().insert(node.id(), node.bytes().clone());
+        self.remember(node.id(), Kept::Plain(node.bytes().clone()));
         Ok(())
     }
 
@@ -59,7 +65,7 @@ impl NodeCache {
     pub(crate) fn put_patch(&self, node: &Chunk, base: ChunkId, patch: &[u8]) -> Result<(), StoreError> {
         let form = Encoded { codec: Codec::ZstdPatch as u8, base: Some(base), bytes: patch };
         match self.store.put_encoded(node, form) {
-            Ok(()) => self.lock().insert(node.id(), node.bytes().clone()),
+            Ok(()) => self.remember(node.id(), Kept::Plain(node.bytes().clone())),
             // It hangs on too many patches already: a whole node ends the chain.
             Err(StoreError::BaseUnusable { .. }) => self.put(node)?,
             Err(error) => return Err(error),
@@ -73,8 +79,8 @@ impl NodeCache {
     }
 
     fn get_within(&self, id: ChunkId, depth: u32) -> Result<Option<Bytes>, StoreError> {
-        if let Some(bytes) = self.lock().get(id) {
-            return Ok(Some(bytes));
+        if let Some(kept) = self.part(id).get(id) {
+            return Ok(Some(kept.bytes().clone()));
         }
         let frame = match self.store.get_encoded(id) {
             // The store counts it as absent from now on: it is fetched again, or its loss is told by whoever needs it.
@@ -93,8 +99,31 @@ impl NodeCache {
             return Ok(None);
         };
         let bytes = node.into_bytes();
-        self.lock().insert(id, bytes.clone());
+        self.remember(id, Kept::Plain(bytes.clone()));
         Ok(Some(bytes))
+    }
+
+    /// A node with its entries found, which is done once for as long as it is remembered.
+    pub(crate) fn get_read(&self, id: ChunkId) -> Result<Option<Result<Node, TreeError>>, StoreError> {
+        if let Some(read) = self.read_remembered(id) {
+            return Ok(Some(read));
+        }
+        Ok(self.get(id)?.map(|bytes| self.read_anew(id, bytes)))
+    }
+
+    /// The same, if it is in memory: no disk is asked.
+    pub(crate) fn read_remembered(&self, id: ChunkId) -> Option<Result<Node, TreeError>> {
+        let kept = self.part(id).get(id)?;
+        match kept {
+            Kept::Read(node) => Some(Ok(node)),
+            Kept::Plain(bytes) => Some(self.read_anew(id, bytes)),
+        }
+    }
+
+    fn read_anew(&self, id: ChunkId, bytes: Bytes) -> Result<Node, TreeError> {
+        let node = Node::read(id, bytes)?;
+        self.remember(id, Kept::Read(node.clone()));
+        Ok(node)
     }
 
     /// Remembers why something looked missing to a reader that cannot be told.
@@ -107,14 +136,26 @@ impl NodeCache {
         self.failure.lock().expect("no panic under the lock").take()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Generations> {
-        self.recent.lock().expect("no panic under the lock")
+    fn remember(&self, id: ChunkId, kept: Kept) {
+        self.part(id).insert(id, kept);
+    }
+
+    fn part(&self, id: ChunkId) -> MutexGuard<'_, Generations> {
+        let at = usize::from(id.as_bytes()[0]) % self.recent.len();
+        self.recent[at].lock().expect("no panic under the lock")
     }
 }
 
 impl Nodes for NodeCache {
     fn node(&self, id: ChunkId) -> Option<Bytes> {
         self.get(id).unwrap_or_else(|failure| {
+            self.note_failure(failure);
+            None
+        })
+    }
+
+    fn read(&self, id: ChunkId) -> Option<Result<Node, TreeError>> {
+        self.get_read(id).unwrap_or_else(|failure| {
             self.note_failure(failure);
             None
         })
@@ -174,28 +215,55 @@ impl NodeSink for StoringSink<'_> {
     }
 }
 
+/// A node that is remembered. Its hash was checked before.
+#[derive(Clone)]
+enum Kept {
+    /// As it was written or came; most of these nobody looks into.
+    Plain(Bytes),
+    /// Looked into: its entries are found.
+    Read(Node),
+}
+
+impl Kept {
+    fn bytes(&self) -> &Bytes {
+        match self {
+            Self::Plain(bytes) => bytes,
+            Self::Read(node) => node.bytes(),
+        }
+    }
+
+    fn memory_bytes(&self) -> u64 {
+        match self {
+            Self::Plain(bytes) => bytes.len() as u64,
+            Self::Read(node) => node.memory_bytes(),
+        }
+    }
+}
+
 /// Two generations: what was not used while one filled is forgotten with the next.
 #[derive(Default)]
 struct Generations {
-    young: HashMap<ChunkId, Bytes>,
-    old: HashMap<ChunkId, Bytes>,
+    young: HashMap<ChunkId, Kept>,
+    old: HashMap<ChunkId, Kept>,
     young_bytes: u64,
     young_bytes_max: u64,
 }
 
 impl Generations {
-    fn get(&mut self, id: ChunkId) -> Option<Bytes> {
-        if let Some(bytes) = self.young.get(&id) {
-            return Some(bytes.clone());
+    fn get(&mut self, id: ChunkId) -> Option<Kept> {
+        if let Some(kept) = self.young.get(&id) {
+            return Some(kept.clone());
         }
-        let bytes = self.old.remove(&id)?;
-        self.insert(id, bytes.clone());
-        Some(bytes)
+        let kept = self.old.remove(&id)?;
+        self.insert(id, kept.clone());
+        Some(kept)
     }
 
-    fn insert(&mut self, id: ChunkId, bytes: Bytes) {
-        self.young_bytes += bytes.len() as u64;
-        self.young.insert(id, bytes);
+    fn insert(&mut self, id: ChunkId, kept: Kept) {
+        self.young_bytes += kept.memory_bytes();
+        if let Some(before) = self.young.insert(id, kept) {
+            self.young_bytes -= before.memory_bytes();
+        }
         if self.young_bytes > self.young_bytes_max {
             self.old = std::mem::take(&mut self.young);
             self.young_bytes = 0;
@@ -270,7 +338,7 @@ mod tests {
             cache.put(&node(version)).unwrap();
         }
         let kept = {
-            let recent = cache.lock();
+            let recent = cache.part(node(0).id());
             recent.young.len() + recent.old.len()
         };
         assert!(kept <= 3, "{kept}");

@@ -216,7 +216,7 @@ fn blend(known: f64, measured: f64) -> f64 {
 const NOTHING_SENT: LinkFacts =
     LinkFacts { sent_bytes: 0, elapsed: Duration::ZERO, blocked: Duration::ZERO, spare_cores: 0.0 };
 /// Facts are gathered until they span this much, so that one full buffer decides nothing.
-const SPAN_MIN: Duration = Duration::from_millis(20);
+const SPAN_MIN: Duration = Duration::from_millis(10);
 /// The link binds when the sender waits for it this share of the time.
 const BINDING_SHARE: f64 = 0.2;
 /// While the link does not bind it may have become faster: its assumed rate grows by this much per span.

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use super::overlay::{Entry, Layer};
 use super::{Chunks, Look, Missing, ReadError, Way};
 use crate::limits::INLINE_VALUE_BYTES_MAX;
-use crate::tree::{self, ChunkRef, Cursor, Nodes, Root, TreeError, Value};
+use crate::tree::{self, ChunkRef, Cursor, Root, TreeError, Value};
 
 /// Overlays of one read at most: a transaction's own, the active, the frozen.
 const LAYERS_MAX: usize = 3;
@@ -79,7 +79,7 @@ impl<'a> View<'a> {
 /// # Errors
 /// [`ReadError::Missing`] names the next node on the way, or the value.
 pub fn read_below(source: &dyn Chunks, root: &Root, key: &[u8]) -> Result<Option<Bytes>, ReadError> {
-    let value = tree::get(&as_nodes(source), root, key).map_err(|error| on_the_way(error, root, key))?;
+    let value = tree::get(source, root, key).map_err(|error| on_the_way(error, root, key))?;
     value.map(|value| read_value(source, root, value)).transpose()
 }
 
@@ -115,17 +115,6 @@ fn on_the_way(error: TreeError, root: &Root, key: &[u8]) -> ReadError {
     }
 }
 
-/// The nodes of a source, as operations on trees want them.
-fn as_nodes(source: &dyn Chunks) -> impl Nodes + '_ {
-    struct NodesOf<'a>(&'a dyn Chunks);
-    impl Nodes for NodesOf<'_> {
-        fn node(&self, id: crate::ChunkId) -> Option<Bytes> {
-            self.0.node(id)
-        }
-    }
-    NodesOf(source)
-}
-
 /// Where the value of an entry was found.
 enum Stored {
     Here(Bytes),
@@ -134,9 +123,8 @@ enum Stored {
 
 impl TreeHead {
     fn read(&mut self, source: &dyn Chunks, entries_max: usize) -> Result<Option<(Bytes, Value)>, ReadError> {
-        let nodes = as_nodes(source);
-        let result = self.cursor.next(&nodes).map_err(|error| match error {
-            TreeError::Missing(_) => TreeError::Missing(self.cursor.missing_ahead(&nodes, entries_max)),
+        let result = self.cursor.next(source).map_err(|error| match error {
+            TreeError::Missing(_) => TreeError::Missing(self.cursor.missing_ahead(source, entries_max)),
             error => error,
         });
         result.map_err(|error| on_the_way(error, &self.root, &self.from))

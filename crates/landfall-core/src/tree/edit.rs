@@ -216,8 +216,7 @@ impl Editor {
         let (node, end_key) = match above.first_mut().and_then(Option::as_mut) {
             None => (Node::load_root(nodes, &self.root, None)?, None),
             Some(parent) => {
-                let claim = parent.node.child_claim(parent.next, parent.end_key.as_deref());
-                let node = Node::load(nodes, parent.node.child(parent.next).id, &claim, None)?;
+                let node = parent.node.load_child(nodes, parent.next, parent.end_key.as_deref(), None)?;
                 let end_key = parent.node.end_key_bytes(parent.next, parent.end_key.as_ref());
                 parent.next += 1;
                 (node, end_key)
@@ -290,8 +289,7 @@ impl Ways<'_> {
             let child_end_key = node.end_key_bytes(index, end_key);
             let here = edits.partition_point(|(key, _)| child_end_key.as_ref().is_none_or(|end| key.as_ref() < end));
             let (below, after) = edits.split_at(here.max(1));
-            let claim = node.child_claim(index, end_key.map(Bytes::as_ref));
-            match Node::load(self.nodes, node.child(index).id, &claim, None) {
+            match node.load_child(self.nodes, index, end_key.map(Bytes::as_ref), None) {
                 Ok(child) => self.visit(&child, child_end_key.as_ref(), below),
                 Err(TreeError::Missing(wants)) => {
                     self.wants.extend(wants.into_iter().filter(|want| self.seen.insert(want.id)));

@@ -178,9 +178,8 @@ impl LookAhead<'_> {
     }
 
     fn visit(&mut self, node: &Node, index: usize, end_key: Option<&Bytes>, base: Option<ChunkId>) {
-        let claim = node.child_claim(index, end_key.map(Bytes::as_ref));
         self.nodes_left -= 1;
-        match Node::load(self.nodes, node.child(index).id, &claim, base) {
+        match node.load_child(self.nodes, index, end_key.map(Bytes::as_ref), base) {
             Ok(child) => self.visit_children(&child, 0, node.end_key_bytes(index, end_key).as_ref()),
             Err(TreeError::Missing(wants)) => self.want(wants),
             Err(_) => {}
@@ -253,8 +252,7 @@ impl Covering {
 
     /// Gets the child at `index`.
     fn open(&self, nodes: &dyn Nodes, index: usize) -> Result<Self, TreeError> {
-        let claim = self.node.child_claim(index, self.end_key.as_deref());
-        let node = Node::load(nodes, self.node.child(index).id, &claim, None)?;
+        let node = self.node.load_child(nodes, index, self.end_key.as_deref(), None)?;
         let start_key = if index == 0 { self.start_key.clone() } else { Some(self.node.key_bytes(index)) };
         Ok(Self { node, start_key, end_key: self.node.end_key_bytes(index, self.end_key.as_ref()) })
     }

@@ -16,7 +16,7 @@ pub fn get(nodes: &dyn Nodes, root: &Root, key: &[u8]) -> Result<Option<Value>, 
     let mut end_key: Option<Bytes> = None;
     while node.level() > 0 {
         let index = node.covering(0, key);
-        let child = Node::load(nodes, node.child(index).id, &node.child_claim(index, end_key.as_deref()), None)?;
+        let child = node.load_child(nodes, index, end_key.as_deref(), None)?;
         end_key = node.end_key_bytes(index, end_key.as_ref());
         node = child;
     }
@@ -140,8 +140,7 @@ pub(super) struct Step {
 impl Step {
     /// Gets the next child of an inner node, and the first key after it.
     pub(super) fn peek(&self, nodes: &dyn Nodes) -> Result<(Node, Option<Bytes>), TreeError> {
-        let claim = self.node.child_claim(self.next, self.end_key.as_deref());
-        let child = Node::load(nodes, self.node.child(self.next).id, &claim, None)?;
+        let child = self.node.load_child(nodes, self.next, self.end_key.as_deref(), None)?;
         Ok((child, self.node.end_key_bytes(self.next, self.end_key.as_ref())))
     }
 

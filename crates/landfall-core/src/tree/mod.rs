@@ -7,6 +7,7 @@ use crate::{Chunk, ChunkId};
 mod boundary;
 mod build;
 mod diff;
+mod directory;
 mod edit;
 mod leaf;
 mod leaves;
@@ -22,7 +23,7 @@ pub use leaf::{Child, Children, Leaf, check_node, children};
 pub use leaves::NewLeaves;
 pub use lookup::{Cursor, KeySpan, get};
 pub use memory::MemoryNodes;
-pub use node::{Claim, empty_leaf};
+pub use node::{Claim, Node, empty_leaf};
 
 /// The secret, or public, key of a tree's boundary hash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,6 +83,11 @@ pub struct ChunkRef {
 pub trait Nodes {
     /// The plaintext of a node that was verified in the node domain, or nothing if it is not here.
     fn node(&self, id: ChunkId) -> Option<Bytes>;
+
+    /// The same node, its entries found: whoever keeps nodes in memory keeps them like that, or each look goes through the bytes again.
+    fn read(&self, id: ChunkId) -> Option<Result<Node, TreeError>> {
+        self.node(id).map(|bytes| Node::read(id, bytes))
+    }
 }
 
 /// A node that an operation needs and that is not here.

@@ -3,11 +3,13 @@
 //! It never decides where a node ends. The layout, byte by byte, is in `docs/format.md`.
 
 use std::ops::Range;
-use std::sync::LazyLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
 
 use super::boundary::NODE_BYTES_CLOSE;
+use super::directory::Directory;
 use super::{ChunkRef, NewLeaf, NodeWant, Nodes, Root, TreeError, Value};
 use crate::limits::{CHUNK_BYTES_MAX, INLINE_VALUE_BYTES_MAX, KEY_BYTES_MAX};
 use crate::{Chunk, ChunkId, Domain};
@@ -31,6 +33,8 @@ const CHUNK_FLAG: u16 = 1 << 15;
 
 const _: () = assert!(NODE_BYTES_MAX <= CHUNK_BYTES_MAX as usize);
 const _: () = assert!(KEY_BYTES_MAX <= u16::MAX as u32);
+// Every entry starts before the length that closes a node.
+const _: () = assert!(NODE_BYTES_CLOSE - 1 <= u16::MAX as usize);
 const _: () = assert!(INLINE_VALUE_BYTES_MAX < CHUNK_FLAG as u32);
 
 /// What hangs below a node, an entry or a tree.
@@ -248,10 +252,15 @@ pub(super) fn write_inner_entry(into: &mut Vec<u8>, entry: &InnerEntry<'_>) {
 
 /// The first key of the non-empty node that starts with `bytes`.
 pub(super) fn first_key_of(bytes: &[u8], level: u8) -> &[u8] {
-    let key_bytes = usize::from(u16::from_le_bytes([bytes[HEADER_BYTES], bytes[HEADER_BYTES + 1]]));
+    &bytes[key_range(bytes, level, HEADER_BYTES)]
+}
+
+/// Where the key of the entry lies that starts at `start`.
+fn key_range(node: &[u8], level: u8, start: usize) -> Range<usize> {
+    let key_bytes = usize::from(u16::from_le_bytes([node[start], node[start + 1]]));
     let entry_header_bytes = if level == 0 { LEAF_ENTRY_HEADER_BYTES } else { INNER_ENTRY_HEADER_BYTES };
-    let start = HEADER_BYTES + entry_header_bytes;
-    &bytes[start..start + key_bytes]
+    let start = start + entry_header_bytes;
+    start..start + key_bytes
 }
 
 /// What an entry adds to a tree, or why a tree does not take it.
@@ -278,17 +287,46 @@ pub(super) fn check_key(key: &[u8]) -> Result<(), TreeError> {
     Ok(())
 }
 
-/// A node whose every byte was checked.
+/// A node whose every byte was checked, and where each of its entries lies: looking a key up reads a few keys, not the node.
+///
+/// Cheap to clone. Whoever keeps nodes in memory keeps them like this, so that the bytes are gone through once.
 #[derive(Debug, Clone)]
-pub(super) struct Node {
+pub struct Node {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
     id: ChunkId,
     bytes: Bytes,
     level: u8,
-    /// Where each entry starts, and where the last one ends.
-    starts: Vec<u32>,
+    directory: Directory,
+    totals: Totals,
+    /// Of the children of an inner node, those that were found to be what it claims. Claims and children are fixed by their
+    /// hashes, so once is enough; only that of the last child depends on what lies beside the node.
+    children_checked: Box<[AtomicBool]>,
 }
 
 impl Node {
+    /// Checks that bytes which hash to `id`, as the caller has checked, are a node.
+    ///
+    /// # Errors
+    /// [`TreeError::Malformed`]: whoever published the tree is broken, not the peer that sent the node.
+    pub fn read(id: ChunkId, bytes: Bytes) -> Result<Self, TreeError> {
+        Self::scan(id, bytes).map_err(|reason| TreeError::Malformed { id, reason })
+    }
+
+    /// Its bytes.
+    pub fn bytes(&self) -> &Bytes {
+        &self.inner.bytes
+    }
+
+    /// Bytes of memory that it takes, nearly: its own, and those that say where its entries lie.
+    pub fn memory_bytes(&self) -> u64 {
+        let beside = self.inner.directory.memory_bytes() + self.inner.children_checked.len() + size_of::<Inner>();
+        (self.inner.bytes.len() + beside) as u64
+    }
+
     /// Gets and checks a node; `base` goes into the want if it is not here.
     pub(super) fn load(
         nodes: &dyn Nodes,
@@ -296,37 +334,54 @@ impl Node {
         claim: &Claim<'_>,
         base: Option<ChunkId>,
     ) -> Result<Self, TreeError> {
-        let Some(bytes) = nodes.node(id) else {
+        let Some(node) = nodes.read(id) else {
             return Err(TreeError::Missing(vec![NodeWant { id, base }]));
         };
-        Self::check(id, bytes, claim)
+        let node = node?;
+        node.check_claim(claim)?;
+        Ok(node)
+    }
+
+    /// Gets the child at `index` of this inner node, whose keys are all below `end_key`.
+    pub(super) fn load_child(
+        &self,
+        nodes: &dyn Nodes,
+        index: usize,
+        end_key: Option<&[u8]>,
+        base: Option<ChunkId>,
+    ) -> Result<Self, TreeError> {
+        let id = self.child(index).id;
+        let Some(child) = nodes.read(id) else { return Err(TreeError::Missing(vec![NodeWant { id, base }])) };
+        let (child, checked) = (child?, &self.inner.children_checked[index]);
+        if !checked.load(Ordering::Relaxed) {
+            child.check_claim(&self.child_claim(index, end_key))?;
+            checked.store(index + 1 < self.len(), Ordering::Relaxed);
+        }
+        Ok(child)
     }
 
     /// Gets and checks the node of a root.
     pub(super) fn load_root(nodes: &dyn Nodes, root: &Root, base: Option<ChunkId>) -> Result<Self, TreeError> {
         let node = Self::load(nodes, root.id, &root.claim(), base)?;
-        if node.level > 0 && node.len() == 1 {
-            return Err(TreeError::Malformed { id: node.id, reason: "it is a root with one child" });
+        if node.level() > 0 && node.len() == 1 {
+            return Err(TreeError::Malformed { id: node.id(), reason: "it is a root with one child" });
         }
         Ok(node)
     }
 
     /// Checks that `bytes` are a node and what `claim` says.
     pub(super) fn check(id: ChunkId, bytes: Bytes, claim: &Claim<'_>) -> Result<Self, TreeError> {
-        let malformed = |reason| TreeError::Malformed { id, reason };
-        let (node, totals) = Self::scan(id, bytes).map_err(malformed)?;
-        node.check_claim(totals, claim).map_err(malformed)?;
+        let node = Self::read(id, bytes)?;
+        node.check_claim(claim)?;
         Ok(node)
     }
 
     /// Checks bytes about which nothing else is known.
     pub(super) fn parse(bytes: Bytes) -> Result<Self, TreeError> {
-        let id = ChunkId::of(Domain::Node, &bytes);
-        let (node, _) = Self::scan(id, bytes).map_err(|reason| TreeError::Malformed { id, reason })?;
-        Ok(node)
+        Self::read(ChunkId::of(Domain::Node, &bytes), bytes)
     }
 
-    fn scan(id: ChunkId, bytes: Bytes) -> Result<(Self, Totals), Defect> {
+    fn scan(id: ChunkId, bytes: Bytes) -> Result<Self, Defect> {
         if bytes.len() > NODE_BYTES_MAX {
             return Err("it is too long");
         }
@@ -343,16 +398,24 @@ impl Node {
             0 => scan_leaf(&bytes, entries)?,
             _ => scan_inner(&bytes, entries)?,
         };
-        Ok((Self { id, bytes, level, starts }, totals))
+        let children = if level == 0 { 0 } else { entries };
+        let children_checked = std::iter::repeat_with(AtomicBool::default).take(children).collect();
+        let key = |index: usize| &bytes[key_range(&bytes, level, starts[index].into())];
+        let directory = Directory::new(&starts, key);
+        Ok(Self { inner: Arc::new(Inner { id, bytes, level, directory, totals, children_checked }) })
     }
 
-    fn check_claim(&self, totals: Totals, claim: &Claim<'_>) -> Result<(), Defect> {
-        if self.level != claim.level {
+    fn check_claim(&self, claim: &Claim<'_>) -> Result<(), TreeError> {
+        self.compare_with(claim).map_err(|reason| TreeError::Malformed { id: self.id(), reason })
+    }
+
+    fn compare_with(&self, claim: &Claim<'_>) -> Result<(), Defect> {
+        if self.level() != claim.level {
             return Err("its level is not what its parent claims");
         }
         let claimed =
             Totals { entries: claim.entries, payload_bytes: claim.payload_bytes, chunk_refs: claim.chunk_refs };
-        if totals != claimed {
+        if self.inner.totals != claimed {
             return Err("its counts are not what its parent claims");
         }
         let Some(last) = self.len().checked_sub(1) else {
@@ -368,64 +431,62 @@ impl Node {
     }
 
     pub(super) fn id(&self) -> ChunkId {
-        self.id
+        self.inner.id
     }
 
     pub(super) fn level(&self) -> u8 {
-        self.level
-    }
-
-    pub(super) fn bytes(&self) -> &Bytes {
-        &self.bytes
+        self.inner.level
     }
 
     pub(super) fn len(&self) -> usize {
-        self.starts.len() - 1
+        self.inner.directory.len()
     }
 
     /// Where entry `index` starts; for `index == len`, where the last one ends.
     pub(super) fn start(&self, index: usize) -> usize {
-        self.starts[index] as usize
+        self.inner.directory.start(index).unwrap_or(self.inner.bytes.len())
     }
 
     /// The encoded entries of `range`.
     pub(super) fn entries_bytes(&self, range: Range<usize>) -> &[u8] {
-        &self.bytes[self.start(range.start)..self.start(range.end)]
+        &self.inner.bytes[self.start(range.start)..self.start(range.end)]
     }
 
     /// What the entries of `range` add up to.
     pub(super) fn totals(&self, range: Range<usize>) -> Totals {
         let mut totals = Totals::default();
         for index in range {
-            totals.add(if self.level == 0 { self.leaf_entry(index).totals() } else { self.child(index).totals });
+            totals.add(if self.level() == 0 { self.leaf_entry(index).totals() } else { self.child(index).totals });
         }
         totals
     }
 
     /// The first entry at or after `from` that does not end at or before `offset`.
     pub(super) fn entry_at_offset(&self, from: usize, offset: usize) -> usize {
-        from + self.starts[from + 1..].partition_point(|&end| end as usize <= offset)
+        if from == self.len() {
+            return from;
+        }
+        let ends_before_last = self.inner.directory.starts_after(from);
+        let passed = ends_before_last.partition_point(|&end| usize::from(end) <= offset);
+        let last_passed = passed == ends_before_last.len() && self.inner.bytes.len() <= offset;
+        from + passed + usize::from(last_passed)
     }
 
     pub(super) fn key(&self, index: usize) -> &[u8] {
-        &self.bytes[self.key_range(index)]
+        &self.inner.bytes[self.key_range(index)]
     }
 
     pub(super) fn key_bytes(&self, index: usize) -> Bytes {
-        self.bytes.slice(self.key_range(index))
+        self.inner.bytes.slice(self.key_range(index))
     }
 
     fn key_range(&self, index: usize) -> Range<usize> {
-        let start = self.start(index);
-        let key_bytes = usize::from(u16::from_le_bytes([self.bytes[start], self.bytes[start + 1]]));
-        let entry_header_bytes = if self.level == 0 { LEAF_ENTRY_HEADER_BYTES } else { INNER_ENTRY_HEADER_BYTES };
-        let start = start + entry_header_bytes;
-        start..start + key_bytes
+        key_range(&self.inner.bytes, self.level(), self.start(index))
     }
 
     /// The entry of this leaf.
     pub(super) fn leaf_entry(&self, index: usize) -> LeafEntry<'_> {
-        debug_assert_eq!(self.level, 0);
+        debug_assert_eq!(self.level(), 0);
         LeafEntry::read(self.entries_bytes(index..index + 1)).expect("checked when the node was scanned")
     }
 
@@ -433,12 +494,12 @@ impl Node {
     pub(super) fn value(&self, index: usize) -> Value {
         let entry = self.leaf_entry(index);
         let start = self.key_range(index).end;
-        Value { inline: self.bytes.slice(start..start + entry.inline.len()), chunk: entry.chunk() }
+        Value { inline: self.inner.bytes.slice(start..start + entry.inline.len()), chunk: entry.chunk() }
     }
 
     /// The child at `index` of this inner node.
     pub(super) fn child(&self, index: usize) -> InnerEntry<'_> {
-        debug_assert_ne!(self.level, 0);
+        debug_assert_ne!(self.level(), 0);
         InnerEntry::read(self.entries_bytes(index..index + 1)).expect("checked when the node was scanned")
     }
 
@@ -446,7 +507,7 @@ impl Node {
     pub(super) fn child_claim<'a>(&'a self, index: usize, end_key: Option<&'a [u8]>) -> Claim<'a> {
         let child = self.child(index);
         Claim {
-            level: self.level - 1,
+            level: self.level() - 1,
             first_key: Some(child.key),
             end_key: self.end_key(index, end_key),
             entries: child.totals.entries,
@@ -467,16 +528,7 @@ impl Node {
 
     /// The first entry at or after `from` whose key is not below `key`.
     pub(super) fn lower_bound(&self, from: usize, key: &[u8]) -> usize {
-        let (mut low, mut high) = (from, self.len());
-        while low < high {
-            let middle = low + (high - low) / 2;
-            if is_below(self.key(middle), key) {
-                low = middle + 1;
-            } else {
-                high = middle;
-            }
-        }
-        low
+        self.inner.directory.lower_bound(from, key, |index| self.key(index))
     }
 
     /// The entry at or after `from` whose range holds `key`: the last whose key is not above it, else `from`.
@@ -495,7 +547,7 @@ const CUT_SHORT: Defect = "it is cut short";
 
 const TRAILING_BYTES: Defect = "bytes follow its last entry";
 
-fn scan_leaf(bytes: &[u8], entries: usize) -> Result<(Vec<u32>, Totals), Defect> {
+fn scan_leaf(bytes: &[u8], entries: usize) -> Result<(Vec<u16>, Totals), Defect> {
     let mut scan = Scan::new(bytes, entries, LEAF_ENTRY_HEADER_BYTES)?;
     for _ in 0..entries {
         let entry = LeafEntry::read(scan.rest())?;
@@ -507,7 +559,7 @@ fn scan_leaf(bytes: &[u8], entries: usize) -> Result<(Vec<u32>, Totals), Defect>
     scan.end()
 }
 
-fn scan_inner(bytes: &[u8], entries: usize) -> Result<(Vec<u32>, Totals), Defect> {
+fn scan_inner(bytes: &[u8], entries: usize) -> Result<(Vec<u16>, Totals), Defect> {
     if entries == 0 {
         return Err("an inner node without children");
     }
@@ -527,7 +579,7 @@ struct Scan<'a> {
     bytes: &'a [u8],
     at: usize,
     previous: Option<&'a [u8]>,
-    starts: Vec<u32>,
+    starts: Vec<u16>,
     totals: Totals,
 }
 
@@ -536,8 +588,7 @@ impl<'a> Scan<'a> {
         if HEADER_BYTES + entries * entry_bytes_min > bytes.len() {
             return Err(CUT_SHORT);
         }
-        let mut starts = Vec::with_capacity(entries + 1);
-        starts.push(HEADER_BYTES as u32);
+        let starts = Vec::with_capacity(entries);
         Ok(Self { bytes, at: HEADER_BYTES, previous: None, starts, totals: Totals::default() })
     }
 
@@ -555,12 +606,12 @@ impl<'a> Scan<'a> {
         }
         self.previous = Some(key);
         self.totals = self.totals.checked_add(totals).ok_or("its counts overflow")?;
+        self.starts.push(self.at as u16);
         self.at += entry_bytes;
-        self.starts.push(self.at as u32);
         Ok(())
     }
 
-    fn end(self) -> Result<(Vec<u32>, Totals), Defect> {
+    fn end(self) -> Result<(Vec<u16>, Totals), Defect> {
         if self.at == self.bytes.len() { Ok((self.starts, self.totals)) } else { Err(TRAILING_BYTES) }
     }
 }

@@ -63,7 +63,7 @@ impl Vfs for RealVfs {
     fn lock(&self, path: &Path) -> io::Result<Box<dyn VfsLock>> {
         let file = File::options().read(true).write(true).create(true).truncate(false).open(path)?;
         match file.try_lock() {
-            Ok(()) => Ok(Box::new(RealLock { _file: file })),
+            Ok(()) => Ok(Box::new(RealLock { file })),
             Err(TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
             Err(TryLockError::Error(error)) => Err(error),
         }
@@ -95,13 +95,21 @@ impl VfsFile for RealFile {
     }
 }
 
-/// The kernel gives the lock back when the last handle of the file is closed.
+/// The kernel gives the lock back when the last handle of the file is closed, or when any of them says so.
 #[derive(Debug)]
 struct RealLock {
-    _file: File,
+    file: File,
 }
 
 impl VfsLock for RealLock {}
+
+impl Drop for RealLock {
+    fn drop(&mut self) {
+        // A child process that is just being started has a handle too, until its own program runs: closing ours is not enough.
+        // Should it fail, the lock goes with the last handle.
+        drop(self.file.unlock());
+    }
+}
 
 fn parent_of(path: &Path) -> &Path {
     match path.parent() {

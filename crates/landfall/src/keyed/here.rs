@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use landfall_core::keyed::Chunks;
-use landfall_core::tree::Nodes;
+use landfall_core::tree::{Node, Nodes, TreeError};
 use landfall_core::{Chunk, ChunkId, Domain};
 use landfall_store::{Store, StoreError};
 
@@ -42,6 +42,10 @@ impl Here {
 impl Nodes for Here {
     fn node(&self, id: ChunkId) -> Option<Bytes> {
         self.nodes.node(id)
+    }
+
+    fn read(&self, id: ChunkId) -> Option<Result<Node, TreeError>> {
+        self.nodes.read(id)
     }
 }
 

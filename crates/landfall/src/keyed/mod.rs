@@ -7,6 +7,7 @@ mod differ;
 mod error;
 mod here;
 mod join;
+mod near;
 mod seal;
 
 use std::path::PathBuf;
@@ -37,6 +38,10 @@ use crate::nodes::NodeCache;
 use crate::source::{Content, ServedState};
 use here::Here;
 use join::FaultLanes;
+use near::Near;
+
+/// Entries of a scan whose nodes are asked for at once when the first of them is not here: a few leaves.
+const ENTRIES_FETCHED_AHEAD: usize = 2000;
 
 /// What a keyed state is, and where it is kept.
 #[derive(Debug, Clone)]
@@ -172,17 +177,30 @@ impl Keyed {
     }
 
     /// Up to `entries_max` entries of a section in order of their keys, from `from` on. Fewer mean that the section ends there.
+    ///
+    /// All of them are of one position. Neither a disk nor a peer is waited for while writers wait.
     pub fn scan(&self, section: SectionId, from: &[u8], entries_max: usize) -> Result<Vec<(Bytes, Bytes)>, KeyedError> {
+        let near = Near::new(&self.here);
+        let try_once = |entries_max| {
+            let state = self.read_state();
+            (state.scan(&near, section, from, entries_max), state.base_position())
+        };
         loop {
-            let (scanned, base) = {
-                let state = self.read_state();
-                (state.scan(&self.here, section, from, entries_max), state.base_position())
-            };
-            match scanned {
+            let (scanned, base) = try_once(entries_max);
+            let missing = match scanned {
                 Ok(entries) => return Ok(entries),
-                Err(ReadError::Missing(missing)) => self.fetch(&missing, base)?,
+                Err(ReadError::Missing(missing)) => missing,
                 Err(error) => return Err(KeyedError::of_read(error)),
+            };
+            let mut absent = near.bring(missing)?;
+            if absent.is_empty() {
+                continue;
             }
+            // The next scan most likely goes on where this one ends: what follows is fetched with it, and saves it a round trip.
+            if let (Err(ReadError::Missing(more)), _) = try_once(entries_max.max(ENTRIES_FETCHED_AHEAD)) {
+                absent.nodes = near.bring(Missing { nodes: more.nodes, ..Missing::default() })?.nodes;
+            }
+            self.fetch(&absent, base)?;
         }
     }
 

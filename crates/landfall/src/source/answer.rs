@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use landfall_core::codec::{
-    Automatic, Base, ChunkFacts, Codec, CodecPolicy, CodecSet, Compressible, Decoder, EncodeFacts, Encoder, LinkFacts,
-    Within, looks_incompressible,
+    Automatic, Base, ChunkFacts, Codec, CodecPolicy, CodecSet, Compressible, Decoder, EncodeFacts, Encoder, Within,
+    looks_incompressible,
 };
 use landfall_core::files::FileKey;
 use landfall_core::tree::{ChunkRef, Leaf, Nodes, Value, get};
@@ -18,8 +18,7 @@ use landfall_core::wire::{
 use landfall_core::{ChunkId, Domain};
 use landfall_net::{FrameSender, SendError};
 
-use super::core_wait::CoreWait;
-use super::spare_cores::SpareCores;
+use super::link_watch::LinkWatch;
 use super::state::{Content, ServedState};
 use crate::content::{ContentError, PackedContent};
 use crate::nodes::NodeCache;
@@ -28,8 +27,7 @@ use crate::nodes::NodeCache;
 pub(super) struct Answers {
     state: Arc<ServedState>,
     coder: Coder,
-    core_wait: CoreWait,
-    spare_cores: SpareCores,
+    link: LinkWatch,
 }
 
 /// Buffers and contexts that are used again for every chunk.
@@ -61,7 +59,9 @@ impl Answers {
             base: Vec::new(),
             encoded: Vec::new(),
         };
-        Self { state, coder, core_wait: CoreWait::of_this_thread(), spare_cores: SpareCores::new() }
+        // A window begins here, so that the first answers know what the machine is doing.
+        state.spare_cores.lately();
+        Self { state, coder, link: LinkWatch::of_this_thread() }
     }
 
     /// Sends one item for each want of `fetch`.
@@ -70,10 +70,7 @@ impl Answers {
         fetch: &Fetch,
         sender: &mut dyn FrameSender,
     ) -> Result<Result<(), Refusal>, SendError> {
-        let began = Instant::now();
-        let cores_began = self.spare_cores.begin();
-        let before = sender.pressure();
-        let waited_before = self.core_wait.so_far();
+        let began = self.link.begin(sender.pressure());
         let answered = match &fetch.what {
             Some(FetchWhat::Nodes(nodes)) => self.answer_nodes(fetch.request, nodes, sender)?,
             Some(FetchWhat::Unit(unit)) => self.answer_unit(fetch.request, unit, sender)?,
@@ -81,17 +78,8 @@ impl Answers {
             Some(FetchWhat::Path(path)) => self.answer_path(fetch.request, path, sender)?,
             None => Err(Refusal::new(RefusalReason::Protocol, "a request for nothing")),
         };
-        let after = sender.pressure();
-        // Neither a receiver that is slow to take bytes nor a want of cores is cured by more work for the cores.
-        let blocked = (after.blocked.saturating_sub(before.blocked))
-            .saturating_sub(after.receiver_limited.saturating_sub(before.receiver_limited))
-            .saturating_sub(self.core_wait.so_far().saturating_sub(waited_before));
-        self.coder.policy.handle_link(LinkFacts {
-            sent_bytes: after.bytes_sent - before.bytes_sent,
-            elapsed: began.elapsed(),
-            blocked,
-            spare_cores: self.spare_cores.spare(&cores_began),
-        });
+        let link = self.link.end(began, sender.pressure(), self.state.spare_cores.lately());
+        self.coder.policy.handle_link(link);
         Ok(answered)
     }
 

@@ -4,6 +4,7 @@ mod answer;
 mod conversation;
 mod core_wait;
 mod lease;
+mod link_watch;
 mod offering;
 mod spare_cores;
 mod state;

@@ -4,44 +4,44 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-/// Idle cores of the machine, while requests were answered.
-pub(super) struct SpareCores {
+/// Idle cores of the machine, lately: one for all connections, so that a new one need not begin to count.
+pub(crate) struct SpareCores {
     /// `/proc/stat`. Not every system has it.
     statistics: Option<File>,
-    /// What the answers of the present window took, and the idle ticks of all cores in that time.
-    elapsed: Duration,
-    idle_ticks: u64,
-    spare: f64,
+    window: Mutex<Window>,
 }
 
-/// The moment at which an answer began.
-pub(super) struct Began {
-    at: Instant,
+struct Window {
+    /// When it began, and the idle ticks of all cores until then.
+    since: Instant,
     idle_ticks: Option<u64>,
+    /// What the one before said.
+    spare: f64,
 }
 
 impl SpareCores {
     pub(super) fn new() -> Self {
-        Self { statistics: File::open("/proc/stat").ok(), elapsed: Duration::ZERO, idle_ticks: 0, spare: 0.0 }
-    }
-
-    pub(super) fn begin(&self) -> Began {
-        Began { at: Instant::now(), idle_ticks: read_idle_ticks(self.statistics.as_ref()) }
+        let statistics = File::open("/proc/stat").ok();
+        let window = Window { since: Instant::now(), idle_ticks: read_idle_ticks(statistics.as_ref()), spare: 0.0 };
+        Self { statistics, window: Mutex::new(window) }
     }
 
     /// How many cores were idle in the last window; none before the first, all one could wish for where the kernel does not say.
-    pub(super) fn spare(&mut self, began: &Began) -> f64 {
-        let now = read_idle_ticks(self.statistics.as_ref());
-        let (Some(before), Some(now)) = (began.idle_ticks, now) else { return f64::INFINITY };
-        self.idle_ticks += now.saturating_sub(before);
-        self.elapsed += began.at.elapsed();
-        if self.elapsed >= WINDOW {
-            self.spare = cores(self.idle_ticks, self.elapsed);
-            (self.idle_ticks, self.elapsed) = (0, Duration::ZERO);
+    pub(super) fn lately(&self) -> f64 {
+        let mut window = self.window.lock().expect("no panic under the lock");
+        let elapsed = window.since.elapsed();
+        if elapsed < WINDOW {
+            return window.spare;
         }
-        self.spare
+        let now = read_idle_ticks(self.statistics.as_ref());
+        let (Some(before), Some(idle_ticks)) = (window.idle_ticks, now) else { return f64::INFINITY };
+        // What was while nobody asked for anything is not what is.
+        let spare = if elapsed < WINDOW_LONGEST { cores(idle_ticks.saturating_sub(before), elapsed) } else { window.spare };
+        *window = Window { since: Instant::now(), idle_ticks: now, spare };
+        spare
     }
 }
 
@@ -67,7 +67,8 @@ fn idle_ticks(text: &[u8]) -> Option<u64> {
 /// The unit of `/proc/stat`, the same on every Linux that Rust runs on.
 const TICKS_PER_SECOND: f64 = 100.0;
 /// Long beside a tick, short beside a transfer.
-const WINDOW: Duration = Duration::from_millis(100);
+const WINDOW: Duration = Duration::from_millis(50);
+const WINDOW_LONGEST: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {

@@ -9,6 +9,7 @@ use landfall_core::tree::Root;
 use landfall_store::{Store, StoreError};
 
 use super::lease::Leases;
+use super::spare_cores::SpareCores;
 use crate::clock::{Clock, wall_seconds};
 use crate::content::FilesInPlace;
 use crate::history::{self, Extent, Held};
@@ -41,6 +42,7 @@ pub(crate) struct ServedState {
     pub(crate) nodes: Arc<NodeCache>,
     pub(crate) content: Content,
     pub(crate) leases: Leases,
+    pub(super) spare_cores: SpareCores,
     held: RwLock<Vec<Arc<Held>>>,
     /// One change of the record of held snapshots at a time.
     saving: Mutex<()>,
@@ -61,7 +63,8 @@ impl ServedState {
         held: Vec<Held>,
     ) -> Self {
         let held = RwLock::new(held.into_iter().map(Arc::new).collect());
-        Self { name, store, nodes, content, leases: Leases::default(), held, saving: Mutex::new(()) }
+        let (leases, spare_cores) = (Leases::default(), SpareCores::new());
+        Self { name, store, nodes, content, leases, spare_cores, held, saving: Mutex::new(()) }
     }
 
     /// The snapshots held here, oldest first.

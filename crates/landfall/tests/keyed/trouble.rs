@@ -55,6 +55,29 @@ fn reads_and_changes_go_on_while_bulk_stands_still() {
 }
 
 #[test]
+fn a_scan_in_small_steps_asks_for_what_lies_ahead() {
+    let directories = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let [source, joiner] = directories.each_ref().map(|directory| open(directory.path()));
+    fill(&source, 20_000);
+    let sealed = seal(&source);
+    let member = serve(&source);
+    let gate = Gate::new(0);
+    let handle = joiner.join(options(&[&member], gate.transport()));
+    handle.wait(Milestone::Viable).unwrap();
+    handle.adopt().unwrap();
+
+    let before = gate.urgent_requests();
+    for first in (5000..8000).step_by(10) {
+        // Long values are fetched one by one: they are not what this is about.
+        let found = joiner.scan(DATA, &key(first + 5), 3).unwrap();
+        assert!(found.iter().map(|(key, _)| key.to_vec()).eq((first + 5..first + 8).map(key)));
+    }
+    let leaves = sealed.nodes * 3000 / 20_000;
+    let requests = gate.urgent_requests() - before;
+    assert!(requests <= leaves / 3, "{requests} requests for about {leaves} leaves");
+}
+
+#[test]
 fn a_join_that_was_cut_short_goes_on_where_it_was() {
     let directories = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
     let source = open(directories[0].path());

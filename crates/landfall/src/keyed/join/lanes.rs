@@ -118,11 +118,23 @@ impl FaultLanes {
         self.attempt(|line| self.path_from(line, root, key))
     }
 
-    /// Fetches what a read missed: every way in one round trip, several at once.
+    /// Fetches what a read missed: every way in one round trip, several at once, and what lies beside them at the same time.
     pub(crate) fn fetch_missing(&self, missing: &Missing) -> Result<(), FaultError> {
-        for ways in missing.ways.chunks(WAYS_AT_ONCE_MAX) {
+        // A way brings the node that it misses first.
+        let beside = missing.nodes.get(missing.ways.len()..).unwrap_or_default();
+        std::thread::scope(|scope| {
+            let nodes = (!beside.is_empty() && !missing.ways.is_empty()).then(|| scope.spawn(|| self.fetch_nodes(beside)));
+            self.fetch_ways(&missing.ways)?;
+            nodes.map_or(Ok(()), |nodes| nodes.join().expect("fetching does not panic"))
+        })?;
+        self.fetch_nodes(&missing.nodes)?;
+        self.fetch_chunks(&missing.chunks)
+    }
+
+    fn fetch_ways(&self, ways: &[Way]) -> Result<(), FaultError> {
+        for ways in ways.chunks(WAYS_AT_ONCE_MAX) {
             match ways {
-                [way] => self.fetch_path(&way.root, &way.key)?,
+                [way] => self.fetch_way(way)?,
                 ways => std::thread::scope(|scope| {
                     let fetch = |way| scope.spawn(move || self.fetch_way(way));
                     let threads: Vec<_> = ways.iter().map(fetch).collect();
@@ -130,8 +142,7 @@ impl FaultLanes {
                 })?,
             }
         }
-        self.fetch_nodes(&missing.nodes)?;
-        self.fetch_chunks(&missing.chunks)
+        Ok(())
     }
 
     fn fetch_way(&self, way: &Way) -> Result<(), FaultError> {
