@@ -31,8 +31,7 @@ pub(crate) struct Pull {
     pub(crate) snapshot: ChunkId,
     base: Option<Manifest>,
     storing: Storing,
-    /// Chunks that the trees refer to more than once: they may well come more than once.
-    repeated: BTreeSet<ChunkId>,
+    repeated: Repeated,
     transfer: Option<Transfer>,
     peers: BTreeMap<MemberId, Lanes>,
     requests: BTreeMap<RequestId, Vec<Asked>>,
@@ -107,6 +106,24 @@ impl From<Violation> for Trouble {
     }
 }
 
+/// Chunks that may well come more than once.
+#[derive(Debug, Clone)]
+pub(crate) enum Repeated {
+    /// Those that the trees refer to more than once.
+    These(BTreeSet<ChunkId>),
+    /// Any: what is here may have come another way.
+    Any,
+}
+
+impl Repeated {
+    fn has(&self, id: ChunkId) -> bool {
+        match self {
+            Self::These(ids) => ids.contains(&id),
+            Self::Any => true,
+        }
+    }
+}
+
 /// What a pull is for.
 pub(crate) struct Goal {
     /// Which of the published snapshots.
@@ -115,8 +132,8 @@ pub(crate) struct Goal {
     pub(crate) snapshot: ChunkId,
     /// The snapshot that is held whole, if any.
     pub(crate) base: Option<Manifest>,
-    /// Chunks that the trees refer to more than once.
-    pub(crate) repeated: BTreeSet<ChunkId>,
+    /// Chunks that may well come more than once.
+    pub(crate) repeated: Repeated,
     /// In which form to store what comes.
     pub(crate) storing: Storing,
 }
@@ -250,7 +267,7 @@ impl Pull {
         let decoded = self.decoder.decode(form.codec, form.payload, form.plain_bytes, base_bytes, &mut plain);
         let proven = decoded.ok().and_then(|()| Chunk::verify(asked.id, asked.domain, plain.into()).ok());
         let Some(chunk) = proven else { return Ok(corrupt) };
-        let was_here = disk.read(asked.id)?.is_some() && !self.repeated.contains(&asked.id);
+        let was_here = disk.read(asked.id)?.is_some() && !self.repeated.has(asked.id);
         let as_sent = Encoded { codec: form.codec as u8, base: base.map(|base| base.id()), bytes: form.payload };
         disk.put(&chunk, (self.storing == Storing::AsSent).then_some(as_sent))?;
         self.puts_unsynced += 1;
