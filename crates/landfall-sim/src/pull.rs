@@ -42,6 +42,8 @@ pub(crate) struct Pull {
     pub(crate) outbox: Vec<Effect>,
     /// Chunks stored since the last sync.
     pub(crate) puts_unsynced: u64,
+    /// The last chunk that came, and its length.
+    pub(crate) last_came: Option<(ChunkId, u64)>,
     _session: Session,
 }
 
@@ -157,6 +159,7 @@ impl Pull {
             decoder: Decoder::new(),
             outbox: Vec::new(),
             puts_unsynced: 0,
+            last_came: None,
             _session: store.begin_session(),
         };
         if let Some(manifest) = disk.read(pull.snapshot)? {
@@ -271,6 +274,7 @@ impl Pull {
         let as_sent = Encoded { codec: form.codec as u8, base: base.map(|base| base.id()), bytes: form.payload };
         disk.put(&chunk, (self.storing == Storing::AsSent).then_some(as_sent))?;
         self.puts_unsynced += 1;
+        self.last_came = Some((chunk.id(), chunk.bytes().len() as u64));
         if chunk.domain() == Domain::Node {
             self.nodes.0.borrow_mut().insert(chunk.id(), chunk.into_bytes());
         }

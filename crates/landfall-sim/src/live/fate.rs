@@ -138,6 +138,10 @@ impl LiveWorld {
             self.note(format_args!("{member} will apply something wrong"));
             self.members[member].diverges = true;
         }
+        if self.random.chance(self.faults.diverge_voter) && self.voter_may_diverge(member) {
+            self.note(format_args!("{member}, which votes, will apply something wrong"));
+            self.members[member].diverges = true;
+        }
         if self.random.chance(self.faults.fence) {
             self.note(format_args!("the lease on the log is granted anew"));
             self.fence()?;
@@ -159,6 +163,15 @@ impl LiveWorld {
         })
     }
 
+    /// One at a time, and only while most of those that vote are right.
+    fn voter_may_diverge(&self, member: MemberId) -> bool {
+        let is_wrong = |at: &super::member::Member| at.diverges || at.diverged.is_some() || at.distrusts_base;
+        self.faults_at_voters()
+            && self.order.votes(member)
+            && self.order.voters().len() >= 3
+            && !self.members.iter().any(is_wrong)
+    }
+
     fn collect(&mut self, member: MemberId) -> Result<(), Trouble> {
         let at = &self.members[member];
         let Some(store) = at.disk.store() else { return Ok(()) };
@@ -166,6 +179,9 @@ impl LiveWorld {
         at.nodes.borrow_mut().clear();
         match collected {
             Ok(report) => {
+                let at = &mut self.members[member];
+                let (disk, fetched) = (&at.disk, &mut at.fetched);
+                fetched.keep(|id| disk.store().is_some_and(|store| store.contains(id).unwrap_or(true)));
                 self.note(format_args!("{member} collects garbage: {:?}", report.outcome));
                 Ok(())
             }

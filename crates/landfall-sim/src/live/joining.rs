@@ -140,9 +140,11 @@ impl LiveWorld {
     /// The snapshot on which it stands, if that is whole or somebody has it; else the newest.
     fn first_snapshot(&self, member: MemberId) -> Option<ChunkId> {
         let reference = self.reference();
-        let Some(base) = &self.members[member].base else { return reference.map(|reference| reference.id) };
+        let at = &self.members[member];
+        let Some(base) = &at.base else { return reference.map(|reference| reference.id) };
         let has = |other: &super::member::Member| other.seals.values().any(|id| *id == base.id);
-        if base.extent == Extent::Whole || self.members.iter().any(|other| other.is_up() && has(other)) {
+        let may_serve = !at.distrusts_base;
+        if may_serve && (base.extent == Extent::Whole || self.members.iter().any(|other| other.is_up() && has(other))) {
             return Some(base.id);
         }
         reference.filter(|reference| reference.position >= base.manifest.position).map(|reference| reference.id)
@@ -252,6 +254,7 @@ impl LiveWorld {
         at.seals.clear();
         at.stand_on(manifest, &self.schema)?;
         let position = at.base.as_ref().map(|base| base.manifest.position.index).unwrap_or_default();
+        at.distrusts_base = false;
         if at.diverged.is_some_and(|since| since <= position) {
             at.diverged = None;
         }
@@ -270,7 +273,8 @@ impl LiveWorld {
                 let Some(chunk) = at.disk.read(id)? else { return Ok(()) };
                 let manifest = Manifest::decode(chunk.bytes()).map_err(|error| violation(&error))?;
                 // What came of it must outlive garbage collection, also after a crash.
-                at.disk.store().expect("it is up").pin(&super::member::pin_name(id), id)?;
+                at.keep(&chunk)?;
+                let Some(joining) = &mut at.joining else { return Ok(()) };
                 joining.manifests.insert(id, chunk);
                 if joining.first == id {
                     joining.join.handle_offer(Snapshot { id, position: manifest.position }, lease, clock);
@@ -298,14 +302,12 @@ impl LiveWorld {
         let at = &mut self.members[member];
         let base = at.base.as_ref().map(|base| base.manifest.position).unwrap_or_default();
         let Some(joining) = &mut at.joining else { return Ok(()) };
-        let number = joining.number;
+        joining.rebase = None;
         if onto.position < base {
             // It sealed by itself meanwhile: changes between the two are nowhere but in its own seal.
-            let cause = RebaseCause::Mismatch;
-            self.schedule(AGAIN_AFTER, Event::Newer { member, join: number, cause });
+            joining.join.handle_rebase_failed(onto.id, clock);
             return Ok(());
         }
-        joining.rebase = None;
         joining.is_adopted = true;
         let manifest = joining.manifests.get(&onto.id).cloned();
         let manifest = manifest.ok_or_else(|| Violation(format!("a re-base onto {onto}, which is unknown")))?;
@@ -321,7 +323,6 @@ impl LiveWorld {
     pub(super) fn newer(&mut self, member: MemberId, cause: RebaseCause) -> Result<(), Trouble> {
         let reference = self.reference();
         let at = &mut self.members[member];
-        let clock = at.clock(self.now);
         let base = at.base.as_ref().map(|base| base.manifest.position).unwrap_or_default();
         let Some(joining) = &mut at.joining else { return Ok(()) };
         let number = joining.number;
@@ -339,16 +340,31 @@ impl LiveWorld {
             return Ok(());
         }
         joining.join.handle_newer_snapshot(newest, cause);
-        let skipped = joining.rebase.filter(|(onto, _)| onto.position < base && newest.position > onto.position);
-        if let Some((onto, _)) = skipped {
-            // It cannot go below the state any more, and the newer one waits for its end.
-            joining.rebase = None;
-            joining.join.handle_rebased(onto.id, clock);
-        } else if cause == RebaseCause::LogGap && matches!(joining.feed, Feed::None) {
+        if cause == RebaseCause::LogGap && joining.feed == Feed::None && joining.rebase.is_none() {
             self.schedule(AGAIN_AFTER, Event::Newer { member, join: number, cause });
         }
         self.begin_manifests(member);
         self.drive(member)
+    }
+
+    /// Nobody who can be reached has what a task needs.
+    pub(super) fn nobody_has(&mut self, member: MemberId, task: Task) -> Result<(), Trouble> {
+        let clock = self.members[member].clock(self.now);
+        let Some(joining) = &mut self.members[member].joining else { return Ok(()) };
+        let join = joining.number;
+        let of = match task {
+            Task::Manifest(of) | Task::Vital(of) | Task::Upper(of) | Task::Hot(of) => Some(of),
+            Task::Apply | Task::Read(_) => None,
+        };
+        if joining.rebase.is_some_and(|(onto, _)| Some(onto.id) == of) {
+            joining.rebase = None;
+            joining.line.tasks.remove(&task);
+            joining.join.handle_rebase_failed(of.expect("just compared"), clock);
+            return self.drive(member);
+        }
+        let cause = RebaseCause::Mark;
+        self.schedule(AGAIN_AFTER, Event::Newer { member, join, cause });
+        Ok(())
     }
 
     /// A newer snapshot may have been planned: its manifest comes first.
@@ -473,7 +489,7 @@ impl LiveWorld {
         drop(bulk);
         self.part_bulk(member);
         let at = &mut self.members[member];
-        at.disk.store().map_or(Ok(()), |store| store.sync())?;
+        at.sync()?;
         self.check_whole(member, &manifest)?;
         let at = &mut self.members[member];
         if at.base.as_ref().is_some_and(|base| base.id == id) {
@@ -563,6 +579,7 @@ impl LiveWorld {
             self.seals[&index].iter().any(|(other, sealed)| *other != member && *sealed == own)
         });
         check(is_right, || format!("member {member} is promoted, and no root of it was equal to another's"))?;
+        self.check_all(member)?;
         self.log.note(self.now, format_args!("{member} votes"));
         self.figures.promoted += 1;
         self.members[member].diverges = false;

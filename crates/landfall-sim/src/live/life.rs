@@ -55,7 +55,8 @@ impl LiveWorld {
         let at = &mut self.members[member];
         let last = at.log.as_ref().and_then(Log::last_index).unwrap_or_default().max(at.position().index);
         if last + 1 < self.order.first() {
-            return self.demote(member);
+            self.demote(member);
+            return Ok(());
         }
         let end = self.order.last().min(last + RECORDS_AT_ONCE);
         let placed: Vec<_> = (last + 1..=end).filter_map(|index| self.order.get(index)).cloned().collect();
@@ -81,13 +82,12 @@ impl LiveWorld {
     }
 
     /// A member that cannot get the records that it lacks joins anew.
-    fn demote(&mut self, member: MemberId) -> Result<(), Trouble> {
+    pub(super) fn demote(&mut self, member: MemberId) {
         self.log.note(self.now, format_args!("{member} lacks too much, and votes no longer"));
         self.figures.demoted += 1;
         self.order.demote(member);
         let life = self.members[member].life;
         self.schedule(Duration::ZERO, Event::Start { member, life });
-        Ok(())
     }
 
     /// A member applies what is decided, as far as it can.
@@ -231,6 +231,7 @@ impl LiveWorld {
         let at = &mut self.members[member];
         check(is_right || at.ever_diverged, || format!("member {member} stands on something that never was"))?;
         at.diverged = (!is_right).then_some(position);
+        at.distrusts_base = !is_right;
         at.diverges = false;
         if at.is_whole() && at.base.is_some() {
             self.check_base(member)?;

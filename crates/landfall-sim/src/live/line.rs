@@ -13,6 +13,7 @@ use landfall_core::wire::{
 };
 use landfall_core::{Chunk, ChunkId, Domain, Time};
 
+use super::fetched::AskedBy;
 use super::here::{Here, Trouble, WayTo};
 use crate::disk::Disk;
 use crate::network::{ConnectionId, MemberId};
@@ -214,7 +215,7 @@ impl Line {
         disk: &Disk,
         here: &Here<'_>,
         now: Time,
-    ) -> Result<Option<Chunk>, Trouble> {
+    ) -> Result<Option<(Chunk, AskedBy)>, Trouble> {
         let open = self.open.get_mut(&item.request).ok_or(Trouble::Peer("an item that nobody asked for"))?;
         self.asked_since = Some(now);
         let ItemBody::Chunk(form) = &item.body else {
@@ -235,11 +236,12 @@ impl Line {
         }
         .ok_or(Trouble::Peer("more items than were asked for"))?;
         here.failed()?;
+        let asked = if matches!(open.what, AskedFor::Path { .. }) { AskedBy::Way } else { AskedBy::Name };
         match decode(&mut self.decoder, form, id, domain, base, disk)? {
             Some(chunk) => {
                 self.bytes += chunk.bytes().len() as u64;
                 disk.put(&chunk, None)?;
-                Ok(Some(chunk))
+                Ok(Some((chunk, asked)))
             }
             None => {
                 if let Some((source, _)) = self.source {

@@ -14,6 +14,7 @@ use landfall_core::{Chunk, ChunkId, Time};
 use landfall_store::log::{Log, LogOptions, LogRecord};
 
 use super::deed::{DATA, Deed, state_name};
+use super::fetched::{AskedBy, Fetched};
 use super::here::{Here, NodeCache, Trouble};
 use super::joining::Joining;
 use super::order::Placed;
@@ -58,10 +59,14 @@ pub(super) struct Member {
     pub(super) seal: Option<SealRun>,
     /// The join under way.
     pub(super) joining: Option<Joining>,
+    /// What it fetched, over all its lives.
+    pub(super) fetched: Fetched,
     /// The next record that it applies gets something wrong.
     pub(super) diverges: bool,
     /// Since which index its state has something wrong, if it has.
     pub(super) diverged: Option<u64>,
+    /// An audit showed that what it sealed is wrong.
+    pub(super) distrusts_base: bool,
     /// Its state once had something wrong.
     pub(super) ever_diverged: bool,
     /// Grows with every start, so that what was meant for an earlier life is not taken.
@@ -101,8 +106,10 @@ impl Member {
             seals: Roots::new(),
             seal: None,
             joining: None,
+            fetched: Fetched::default(),
             diverges: false,
             diverged: None,
+            distrusts_base: false,
             ever_diverged: false,
             life: 0,
             clock_ahead: Duration::ZERO,
@@ -165,6 +172,7 @@ impl Member {
         self.joining = None;
         self.seals.clear();
         self.nodes.borrow_mut().clear();
+        self.fetched.crashed();
         self.life += 1;
         if self.disk.vfs().is_off() {
             self.disk.crash();
@@ -187,10 +195,8 @@ impl Member {
 
     /// Promises to stand on a snapshot. Everything of it that is here is durable when this returns.
     pub(super) fn record_base(&mut self, manifest: &Chunk, extent: Extent) -> Result<(), Trouble> {
-        self.disk.put(manifest, None)?;
+        self.keep(manifest)?;
         let Some(store) = self.disk.store() else { return Ok(()) };
-        store.sync()?;
-        store.pin(&pin_name(manifest.id()), manifest.id())?;
         let mut record = manifest.id().as_bytes().to_vec();
         record.push(u8::from(extent == Extent::Whole));
         store.set_record(BASE, &record)?;
@@ -199,6 +205,29 @@ impl Member {
         self.serving.hold(&manifest);
         self.base = Some(Base { id, manifest, extent });
         Ok(())
+    }
+
+    /// Makes everything that is here durable.
+    pub(super) fn sync(&mut self) -> Result<(), Trouble> {
+        if let Some(store) = self.disk.store() {
+            store.sync()?;
+            self.fetched.synced();
+        }
+        Ok(())
+    }
+
+    /// A chunk was fetched and stored.
+    pub(super) fn came(&mut self, id: ChunkId, bytes: u64, asked: AskedBy) -> Result<(), Trouble> {
+        self.fetched.came(id, bytes, asked)?;
+        if self.fetched.unsynced() >= UNSYNCED_MAX { self.sync() } else { Ok(()) }
+    }
+
+    /// Keeps what is here of a snapshot, also when garbage is collected.
+    pub(super) fn keep(&mut self, manifest: &Chunk) -> Result<(), Trouble> {
+        self.disk.put(manifest, None)?;
+        self.sync()?;
+        let Some(store) = self.disk.store() else { return Ok(()) };
+        Ok(store.pin(&pin_name(manifest.id()), manifest.id())?)
     }
 
     /// Snapshots that are promised to be kept, as the disk says.
@@ -329,13 +358,15 @@ pub(super) fn violation(error: &dyn std::error::Error) -> Violation {
     Violation(crate::world::chain(error))
 }
 
-pub(super) fn pin_name(id: ChunkId) -> String {
+fn pin_name(id: ChunkId) -> String {
     format!("{PIN_PREFIX}{id}")
 }
 
 /// Snapshots by their index.
 pub(super) type Roots = BTreeMap<u64, ChunkId>;
 
+/// Chunks that a power cut may cost.
+const UNSYNCED_MAX: usize = 16;
 const PIN_PREFIX: &str = "snapshot ";
 const BASE: &str = "base";
 /// Short segments, so that purging removes some.

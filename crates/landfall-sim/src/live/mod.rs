@@ -6,6 +6,7 @@
 
 mod deed;
 mod fate;
+mod fetched;
 mod here;
 mod joining;
 mod life;

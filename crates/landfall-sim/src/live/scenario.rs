@@ -90,6 +90,8 @@ pub struct LiveFaults {
     pub leave: u32,
     /// A joiner's state gets a wrong value, without anybody noticing.
     pub diverge: u32,
+    /// The state of a member that votes gets a wrong value, where there are others to tell.
+    pub diverge_voter: u32,
     /// The lease on the log is granted anew: whoever holds an older version is fenced off.
     pub fence: u32,
     /// The right to write changes hands, and records that are not decided are lost.
@@ -164,7 +166,8 @@ impl LiveFaults {
             unpin: some(60),
             cut_log: some(60),
             leave: some(15),
-            diverge: some(40),
+            diverge: some(150),
+            diverge_voter: some(30),
             fence: some(60),
             overthrow: some(60),
             hook: some(700),

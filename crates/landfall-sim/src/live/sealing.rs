@@ -120,6 +120,7 @@ impl LiveWorld {
         self.let_snapshots_go(member, self.scenario.snapshots_kept)?;
         self.cut_log(member, LogCut::Polite)?;
         self.tell_joiners(RebaseCause::Mark);
+        self.look_for_wrong_voters(position.index);
         self.look_at_audits()
     }
 
@@ -132,6 +133,8 @@ impl LiveWorld {
         check(is_right || at.diverged.is_some(), || {
             format!("member {member} sealed something else than the model at {}", manifest.position)
         })?;
+        // What went wrong may have been overwritten since.
+        at.diverged = at.diverged.filter(|&since| !is_right || since > index);
         let others = self.seals.entry(index).or_default();
         if is_right {
             let differs = others.iter().find(|(_, other)| **other != sealed);
@@ -197,14 +200,43 @@ impl LiveWorld {
         }
     }
 
-    /// The newest snapshot that a member which votes can give, with enough others to vouch for it.
+    /// The newest snapshot that a member which votes can give, and for which enough members vouch.
     pub(super) fn reference(&self) -> Option<Snapshot> {
         let holders = |member: &MemberId| {
             let at = &self.members[*member];
             at.is_up() && at.is_whole() && self.order.votes(*member)
         };
         let held = (0..self.members.len()).filter(holders).flat_map(|member| &self.members[member].seals);
-        held.max().map(|(&index, &id)| Snapshot { id, position: self.order.position(index) })
+        let vouched = held.filter(|&(&index, &id)| self.is_vouched_for(index, id));
+        vouched.max().map(|(&index, &id)| Snapshot { id, position: self.order.position(index) })
+    }
+
+    /// Did two members seal it, where one of them may be wrong?
+    fn is_vouched_for(&self, index: u64, id: ChunkId) -> bool {
+        let sealed = self.seals.get(&index).into_iter().flatten().filter(|(_, sealed)| sealed.id == id).count();
+        sealed >= if self.faults_at_voters() { 2 } else { 1 }
+    }
+
+    /// May a member that votes be wrong? Only where two others can tell.
+    pub(super) fn faults_at_voters(&self) -> bool {
+        self.scenario.founders >= 3 && self.scenario.faults.diverge_voter > 0
+    }
+
+    /// A member that votes finds that most of the others sealed something else: it stops to vote, and joins anew.
+    pub(super) fn look_for_wrong_voters(&mut self, index: u64) {
+        let Some(by) = self.seals.get(&index) else { return };
+        let voters = self.order.voters();
+        let sealed = |member: &MemberId| by.get(member).map(|sealed| sealed.id);
+        let ids: Vec<ChunkId> = voters.iter().filter_map(sealed).collect();
+        let most = ids.iter().copied().find(|id| ids.iter().filter(|other| *other == id).count() * 2 > voters.len());
+        let is_wrong = |member: &MemberId| sealed(member).zip(most).is_some_and(|(own, most)| own != most);
+        let wrong: Vec<MemberId> = voters.iter().copied().filter(is_wrong).collect();
+        for member in wrong {
+            self.log.note(self.now, format_args!("{member} sealed something else than most at {index}"));
+            self.figures.differences += 1;
+            self.members[member].distrusts_base = true;
+            self.demote(member);
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use landfall_core::snapshot::Manifest;
 use landfall_core::transfer::{DropReason, Outcome, RequestId};
 use landfall_core::wire::{Ask, Message};
 
+use super::fetched::AskedBy;
 use super::here::{Here, Trouble};
 use super::joining::{AGAIN_AFTER, is_new};
 use super::line::{AskFrame, LINE, Need, Task};
@@ -171,6 +172,9 @@ impl LiveWorld {
             Message::Item(item) => {
                 let came = bulk.take_item(&item, &at.disk, clock)?;
                 self.log.note(self.now, format_args!("{joiner} <- {source} {came}"));
+                if let Some((id, bytes)) = bulk.last_came.take() {
+                    at.came(id, bytes, AskedBy::Name)?;
+                }
             }
             Message::Done { request } => bulk.take_done(RequestId(request), clock),
             _ => return Err(Trouble::Peer("a refusal, or what no source sends")),
@@ -195,9 +199,9 @@ impl LiveWorld {
             Message::Item(item) => {
                 let here = Here::new(&at.disk, &at.nodes);
                 let came = joining.line.take_item(&item, &at.disk, &here, clock)?;
-                let what = came.as_ref().map_or("nothing".to_owned(), |chunk| chunk.id().short().to_string());
+                let what = came.as_ref().map_or("nothing".to_owned(), |(chunk, _)| chunk.id().short().to_string());
                 self.log.note(self.now, format_args!("{joiner} <= {what}"));
-                return Ok(());
+                return came.map_or(Ok(()), |(chunk, asked)| at.came(chunk.id(), chunk.bytes().len() as u64, asked));
             }
             Message::Done { request } => {
                 if joining.line.take_done(request, clock) {
@@ -275,8 +279,6 @@ impl LiveWorld {
             }
             self.part_line(member);
         }
-        let Some(joining) = &mut self.members[member].joining else { return Ok(None) };
-        let number = joining.number;
         let reachable = |&source: &MemberId| {
             source != member
                 && self.members[source].is_up()
@@ -288,10 +290,8 @@ impl LiveWorld {
         let able: Vec<_> = able.into_iter().filter(|&source| joining.line.trusts(source)).collect();
         if able.is_empty() {
             if !lacking.is_empty() {
-                // Those that are here do not have it: there may be something newer.
                 joining.line.tasks.entry(task).or_default().lacking.clear();
-                let cause = RebaseCause::Mark;
-                self.schedule(AGAIN_AFTER, Event::Newer { member, join: number, cause });
+                self.nobody_has(member, task)?;
             }
             self.schedule_line(member, AGAIN_AFTER);
             return Ok(None);
@@ -394,10 +394,6 @@ impl LiveWorld {
         let clock = at.clock(self.now);
         let Some(bulk) = at.joining.as_mut().and_then(|joining| joining.bulk.as_mut()) else { return Ok(()) };
         let pumped = bulk.pump(&at.disk, clock);
-        if bulk.puts_unsynced >= PUTS_UNSYNCED_MAX {
-            bulk.puts_unsynced = 0;
-            at.disk.store().map_or(Ok(()), |store| store.sync())?;
-        }
         let (number, wakes_at) = (bulk.number, bulk.wakes_at(clock));
         for effect in std::mem::take(&mut bulk.outbox) {
             match effect {
@@ -487,5 +483,3 @@ fn ask_for(wanted: ChunkId) -> Ask {
 
 /// What waits on a connection before a source stops to send.
 const SEND_BYTES_MAX: usize = 128 * 1024;
-/// Chunks that a crash may cost.
-pub(super) const PUTS_UNSYNCED_MAX: u64 = 32;

@@ -88,6 +88,12 @@ pub struct LiveFigures {
     pub stuck: u64,
     /// Lies, and other things that no source says.
     pub corrupt: u64,
+    /// Bytes that joiners fetched and did not have.
+    pub bytes_fetched: u64,
+    /// Bytes that came although they were there.
+    pub bytes_again: u64,
+    /// Bytes that power cuts took before they were durable.
+    pub bytes_lost: u64,
 }
 
 impl LiveFigures {
@@ -111,6 +117,9 @@ impl LiveFigures {
             ("logs lost", self.logs_lost),
             ("stuck", self.stuck),
             ("corrupt", self.corrupt),
+            ("bytes fetched", self.bytes_fetched),
+            ("bytes again", self.bytes_again),
+            ("bytes lost", self.bytes_lost),
         ]
     }
 }
@@ -217,7 +226,14 @@ impl LiveWorld {
 
     /// What the run saw.
     pub fn figures(&self) -> LiveFigures {
-        LiveFigures { events: self.log.events(), ..self.figures }
+        let sum = |of: fn(&Member) -> u64| self.members.iter().map(of).sum();
+        LiveFigures {
+            events: self.log.events(),
+            bytes_fetched: sum(|at| at.fetched.bytes),
+            bytes_again: sum(|at| at.fetched.bytes_again),
+            bytes_lost: sum(|at| at.fetched.bytes_lost),
+            ..self.figures
+        }
     }
 
     fn set_up(&mut self) -> Result<(), Violation> {
@@ -265,7 +281,7 @@ impl LiveWorld {
         self.phase == Phase::Healing
             && (0..self.members.len()).all(|member| {
                 let at = &self.members[member];
-                at.is_up() && at.is_whole() && self.order.votes(member) && at.seal.is_none()
+                at.is_up() && at.is_whole() && self.order.votes(member) && at.seal.is_none() && at.diverged.is_none()
             })
             && self.members.iter().all(|at| at.position().index + LAG_MAX >= self.order.decided())
     }
