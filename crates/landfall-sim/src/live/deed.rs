@@ -34,7 +34,7 @@ pub(super) enum Deed {
 }
 
 /// The sections of the simulated state.
-pub(super) fn schema() -> Arc<Schema> {
+pub(crate) fn schema() -> Arc<Schema> {
     let section = |name: &str, priority| SectionSchema { name: name_of(name), priority, range: KeyRange::default() };
     let sections = vec![
         section("config", SectionPriority::Vital),
@@ -45,7 +45,7 @@ pub(super) fn schema() -> Arc<Schema> {
 }
 
 /// The name of the simulated state.
-pub(super) fn state_name() -> StateName {
+pub(crate) fn state_name() -> StateName {
     name_of(STATE)
 }
 

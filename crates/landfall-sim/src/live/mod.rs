@@ -21,5 +21,6 @@ mod sealing;
 mod traffic;
 mod world;
 
+pub(crate) use deed::{schema, state_name};
 pub use scenario::{LiveContent, LiveFaults, LiveScenario};
 pub use world::{LiveFigures, LiveWorld};
