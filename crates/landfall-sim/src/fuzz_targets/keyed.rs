@@ -93,7 +93,7 @@ impl Play {
             8 => join.handle_rebase_failed(snapshot(number).id, now),
             9 => {
                 let (equal, different) = (u32::from(detail / 8 % 4), u32::from(detail / 32));
-                let most = (detail % 2 == 0).then(|| snapshot(number));
+                let most = detail.is_multiple_of(2).then(|| snapshot(number));
                 join.handle_audit(Tally { position: position(number), equal, different, most }, now);
             }
             10 => join.handle_hook(LeaseVersion(number), HookOutcome::Failed, now),
