@@ -13,6 +13,7 @@ mod disk;
 mod fate;
 pub mod fuzz_targets;
 mod life;
+mod live;
 mod log;
 mod member;
 mod network;
@@ -25,6 +26,7 @@ mod traffic;
 mod world;
 
 pub use checks::Violation;
+pub use live::{LiveContent, LiveFaults, LiveFigures, LiveScenario, LiveWorld};
 pub use log::Trace;
 pub use random::Random;
 pub use scenario::{ContentShape, Faults, Scenario, Storing};

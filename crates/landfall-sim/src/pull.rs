@@ -31,8 +31,7 @@ pub(crate) struct Pull {
     pub(crate) snapshot: ChunkId,
     base: Option<Manifest>,
     storing: Storing,
-    /// Chunks that the trees refer to more than once: they may well come more than once.
-    repeated: BTreeSet<ChunkId>,
+    repeated: Repeated,
     transfer: Option<Transfer>,
     peers: BTreeMap<MemberId, Lanes>,
     requests: BTreeMap<RequestId, Vec<Asked>>,
@@ -43,6 +42,8 @@ pub(crate) struct Pull {
     pub(crate) outbox: Vec<Effect>,
     /// Chunks stored since the last sync.
     pub(crate) puts_unsynced: u64,
+    /// The last chunk that came, and its length.
+    pub(crate) last_came: Option<(ChunkId, u64)>,
     _session: Session,
 }
 
@@ -107,6 +108,24 @@ impl From<Violation> for Trouble {
     }
 }
 
+/// Chunks that may well come more than once.
+#[derive(Debug, Clone)]
+pub(crate) enum Repeated {
+    /// Those that the trees refer to more than once.
+    These(BTreeSet<ChunkId>),
+    /// Any: what is here may have come another way.
+    Any,
+}
+
+impl Repeated {
+    fn has(&self, id: ChunkId) -> bool {
+        match self {
+            Self::These(ids) => ids.contains(&id),
+            Self::Any => true,
+        }
+    }
+}
+
 /// What a pull is for.
 pub(crate) struct Goal {
     /// Which of the published snapshots.
@@ -115,8 +134,8 @@ pub(crate) struct Goal {
     pub(crate) snapshot: ChunkId,
     /// The snapshot that is held whole, if any.
     pub(crate) base: Option<Manifest>,
-    /// Chunks that the trees refer to more than once.
-    pub(crate) repeated: BTreeSet<ChunkId>,
+    /// Chunks that may well come more than once.
+    pub(crate) repeated: Repeated,
     /// In which form to store what comes.
     pub(crate) storing: Storing,
 }
@@ -140,6 +159,7 @@ impl Pull {
             decoder: Decoder::new(),
             outbox: Vec::new(),
             puts_unsynced: 0,
+            last_came: None,
             _session: store.begin_session(),
         };
         if let Some(manifest) = disk.read(pull.snapshot)? {
@@ -250,10 +270,11 @@ impl Pull {
         let decoded = self.decoder.decode(form.codec, form.payload, form.plain_bytes, base_bytes, &mut plain);
         let proven = decoded.ok().and_then(|()| Chunk::verify(asked.id, asked.domain, plain.into()).ok());
         let Some(chunk) = proven else { return Ok(corrupt) };
-        let was_here = disk.read(asked.id)?.is_some() && !self.repeated.contains(&asked.id);
+        let was_here = disk.read(asked.id)?.is_some() && !self.repeated.has(asked.id);
         let as_sent = Encoded { codec: form.codec as u8, base: base.map(|base| base.id()), bytes: form.payload };
         disk.put(&chunk, (self.storing == Storing::AsSent).then_some(as_sent))?;
         self.puts_unsynced += 1;
+        self.last_came = Some((chunk.id(), chunk.bytes().len() as u64));
         if chunk.domain() == Domain::Node {
             self.nodes.0.borrow_mut().insert(chunk.id(), chunk.into_bytes());
         }

@@ -7,7 +7,7 @@ use landfall_core::transfer::{DropReason, Outcome, Stuck};
 
 use crate::checks::Violation;
 use crate::network::{End, MemberId};
-use crate::pull::{Effect, Goal, Pull, Trouble};
+use crate::pull::{Effect, Goal, Pull, Repeated, Trouble};
 use crate::world::{Event, World, chain};
 
 impl World {
@@ -21,7 +21,7 @@ impl World {
             version,
             snapshot: published.id,
             base: at.held.map(|held| self.published[held].manifest.clone()),
-            repeated: published.repeated.clone(),
+            repeated: Repeated::These(published.repeated.clone()),
             storing: self.scenario.storing,
         };
         self.log.note(self.now, format_args!("{member} begins pull {} of v{version}", self.pulls_made));

@@ -1,11 +1,12 @@
 //! Owns the serving side of a member: offers, and items out of its store, one at a time so that a cancel can still help.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use landfall_core::codec::{Base, ChunkFacts, Codec, CodecPolicy, EncodeFacts, Encoder, LinkFacts};
 use landfall_core::offer::{BaseFacts, BaseKnown, OfferFacts, plans};
-use landfall_core::tree::Leaf;
+use landfall_core::tree::{Leaf, Nodes, Root, get};
 use landfall_core::wire::{
     Ask, Fetch, FetchWhat, Hello, Item, ItemBody, ItemForm, Message, Offer, Refusal, RefusalReason, VERSION_MAX,
     VERSION_MIN, WANTS_PER_REQUEST_MAX,
@@ -19,6 +20,8 @@ use crate::random::Random;
 /// What a member owes to its joiners.
 pub(crate) struct Serving {
     queues: BTreeMap<ConnectionId, VecDeque<Request>>,
+    /// The trees that it holds: paths are answered in these.
+    roots: BTreeMap<ChunkId, Root>,
     encoder: Encoder,
     encoded: Vec<u8>,
 }
@@ -27,12 +30,19 @@ pub(crate) struct Serving {
 struct Request {
     fetch: Fetch,
     next_want: u32,
+    /// What is on the way to a key, once it was looked for: nodes, then the value; nothing where something is missing.
+    way: Option<Vec<Option<ChunkId>>>,
 }
 
 impl Serving {
     /// Nothing is owed.
     pub(crate) fn new() -> Self {
-        Self { queues: BTreeMap::new(), encoder: Encoder::new(), encoded: Vec::new() }
+        Self { queues: BTreeMap::new(), roots: BTreeMap::new(), encoder: Encoder::new(), encoded: Vec::new() }
+    }
+
+    /// Answers paths in the trees of a snapshot from now on.
+    pub(crate) fn hold(&mut self, manifest: &Manifest) {
+        self.roots.extend(manifest.sections.iter().map(|section| (section.root.id, section.root)));
     }
 
     /// A connection is gone.
@@ -45,13 +55,14 @@ impl Serving {
         let wants = match &fetch.what {
             Some(FetchWhat::Nodes(nodes)) => nodes.ids.len(),
             Some(FetchWhat::Unit(unit)) => unit.entries.len(),
-            // Simulated states are directories.
-            Some(FetchWhat::Path(_) | FetchWhat::Chunks(_)) | None => 0,
+            Some(FetchWhat::Path(_)) => 1,
+            Some(FetchWhat::Chunks(chunks)) => chunks.ids.len(),
+            None => 0,
         };
         if wants == 0 || wants > WANTS_PER_REQUEST_MAX {
             return Err(Refusal::new(RefusalReason::Protocol, "a request for nothing, or for too much"));
         }
-        self.queues.entry(connection).or_default().push_back(Request { fetch, next_want: 0 });
+        self.queues.entry(connection).or_default().push_back(Request { fetch, next_want: 0, way: None });
         Ok(())
     }
 
@@ -72,6 +83,7 @@ impl Serving {
     ) -> Result<Option<Vec<u8>>, ReadError> {
         let Some(queue) = self.queues.get_mut(&connection) else { return Ok(None) };
         let Some(open) = queue.front_mut() else { return Ok(None) };
+        open.look_for_way(&self.roots, disk)?;
         let request = open.fetch.request;
         if open.next_want == open.wants() {
             queue.pop_front();
@@ -79,7 +91,7 @@ impl Serving {
         }
         let want = open.next_want;
         open.next_want += 1;
-        let Some((id, base)) = named(&open.fetch, want, disk)? else {
+        let Some((id, base)) = open.named(want, disk)? else {
             return Ok(Some(item(request, want, ItemBody::Missing)));
         };
         let Some(chunk) = disk.read(id)? else { return Ok(Some(item(request, want, ItemBody::Missing))) };
@@ -126,26 +138,72 @@ impl Request {
         match &self.fetch.what {
             Some(FetchWhat::Nodes(nodes)) => nodes.ids.len() as u32,
             Some(FetchWhat::Unit(unit)) => unit.entries.len() as u32,
-            Some(FetchWhat::Path(_) | FetchWhat::Chunks(_)) | None => 0,
+            Some(FetchWhat::Path(_)) => self.way.as_ref().map_or(1, |way| way.len() as u32),
+            Some(FetchWhat::Chunks(chunks)) => chunks.ids.len() as u32,
+            None => 0,
         }
+    }
+
+    /// Finds what a path names, the first time.
+    fn look_for_way(&mut self, roots: &BTreeMap<ChunkId, Root>, disk: &Disk) -> Result<(), ReadError> {
+        let (Some(FetchWhat::Path(path)), None) = (&self.fetch.what, &self.way) else { return Ok(()) };
+        let found = NodesOnTheWay { disk, found: RefCell::default(), failure: RefCell::default() };
+        let root = ChunkId::from_slice(&path.root).and_then(|id| roots.get(&id));
+        let reached = root.map(|root| get(&found, root, &path.key));
+        if let Some(error) = found.failure.into_inner() {
+            return Err(error);
+        }
+        let nodes = found.found.into_inner().into_iter().skip(path.levels_held as usize);
+        let mut way: Vec<Option<ChunkId>> = nodes.map(Some).collect();
+        match reached {
+            Some(Ok(value)) => way.extend(value.and_then(|value| value.chunk).map(|chunk| Some(chunk.id))),
+            None | Some(Err(_)) => way.push(None),
+        }
+        self.way = Some(way);
+        Ok(())
+    }
+
+    /// What a want names, and the base against which a patch may be made.
+    fn named(&self, want: u32, disk: &Disk) -> Result<Option<(ChunkId, Option<ChunkId>)>, ReadError> {
+        let want = want as usize;
+        Ok(match &self.fetch.what {
+            Some(FetchWhat::Nodes(nodes)) => ChunkId::from_slice(&nodes.ids[want])
+                .map(|id| (id, nodes.bases.get(want).and_then(|id| ChunkId::from_slice(id)))),
+            Some(FetchWhat::Unit(unit)) => {
+                let Some(leaf) = ChunkId::from_slice(&unit.leaf) else { return Ok(None) };
+                let leaf = disk.read(leaf)?.and_then(|leaf| Leaf::parse(leaf.bytes()).ok());
+                let entry = leaf.and_then(|leaf| leaf.entry(unit.entries[want] as usize));
+                let chunk = entry.and_then(|(_, value)| value.chunk);
+                chunk.map(|chunk| (chunk.id, unit.bases.get(want).and_then(|id| ChunkId::from_slice(id))))
+            }
+            Some(FetchWhat::Path(_)) => self.way.as_ref().and_then(|way| way[want]).map(|id| (id, None)),
+            Some(FetchWhat::Chunks(chunks)) => ChunkId::from_slice(&chunks.ids[want]).map(|id| (id, None)),
+            None => None,
+        })
     }
 }
 
-/// What a want names, and the base against which a patch may be made.
-fn named(fetch: &Fetch, want: u32, disk: &Disk) -> Result<Option<(ChunkId, Option<ChunkId>)>, ReadError> {
-    let want = want as usize;
-    Ok(match &fetch.what {
-        Some(FetchWhat::Nodes(nodes)) => ChunkId::from_slice(&nodes.ids[want])
-            .map(|id| (id, nodes.bases.get(want).and_then(|id| ChunkId::from_slice(id)))),
-        Some(FetchWhat::Unit(unit)) => {
-            let Some(leaf) = ChunkId::from_slice(&unit.leaf) else { return Ok(None) };
-            let leaf = disk.read(leaf)?.and_then(|leaf| Leaf::parse(leaf.bytes()).ok());
-            let entry = leaf.and_then(|leaf| leaf.entry(unit.entries[want] as usize));
-            let chunk = entry.and_then(|(_, value)| value.chunk);
-            chunk.map(|chunk| (chunk.id, unit.bases.get(want).and_then(|id| ChunkId::from_slice(id))))
+/// Nodes from a disk, written down.
+struct NodesOnTheWay<'a> {
+    disk: &'a Disk,
+    found: RefCell<Vec<ChunkId>>,
+    failure: RefCell<Option<ReadError>>,
+}
+
+impl Nodes for NodesOnTheWay<'_> {
+    fn node(&self, id: ChunkId) -> Option<Bytes> {
+        match self.disk.read(id) {
+            Ok(node) => {
+                let node = node.filter(|node| node.domain() == Domain::Node)?;
+                self.found.borrow_mut().push(id);
+                Some(node.into_bytes())
+            }
+            Err(error) => {
+                self.failure.replace(Some(error));
+                None
+            }
         }
-        Some(FetchWhat::Path(_) | FetchWhat::Chunks(_)) | None => None,
-    })
+    }
 }
 
 fn item(request: u32, want: u32, body: ItemBody<'_>) -> Vec<u8> {

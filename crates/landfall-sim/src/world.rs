@@ -54,6 +54,21 @@ pub struct Figures {
     pub corrupt: u64,
 }
 
+impl Figures {
+    /// Each with its name.
+    pub fn named(&self) -> Vec<(&'static str, u64)> {
+        vec![
+            ("events", self.events),
+            ("faults", self.faults),
+            ("crashes", self.crashes),
+            ("completed", self.completed),
+            ("stuck", self.stuck),
+            ("dropped", self.dropped),
+            ("corrupt", self.corrupt),
+        ]
+    }
+}
+
 /// Whether things go wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Phase {

@@ -44,4 +44,8 @@ targets! {
     chunker 200
     store_pack 150
     transfer_events 200
+    keyed_batch 2000
+    keyed_record 3000
+    join_events 1000
+    log_segment 400
 }

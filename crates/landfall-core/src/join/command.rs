@@ -88,7 +88,8 @@ pub enum Command {
         /// It must be newer than this.
         than: Position,
     },
-    /// Put a snapshot below the state: get its upper levels, then swap; say so with `handle_rebased`.
+    /// Put a snapshot below the state: get its upper levels, then swap; say so with `handle_rebased`. Where nobody has it any
+    /// longer, or the state sealed a later one meanwhile, say `handle_rebase_failed`.
     Rebase {
         /// The snapshot.
         onto: Snapshot,

@@ -206,6 +206,20 @@ impl Join {
         self.settle(now);
     }
 
+    /// A snapshot cannot be put below the state: nobody has it any longer, or the state sealed a later one by itself meanwhile.
+    pub fn handle_rebase_failed(&mut self, onto: ChunkId, now: Time) {
+        let Stage::Viable(filling) = &mut self.stage else { return };
+        let Some(rebase) = filling.rebase.take_if(|rebase| rebase.onto.id == onto) else { return };
+        if let Some((next, cause)) = rebase.next {
+            return self.rebase(next, cause);
+        }
+        if filling.waits_for(Wait::Part(Part::Rest)) || filling.waits_for(Wait::Log) {
+            // What it waits for was to come with that snapshot, so it comes with a newer one.
+            self.commands.push_back(Command::AskNewer { than: rebase.onto.position });
+        }
+        self.settle(now);
+    }
+
     /// An audit ended. A position before the one that was asked for says nothing.
     pub fn handle_audit(&mut self, tally: Tally, now: Time) {
         let Stage::Verifying(verifying) = &mut self.stage else { return };

@@ -54,6 +54,7 @@ stories! {
     a_log_that_is_lost_while_verifying_is_attached_again
     a_log_with_a_gap_needs_a_newer_snapshot
     a_mark_at_a_half_filled_member_is_a_rebase
+    a_rebase_onto_a_snapshot_that_is_gone_gives_way_to_a_newer_one
     a_second_difference_ends_the_join
     a_tie_proves_nothing
     an_audit_that_nobody_answers_is_asked_for_again

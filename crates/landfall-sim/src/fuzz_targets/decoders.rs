@@ -8,7 +8,8 @@ use landfall_core::limits::CHUNK_BYTES_MAX;
 use landfall_core::snapshot::{Head, Manifest};
 use landfall_core::tree::{Builder, Children, Leaf, NodeSink, Salt, Value, check_node, children};
 use landfall_core::wire::{
-    ChunkRequest, Fetch, FetchWhat, Item, ItemBody, ItemForm, Message, NodeRequest, Open, PathRequest, UnitRequest,
+    Ask, ChunkRequest, Fetch, FetchWhat, Item, ItemBody, ItemForm, Lease, Message, NodeRequest, Offer, Open,
+    PathRequest, Refusal, RefusalReason, UnitRequest,
 };
 use landfall_core::{Chunk, ChunkId, Domain};
 
@@ -121,7 +122,7 @@ pub(super) fn valid_wire_message(random: &mut Random) -> Vec<u8> {
     let ids = |random: &mut Random| (0..random.below(5)).map(|_| Bytes::from(random.bytes(32))).collect::<Vec<_>>();
     let payload = random.text(40);
     let request = random.number() as u32;
-    match random.below(9) {
+    match random.below(14) {
         0 => crate::source::hello().encode(),
         1 => Message::Cancel { request }.encode(),
         2 => Message::Done { request }.encode(),
@@ -140,6 +141,22 @@ pub(super) fn valid_wire_message(random: &mut Random) -> Vec<u8> {
         6 => {
             let chunks = ChunkRequest { ids: ids(random) };
             Message::Fetch(Fetch { request, what: Some(FetchWhat::Chunks(chunks)) }).encode()
+        }
+        8 => Message::Opened.encode(),
+        9 => {
+            let (snapshots_held, sections) = (ids(random), vec!["config".to_owned(), "data".to_owned()]);
+            let snapshot_wanted = random.chance(500).then(|| random.bytes(32).into());
+            Message::Ask(Ask { state: "orders".to_owned(), sections, snapshots_held, snapshot_wanted }).encode()
+        }
+        10 => {
+            let manifest = valid_snapshot(random).into();
+            let expected_bytes = random.number();
+            Message::Offer(Box::new(Offer { manifest, expected_bytes, ..Offer::default() })).encode()
+        }
+        11 => Message::Refusal(Refusal::new(RefusalReason::NoSnapshot, "not here")).encode(),
+        12 => {
+            let lease = Lease { version: random.number(), duration_ms: random.below(100_000), ..Lease::default() };
+            if random.chance(500) { Message::Renew(lease).encode() } else { Message::Renewed(lease).encode() }
         }
         7 => Message::Open(Open { service: "raft".into() }).encode(),
         _ => {

@@ -1,13 +1,17 @@
-//! Owns what is done with arbitrary bytes: one function for each decoder and for the transfer.
+//! Owns what is done with arbitrary bytes: one function for each decoder, and for the transfer and the join.
 //!
 //! The fuzzer in `fuzz/` calls them, and so does an ordinary test, with valid inputs that are damaged a little. A target panics
 //! when a promise is broken; it never judges whether an input is good.
 
 mod decoders;
+mod keyed;
+mod log;
 mod store;
 mod transfer;
 
 pub use decoders::{chunker, codec_decode, codec_round_trip, file_entry, snapshot, tree_node, wire_message};
+pub use keyed::{join_events, keyed_batch, keyed_record};
+pub use log::log_segment;
 pub use store::store_pack;
 pub use transfer::transfer_events;
 
@@ -25,7 +29,7 @@ pub struct Target {
 }
 
 /// Every target.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 13] = [
     Target { name: "wire_message", run: wire_message, valid: decoders::valid_wire_message },
     Target { name: "tree_node", run: tree_node, valid: decoders::valid_tree_node },
     Target { name: "snapshot", run: snapshot, valid: decoders::valid_snapshot },
@@ -35,6 +39,10 @@ pub const TARGETS: [Target; 9] = [
     Target { name: "chunker", run: chunker, valid: decoders::valid_text },
     Target { name: "store_pack", run: store_pack, valid: store::valid_pack },
     Target { name: "transfer_events", run: transfer_events, valid: decoders::valid_text },
+    Target { name: "keyed_batch", run: keyed_batch, valid: keyed::valid_batch },
+    Target { name: "keyed_record", run: keyed_record, valid: keyed::valid_record },
+    Target { name: "join_events", run: join_events, valid: decoders::valid_text },
+    Target { name: "log_segment", run: log_segment, valid: log::valid_segment },
 ];
 
 /// Damages an input a little, as a fuzzer would.

@@ -14,6 +14,7 @@ enum Fact {
     Applied(u64, u64),
     Newer(u64),
     Rebased(u64),
+    RebaseFailed(u64),
     Audit(u64, u32, u32),
     Hook(u64, HookOutcome),
     Timeout,
@@ -33,6 +34,7 @@ fn fact() -> impl Strategy<Value = Fact> {
         60 => (number(), number()).prop_map(|(applied, head)| Fact::Applied(applied, head)),
         15 => number().prop_map(Fact::Newer),
         40 => number().prop_map(Fact::Rebased),
+        10 => number().prop_map(Fact::RebaseFailed),
         40 => (number(), 0_u32..3, 0_u32..3).prop_map(|(at, equal, different)| Fact::Audit(at, equal, different)),
         40 => (number(), outcome).prop_map(|(lease, outcome)| Fact::Hook(lease, outcome)),
         20 => Just(Fact::Timeout),
@@ -58,6 +60,7 @@ fn tell(join: &mut Join, fact: &Fact, now: Time) {
         Fact::Applied(applied, head) => join.handle_applied(at(applied), at(head), now),
         Fact::Newer(number) => join.handle_newer_snapshot(snapshot(number), RebaseCause::Mark),
         Fact::Rebased(number) => join.handle_rebased(snapshot(number).id, now),
+        Fact::RebaseFailed(number) => join.handle_rebase_failed(snapshot(number).id, now),
         Fact::Audit(index, equal, different) => {
             let most = (equal + different > 0).then(|| snapshot(index));
             join.handle_audit(Tally { position: at(index), equal, different, most }, now);

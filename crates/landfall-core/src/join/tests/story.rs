@@ -8,7 +8,7 @@
 //! log 1.100 | log-lost                 attached after that position
 //! applied 1.120 of 1.125
 //! newer S2 1.200 log-cap|log-gap|overlay-cap|mark
-//! rebased S2
+//! rebased S2 | rebase-failed S2
 //! audit 1.130 equal=2 different=1 most=S3
 //! hook done v3 | hook failed v3
 //! lease v4
@@ -103,6 +103,7 @@ fn step(world: &mut Option<World>, line: &str) {
             let newer = world.snapshot(name, position(at));
             world.join.handle_newer_snapshot(newer, cause(why));
         }
+        ["rebase-failed", name] => world.join.handle_rebase_failed(id(name), now),
         ["rebased", name] => world.join.handle_rebased(id(name), now),
         ["audit", at, ref counts @ ..] => {
             let tally = tally(world, position(at), counts);

@@ -1,0 +1,26 @@
+//! Owns the simulation of live keyed states: members that apply one order of records, seal at marks, and are joined while nobody stops
+//! writing.
+//!
+//! The core (keyed state, join, transfer, trees), the store and the log are the real ones; the order of the records is an abstract one.
+//! Nothing here decides what a member does where the core can.
+
+mod deed;
+mod fate;
+mod fetched;
+mod here;
+mod joining;
+mod life;
+mod line;
+mod member;
+mod model;
+mod needs;
+mod order;
+mod reads;
+mod scenario;
+mod sealing;
+mod traffic;
+mod world;
+
+pub(crate) use deed::{schema, state_name};
+pub use scenario::{LiveContent, LiveFaults, LiveScenario};
+pub use world::{LiveFigures, LiveWorld};
