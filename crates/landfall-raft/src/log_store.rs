@@ -217,8 +217,12 @@ mod tests {
             let entries = store.read(sent, end, ENTRIES_BYTES_MAX as u64, ENTRIES_MAX as usize).unwrap();
             assert!(!entries.is_empty(), "nothing after {sent}");
             sent += entries.len() as u64;
-            let append =
-                AppendEntriesRequest { vote: Vote::new_committed(1, 1), prev_log_id: None, leader_commit: None, entries };
+            let append = AppendEntriesRequest {
+                vote: Vote::new_committed(1, 1),
+                prev_log_id: None,
+                leader_commit: None,
+                entries,
+            };
             let frame = Request::Append(append).encode(u64::MAX);
             assert!(frame.len() <= FRAME_BYTES_MAX as usize, "a frame of {} bytes after {sent}", frame.len());
         }
