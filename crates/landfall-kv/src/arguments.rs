@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use clap::Parser;
+use landfall_raft::LOG_KEPT_BYTES_DEFAULT;
 
 /// A replicated key-value server that speaks the Redis protocol
 ///
@@ -32,6 +33,9 @@ pub struct Arguments {
     /// This member's number in the cluster, for ever [default: 1 for the first, a random one for others]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) id: Option<u64>,
+    /// Bytes of log that are kept for members that lag or are away; one that needs more takes a newer snapshot instead
+    #[arg(long, value_name = "BYTES", default_value_t = LOG_KEPT_BYTES_DEFAULT)]
+    pub(crate) log_kept: u64,
 }
 
 /// How a new member begins.

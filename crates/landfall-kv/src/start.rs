@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use landfall_raft::landfall::core::snapshot::StateName;
 use landfall_raft::landfall::net::{Identity, PlainTransport, TlsTransport, Transport};
-use landfall_raft::{Aim, BootstrapError, JoinConfig, LOG_KEPT_BYTES_DEFAULT, Node, NodeConfig, Timing};
+use landfall_raft::{Aim, BootstrapError, JoinConfig, Node, NodeConfig, Timing};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -77,7 +77,7 @@ fn node_config(arguments: &Arguments, clients: &str) -> Result<NodeConfig> {
         clients: clients.to_owned(),
         transport: transport(arguments)?,
         cache_bytes: CACHE_BYTES,
-        log_kept_bytes_max: LOG_KEPT_BYTES_DEFAULT,
+        log_kept_bytes_max: arguments.log_kept,
         timing: Timing::default(),
     })
 }

@@ -1,7 +1,7 @@
 //! Owns how a member's status and an audit look as JSON: what `LANDFALL STATUS` and `LANDFALL AUDIT` answer.
 
 use landfall_raft::landfall::core::snapshot::Position;
-use landfall_raft::landfall::keyed::{JoinStatus, SealedSnapshot};
+use landfall_raft::landfall::keyed::{Extent, JoinStatus, SealedSnapshot};
 use landfall_raft::{AuditReport, Health, MemberAddress, NodeStatus, Role, Verdict, Vote};
 use serde_json::{Value, json};
 
@@ -29,6 +29,7 @@ pub(crate) fn status(node: &NodeStatus, address: &MemberAddress, sealed: Option<
             "snapshot": sealed.id.to_string(),
             "position": position(sealed.manifest.position),
             "root": sealed.manifest.state_root().to_string(),
+            "whole": sealed.extent == Extent::Whole,
         })),
         "milestone": milestone(node.joined.as_ref()),
         "join": node.joined.as_ref().map(join),

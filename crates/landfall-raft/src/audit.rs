@@ -8,7 +8,7 @@ use landfall::core::snapshot::Position;
 use crate::cluster::Cluster;
 use crate::consensus::MemberId;
 use crate::message::SealedAt;
-use crate::roster::RosterError;
+use crate::roster::{self, RosterError};
 
 /// What every member sealed at one mark.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,24 +45,16 @@ pub enum Verdict {
 pub(crate) async fn audit(cluster: &Cluster, patience: Duration) -> Result<AuditReport, RosterError> {
     let deadline = tokio::time::Instant::now() + patience;
     let mut changes = cluster.seals.changes();
-    loop {
-        // A mark that finds a seal under way here is skipped here: wait for it, then ask again.
-        let idle = cluster.sealing.wait_until_idle();
-        tokio::time::timeout_at(deadline, idle).await.map_err(|_| RosterError::NotYet("a seal takes long".into()))?;
-        let position = cluster.mark().await?;
-        let members: Vec<_> = cluster.membership().nodes().map(|(member, _)| *member).collect();
-        let is_skipped = || !cluster.sealing.has_begun(position);
-        if is_skipped() {
-            continue;
-        }
-        let all_reported = || {
-            let reports = cluster.seals.reports_at(position);
-            members.iter().all(|member| reports.contains_key(member))
-        };
-        // Late ones are told apart in the report.
-        let _ = tokio::time::timeout_at(deadline, changes.wait_for(|_| all_reported())).await;
-        return Ok(report(position, &members, &cluster.seals.reports_at(position)));
-    }
+    let sealing = tokio::time::timeout_at(deadline, roster::seal_here(cluster));
+    let position = sealing.await.map_err(|_| RosterError::NotYet("a seal takes long".into()))??;
+    let members: Vec<_> = cluster.membership().nodes().map(|(member, _)| *member).collect();
+    let all_reported = || {
+        let reports = cluster.seals.reports_at(position);
+        members.iter().all(|member| reports.contains_key(member))
+    };
+    // Late ones are told apart in the report.
+    let _ = tokio::time::timeout_at(deadline, changes.wait_for(|_| all_reported())).await;
+    Ok(report(position, &members, &cluster.seals.reports_at(position)))
 }
 
 fn report(position: Position, members: &[MemberId], reports: &BTreeMap<MemberId, SealedAt>) -> AuditReport {

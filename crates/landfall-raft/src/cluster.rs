@@ -68,6 +68,11 @@ impl Cluster {
         others.map(|(member, address)| (*member, address.clone())).collect()
     }
 
+    /// Whether the membership is on its way from one to another.
+    pub(crate) fn changes_membership(&self) -> bool {
+        self.membership().membership().get_joint_config().len() > 1
+    }
+
     pub(crate) fn role(&self) -> Role {
         if self.leads() {
             return Role::Leader;

@@ -16,7 +16,7 @@ use crate::ballot::Ballot;
 use crate::consensus::{Consensus, RaftEntry, RaftLogId, RaftVote, StorageError, log_id_of, position_of};
 use crate::entry::{self, EntryError};
 use crate::gather::Appended;
-use crate::message::{ENTRIES_BYTES_MAX, ENTRIES_MAX};
+use crate::message::{ENTRIES_BYTES_MAX, ENTRIES_MAX, ENTRY_HEAD_BYTES};
 use crate::owner::Owner;
 
 /// The raft log of one member. Cheap to clone.
@@ -34,15 +34,16 @@ impl LogStore {
         Self { log, disk, appended }
     }
 
-    /// Entries of a range of openraft's indices, in order, while they are within `bytes_max`, and at least one of those that are here.
+    /// Entries of a range of openraft's indices, in order, while what an append takes for them is within `bytes_max`; at least one of those
+    /// that are here.
     #[allow(clippy::result_large_err, reason = "openraft's own error")]
     fn read(&self, start: u64, end: u64, bytes_max: u64, entries_max: usize) -> Result<Vec<RaftEntry>, StorageError> {
         let mut entries = Vec::new();
         // A position's index is one more than openraft's.
         let mut next = start.saturating_add(1).max(self.log.first_index());
-        let mut bytes = 0;
-        while next <= end && entries.len() < entries_max && (bytes < bytes_max || entries.is_empty()) {
-            let records = match self.log.read(next, bytes_max - bytes) {
+        let mut bytes_left = bytes_max;
+        while next <= end && entries.len() < entries_max {
+            let records = match self.log.read(next, bytes_left) {
                 Ok(records) => records,
                 // It was purged meanwhile, so nobody needs it.
                 Err(LogError::Purged { .. }) => return Ok(entries),
@@ -52,7 +53,12 @@ impl LogStore {
             next = last.position.index + 1;
             let wanted = records.into_iter().take_while(|record| record.position.index <= end);
             for record in wanted.take(entries_max - entries.len()) {
-                bytes += record.payload.len() as u64;
+                let bytes = (ENTRY_HEAD_BYTES + record.payload.len()) as u64;
+                // The log gives one record more than fits when it would give none.
+                if bytes > bytes_left && !entries.is_empty() {
+                    return Ok(entries);
+                }
+                bytes_left = bytes_left.saturating_sub(bytes);
                 entries.push(entry_of(&record).map_err(|error| StorageIOError::read_logs(&error))?);
             }
         }
@@ -170,4 +176,66 @@ fn half_open(range: &impl RangeBounds<u64>) -> (u64, u64) {
         Bound::Unbounded => u64::MAX,
     };
     (start, end)
+}
+
+#[cfg(test)]
+mod tests {
+    use landfall::core::snapshot::Position;
+    use landfall::net::FRAME_BYTES_MAX;
+    use landfall_store::log::LogOptions;
+    use landfall_store::vfs::RealVfs;
+    use openraft::Vote;
+    use openraft::raft::AppendEntriesRequest;
+
+    use super::*;
+    use crate::entry::{COMMAND_BYTES_MAX, CommandsBuilder, LogTime, Origin};
+    use crate::message::Request;
+
+    /// An entry of one command, whose encoding is `bytes` long.
+    fn record(index: u64, bytes: usize) -> LogRecord {
+        let mut builder = CommandsBuilder::new();
+        let overhead = entry::ENTRY_BYTES_MAX - COMMAND_BYTES_MAX;
+        builder.add(&vec![7; bytes - overhead]);
+        let payload = builder.finish(LogTime(1), Origin { member: 1, ticket: index });
+        let payload = entry::encode(&EntryPayload::Normal(payload));
+        LogRecord { position: Position { epoch: 1, index }, kind: entry::record_kind(&payload), payload }
+    }
+
+    /// Sends a log of entries of these lengths, append by append; every one must fit a frame.
+    #[track_caller]
+    fn check_frames(lengths: &[usize], cache_bytes_max: u64) {
+        let directory = tempfile::tempdir().unwrap();
+        let options = LogOptions { cache_bytes_max, ..LogOptions::default() };
+        let log = Arc::new(Log::open(Arc::new(RealVfs), directory.path(), options).unwrap());
+        let ballot = Ballot::open(&directory.path().join("raft"), 1, [0; 32]).unwrap();
+        let records: Vec<_> = (1..).zip(lengths).map(|(index, bytes)| record(index, *bytes)).collect();
+        log.append(&records).unwrap();
+        let disk = Arc::new(Owner::start("test", ballot).unwrap());
+        let store = LogStore::new(log, disk, Appended::default());
+        let (mut sent, end) = (0, lengths.len() as u64);
+        while sent < end {
+            let entries = store.read(sent, end, ENTRIES_BYTES_MAX as u64, ENTRIES_MAX as usize).unwrap();
+            assert!(!entries.is_empty(), "nothing after {sent}");
+            sent += entries.len() as u64;
+            let append = AppendEntriesRequest {
+                vote: Vote::new_committed(1, 1),
+                prev_log_id: None,
+                leader_commit: None,
+                entries,
+            };
+            let frame = Request::Append(append).encode(u64::MAX);
+            assert!(frame.len() <= FRAME_BYTES_MAX as usize, "a frame of {} bytes after {sent}", frame.len());
+        }
+    }
+
+    #[test]
+    fn an_append_of_whatever_entries_fits_a_frame() {
+        let longest = entry::ENTRY_BYTES_MAX;
+        for cache_bytes_max in [0, 64 * 1024 * 1024] {
+            check_frames(&[100, longest, longest, 200, longest - 150, 100], cache_bytes_max);
+            check_frames(&[300_000; 20], cache_bytes_max);
+            check_frames(&[250; 9000], cache_bytes_max);
+            check_frames(&[40; 9000], cache_bytes_max);
+        }
+    }
 }

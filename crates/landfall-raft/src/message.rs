@@ -24,7 +24,8 @@ const REPLY: u8 = 3;
 const PROGRESS: u8 = 4;
 const FAILURE: u8 = 5;
 
-const ENTRY_HEAD_BYTES: usize = 8 + 8 + 4;
+/// What an append says of each entry: its position and its length.
+pub(crate) const ENTRY_HEAD_BYTES: usize = 8 + 8 + 4;
 
 /// What one member asks of another.
 #[derive(Debug)]

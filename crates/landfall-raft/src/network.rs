@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use landfall::net::Transport;
-use openraft::error::{Fatal, NetworkError, RPCError, RaftError, ReplicationClosed, StreamingError, Unreachable};
+use openraft::error::{Fatal, RPCError, RaftError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{Backoff, RPCOption, RaftNetwork, RaftNetworkFactory};
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse};
 
@@ -134,10 +134,7 @@ impl Peer {
     }
 }
 
-/// What was certainly not done may be retried after a pause; the rest at once.
+/// Whatever went wrong, openraft pauses before it tries again: it repeats other failures at once, for ever.
 fn rpc_error(error: LinkError) -> RpcError {
-    match error {
-        LinkError::Lost { .. } => RPCError::Network(NetworkError::new(&error)),
-        _ => RPCError::Unreachable(Unreachable::new(&error)),
-    }
+    RPCError::Unreachable(Unreachable::new(&error))
 }

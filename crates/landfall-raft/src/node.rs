@@ -27,6 +27,11 @@ use crate::roster::{self, RosterError};
 use crate::service::{Leader, ProposeError, Service};
 use crate::status::{self, NodeStatus};
 
+/// Time for everything that a closed member had under way to let go of its directory.
+const RELEASE_PATIENCE: Duration = Duration::from_secs(5);
+/// Pause before looking again whether it did.
+const RELEASE_PAUSE: Duration = Duration::from_millis(5);
+
 /// A good value of [`NodeConfig::log_kept_bytes_max`].
 pub const LOG_KEPT_BYTES_DEFAULT: u64 = 4 * 1024 * 1024 * 1024;
 
@@ -62,7 +67,8 @@ pub struct Timing {
     pub heartbeat: Duration,
     /// A member that heard nothing for at least this long stands for election ...
     pub election_min: Duration,
-    /// ... and for at most this long.
+    /// ... and for at most this long. Nobody votes for another leader before the last one has been silent for as long, so a cluster whose
+    /// leader died takes no writes for up to twice this.
     pub election_max: Duration,
 }
 
@@ -70,8 +76,8 @@ impl Default for Timing {
     fn default() -> Self {
         Self {
             heartbeat: Duration::from_millis(300),
-            election_min: Duration::from_millis(1500),
-            election_max: Duration::from_millis(3000),
+            election_min: Duration::from_millis(900),
+            election_max: Duration::from_millis(1500),
         }
     }
 }
@@ -205,6 +211,8 @@ impl<S: Service> Node<S> {
     }
 
     /// Stops. What was acknowledged is durable, here or on a majority; what was not may have happened.
+    ///
+    /// When it returns the directory can be opened again, unless somebody still holds [`Node::state`].
     pub async fn close(mut self) {
         self.cluster.patience.end();
         let (serving, cluster) = (self.serving.take(), self.cluster.clone());
@@ -217,6 +225,19 @@ impl<S: Service> Node<S> {
         let _ = self.cluster.raft.shutdown().await;
         let _ = closed.await;
         self.tasks.shutdown().await;
+        let (keyed, log) = (self.cluster.keyed.clone(), self.cluster.log.clone());
+        drop(self);
+        // Threads and tasks that were answering, sealing or pulling let go by themselves, one after the other.
+        let deadline = tokio::time::Instant::now() + RELEASE_PATIENCE;
+        while Arc::strong_count(&keyed) + Arc::strong_count(&log) > 2 {
+            if tokio::time::Instant::now() >= deadline {
+                tracing::warn!("somebody still holds the state of a member that was closed");
+                return;
+            }
+            tokio::time::sleep(RELEASE_PAUSE).await;
+        }
+        // The last to hold them closes their files.
+        let _ = tokio::task::spawn_blocking(move || drop((keyed, log))).await;
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use landfall::core::snapshot::Position;
+use landfall::keyed::Extent;
 use openraft::ChangeMembers;
 use openraft::error::{ChangeMembershipError, ClientWriteError, RaftError};
 use tokio::time::Instant;
@@ -24,6 +25,8 @@ pub(crate) const LEASE_DURATION: Duration = Duration::from_secs(60);
 /// Time for a seal to be made and reported, before somebody is told to ask again.
 pub(crate) const SEAL_PATIENCE: Duration = Duration::from_secs(120);
 
+/// A mark that a member has not sealed at after this long may have been skipped.
+const SEAL_ROUND: Duration = Duration::from_secs(5);
 /// Time for another change of the membership to end.
 const CHANGE_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -197,24 +200,49 @@ pub(crate) async fn promote(cluster: &Arc<Cluster>, member: MemberId) -> Result<
     if membership.membership().get_node(&member).is_none() {
         return Err(RosterError::Refused(format!("member {member} is not known: add it first")));
     }
-    let mark = cluster.mark().await?;
-    let (own, theirs) = common_seal(cluster, mark, member).await?;
+    let (own, theirs) = common_seal(cluster, member).await?;
+    let position = own.position();
     if let Some(what) = difference(&own, &theirs) {
-        return Err(RosterError::Diverged { member, position: mark, what });
+        return Err(RosterError::Diverged { member, position, what });
     }
-    tracing::info!(member, position = %mark, "sealed the same as this member: it may vote");
+    tracing::info!(member, %position, "sealed the same as this member: it may vote");
     change(cluster, ChangeMembers::AddVoterIds(BTreeSet::from([member]))).await
 }
 
-/// Waits until both this member and another have sealed at a mark, or at a later one that came meanwhile.
-async fn common_seal(cluster: &Cluster, mark: Position, member: MemberId) -> Result<(SealedAt, SealedAt), RosterError> {
+/// Has everybody seal, until this member and another hold something of the same position.
+///
+/// A member skips a mark that finds a seal under way there, one that took a snapshot passed over it, and a report may be lost: then another
+/// mark is made.
+async fn common_seal(cluster: &Cluster, member: MemberId) -> Result<(SealedAt, SealedAt), RosterError> {
+    let deadline = Instant::now() + SEAL_PATIENCE;
     let mut changes = cluster.seals.changes();
-    let common = || cluster.seals.newest_common(member).filter(|(own, _)| own.position() >= mark);
-    let sealed = changes.wait_for(|_| common().is_some());
-    if tokio::time::timeout(SEAL_PATIENCE, sealed).await.is_err() {
-        return Err(RosterError::NotYet(format!("member {member} has not sealed at {mark}: it is not whole yet")));
+    let first = seal_here(cluster).await?;
+    loop {
+        let common = || cluster.seals.newest_common(member).filter(|(own, _)| own.position() >= first);
+        // Whoever waits looks once more in any case.
+        let _ = tokio::time::timeout(SEAL_ROUND, changes.wait_for(|_| common().is_some())).await;
+        if let Some(found) = common() {
+            return Ok(found);
+        }
+        if Instant::now() > deadline {
+            return Err(RosterError::NotYet(format!("member {member} has not sealed at {first}: it is not whole yet")));
+        }
+        seal_here(cluster).await?;
     }
-    common().ok_or(RosterError::Stopped)
+}
+
+/// Makes marks until one is not skipped here: a seal that is under way passes over it.
+pub(crate) async fn seal_here(cluster: &Cluster) -> Result<Position, RosterError> {
+    loop {
+        cluster.sealing.wait_until_idle().await;
+        let position = cluster.mark().await?;
+        if cluster.sealing.has_begun(position) {
+            return Ok(position);
+        }
+        if cluster.keyed.sealed().is_some_and(|sealed| sealed.extent == Extent::Filling) {
+            return Err(RosterError::NotYet("not all of this member's own state is here".into()));
+        }
+    }
 }
 
 fn difference(own: &SealedAt, theirs: &SealedAt) -> Option<Difference> {
@@ -252,6 +280,19 @@ async fn change(cluster: &Cluster, change: ChangeMembers<MemberId, MemberAddress
             return Err(RosterError::NotYet(busy.to_string()));
         }
     }
+}
+
+/// Takes the second step of a change that a former leader left half done.
+pub(crate) async fn finish_change(cluster: &Cluster) -> Result<(), RosterError> {
+    let _one_at_a_time = cluster.changing.lock().await;
+    if !cluster.changes_membership() {
+        return Ok(());
+    }
+    tracing::info!("finishes a change of the membership");
+    // openraft takes any change for the second step, and this one asks for nothing more.
+    let nothing = ChangeMembers::AddVoterIds(BTreeSet::new());
+    cluster.raft.change_membership(nothing, true).await?;
+    Ok(())
 }
 
 fn later(time: LogTime, by: Duration) -> LogTime {

@@ -4,7 +4,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use landfall::core::snapshot::Position;
+use landfall::core::snapshot::{Manifest, Position};
 use landfall::keyed::{Keyed, SealTicket};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
@@ -91,8 +91,12 @@ impl Sealing {
     /// The newest seal is durable.
     fn handle_durable(&self, membership: StoredMembership) {
         let Some(sealed) = self.keyed.sealed() else { return };
-        let manifest = &sealed.manifest;
-        self.seals.handle_sealed(Sealed::of(manifest, membership));
+        self.seals.handle_sealed(Sealed::of(&sealed.manifest, membership));
+        self.report(&sealed.manifest);
+    }
+
+    /// Tells everybody what is held here.
+    pub(crate) fn report(&self, manifest: &Manifest) {
         let report = SealedAt {
             member: self.member,
             epoch: manifest.position.epoch,

@@ -1,5 +1,5 @@
-//! Owns what a member does by itself: marks when they are due (the leader), purges of the log, reports of what it sealed, and standing for
-//! election only as a voter.
+//! Owns what a member does by itself: marks when they are due (the leader), purges of the log, reports of what it holds, changes of the
+//! membership that were left half done, and standing for election only as a voter.
 //!
 //! Each is a task that waits for something to change; none looks at a clock.
 
@@ -8,11 +8,13 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use landfall::core::snapshot::Position;
 use landfall::keyed::Extent;
 
 use crate::cluster::Cluster;
 use crate::consensus::log_id_of;
 use crate::message::{Control, Request, SealedAt};
+use crate::roster::{self, RosterError};
 use crate::service::ProposeError;
 
 /// Changes that a member which cannot seal yet keeps in memory before it moves on to a newer snapshot.
@@ -25,6 +27,8 @@ pub(crate) fn start(cluster: &Arc<Cluster>, finished: mpsc::UnboundedReceiver<Se
     tasks.spawn(mark_when_due(cluster.clone()));
     tasks.spawn(purge_what_is_sealed(cluster.clone()));
     tasks.spawn(stand_only_as_voter(cluster.clone()));
+    tasks.spawn(report_what_was_taken(cluster.clone()));
+    tasks.spawn(finish_changes(cluster.clone()));
     tasks.spawn(rebase_when_needed(cluster.clone()));
     tasks
 }
@@ -39,6 +43,49 @@ async fn report_seals(cluster: Arc<Cluster>, mut finished: mpsc::UnboundedReceiv
                     tracing::debug!(member, %error, "a report of a seal was lost");
                 }
             });
+        }
+    }
+}
+
+/// A snapshot that was taken from others, or held before a restart, is told like one that was sealed here: once all of it is here, others may
+/// fetch it, and whoever holds the same at a common position agrees.
+async fn report_what_was_taken(cluster: Arc<Cluster>) {
+    let mut arrived = cluster.arrivals.changes();
+    let mut sealed = cluster.seals.changes();
+    let mut told = Position::default();
+    loop {
+        let held = cluster.keyed.sealed().filter(|held| held.extent == Extent::Whole);
+        if let Some(held) = held.filter(|held| held.manifest.position > told) {
+            told = held.manifest.position;
+            if !cluster.seals.reports_at(told).contains_key(&cluster.member) {
+                cluster.sealing.report(&held.manifest);
+            }
+        }
+        let still = tokio::select! {
+            changed = arrived.changed() => changed.is_ok(),
+            changed = sealed.changed() => changed.is_ok(),
+        };
+        if !still {
+            return;
+        }
+    }
+}
+
+/// A leader that fell in the middle of a change of the membership leaves the cluster with two of them, and both must agree to everything: the
+/// next leader finishes what was begun.
+async fn finish_changes(cluster: Arc<Cluster>) {
+    let mut metrics = cluster.raft.server_metrics();
+    loop {
+        metrics.mark_unchanged();
+        if cluster.leads() && cluster.changes_membership() {
+            match roster::finish_change(&cluster).await {
+                Ok(()) => {}
+                Err(RosterError::Stopped) => return,
+                Err(reason) => tracing::info!(%reason, "could not finish a change of the membership"),
+            }
+        }
+        if metrics.changed().await.is_err() {
+            return;
         }
     }
 }

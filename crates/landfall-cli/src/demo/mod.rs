@@ -16,10 +16,10 @@ use crate::failure::Failure;
 use crate::output::Output;
 use crate::{Verdict, signals};
 
-/// See it work: a directory is shipped, cut short, changed, corrupted and proven, in about a minute
+/// See it work: members of a key-value service join, are killed and compared under load, in about a minute
 ///
-/// The same as `landfall demo files`, which also takes a directory of yours. Everything happens in a temporary directory
-/// (TMPDIR says where), which is removed at the end.
+/// The same as `landfall demo live`. `landfall demo files` ships a directory instead: one of its own, or yours. Everything happens in a
+/// temporary directory (TMPDIR says where), which is removed at the end.
 #[derive(Args)]
 #[command(after_long_help = EXAMPLES)]
 pub(crate) struct Arguments {
@@ -49,7 +49,7 @@ pub(crate) fn run(arguments: &Arguments, output: &mut Output) -> Result<Verdict,
     let told = match &arguments.story {
         Some(Story::Files(files)) => files::tell(files, place.path(), &cast, output),
         Some(Story::Live(live)) => live::tell(live, place.path(), &cast, output),
-        None => files::tell(&files::Arguments::default(), place.path(), &cast, output),
+        None => live::tell(&live::Arguments::default(), place.path(), &cast, output),
     };
     if arguments.keep {
         output.say(format!("\nEverything is in {}", place.path().display()));
@@ -112,4 +112,5 @@ const EXAMPLES: &str = "\
 Examples:
   landfall demo
   landfall demo --json > figures.jsonl
+  landfall demo live --keys 100000
   landfall demo files /usr/share/doc";

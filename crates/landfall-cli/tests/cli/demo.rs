@@ -33,6 +33,23 @@ fn the_demo_refuses_what_is_no_directory() {
 }
 
 #[test]
+fn the_live_demo_tells_its_whole_story_and_leaves_nothing_behind() {
+    let stage = Stage::new();
+    fs::create_dir(stage.at("tmp")).unwrap();
+    let mut command = stage.command(["demo", "live", "--keys", "20000", "--json"]);
+    command.env("TMPDIR", stage.at("tmp"));
+    let told = finish(command);
+    assert!(told.status.success(), "{told:?}");
+    let last = String::from_utf8(told.stdout).unwrap().lines().last().unwrap().to_owned();
+    let measured = &serde_json::from_str::<serde_json::Value>(&last).unwrap()["measured"];
+    for key in ["first_read_ms", "received_twice_bytes", "join_ms", "failover_ms", "root", "acknowledged_writes"] {
+        assert!(!measured[key].is_null(), "{key} in {measured}");
+    }
+    assert_eq!(measured["lost_writes"], 0);
+    check_nothing_is_left(&stage);
+}
+
+#[test]
 fn an_interrupted_demo_ends_its_processes_and_leaves_nothing_behind() {
     let stage = Stage::new();
     fs::create_dir(stage.at("tmp")).unwrap();

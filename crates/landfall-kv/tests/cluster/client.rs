@@ -15,8 +15,13 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn connect(address: &str) -> Option<Self> {
+        Self::connect_with_patience(address, ANSWER_PATIENCE)
+    }
+
+    /// One that takes a server for gone which says nothing for so long.
+    pub(crate) fn connect_with_patience(address: &str, patience: Duration) -> Option<Self> {
         let stream = TcpStream::connect(address).ok()?;
-        stream.set_read_timeout(Some(ANSWER_PATIENCE)).ok()?;
+        stream.set_read_timeout(Some(patience)).ok()?;
         stream.set_nodelay(true).ok()?;
         Some(Self { stream, input: BytesMut::new() })
     }

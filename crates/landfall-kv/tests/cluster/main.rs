@@ -1,6 +1,8 @@
 //! Real processes: three members, killed and started again, under clients that remember what was acknowledged.
 
+mod chaos;
 mod client;
+mod history;
 mod server;
 
 use std::collections::BTreeMap;

@@ -1,7 +1,8 @@
 //! Members as processes: started on free ports, killed, and started again where they were.
 
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::thread;
@@ -50,6 +51,15 @@ impl Cluster {
         let free = "127.0.0.1:0";
         let (process, clients, peers) = start(&self.data(index), free, free, beginning);
         self.members.push(Member { process: Mutex::new(Some(process)), clients, peers });
+    }
+
+    /// A place for a member that will join; it is started with [`Cluster::spawn`].
+    pub(crate) fn prepare_joiner(&mut self) -> usize {
+        // Ports that were free a moment ago: a restarted member must be where it was.
+        let free = || TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+        let (clients, peers) = (free().expect("a free port").to_string(), free().expect("a free port").to_string());
+        self.members.push(Member { process: Mutex::default(), clients, peers });
+        self.members.len() - 1
     }
 
     fn data(&self, index: usize) -> PathBuf {
@@ -105,14 +115,61 @@ impl Cluster {
 
     /// Starts a member again, with the command line it had.
     pub(crate) fn start(&mut self, index: usize) {
-        let seeds: Vec<_> = self.members.iter().map(|member| member.peers.clone()).collect();
-        let beginning: Vec<&str> = match index {
-            0 => vec!["--bootstrap"],
-            _ => vec!["--join", &seeds[0], "--join", &seeds[3 - index]],
-        };
         let member = &self.members[index];
-        let (process, ..) = start(&self.data(index), &member.clients, &member.peers, &beginning);
+        let (process, ..) = start(&self.data(index), &member.clients, &member.peers, &self.beginning(index));
         *member.process.lock().expect("no panic under the lock") = Some(process);
+    }
+
+    /// The same without waiting until it serves.
+    pub(crate) fn spawn(&self, index: usize) {
+        let member = &self.members[index];
+        let mut command = command(&self.data(index), &member.clients, &member.peers, &self.beginning(index));
+        let process = command.stdout(Stdio::null()).spawn().expect("the server can be run");
+        *member.process.lock().expect("no panic under the lock") = Some(process);
+    }
+
+    fn beginning(&self, index: usize) -> Vec<&str> {
+        match index {
+            0 => vec!["--bootstrap"],
+            _ => {
+                let others = self.members.iter().enumerate().filter(|(other, _)| *other != index);
+                others.flat_map(|(_, member)| ["--join", &member.peers]).collect()
+            }
+        }
+    }
+
+    /// Stops a process where it stands, or lets it go on.
+    pub(crate) fn signal(&self, index: usize, signal: &str) {
+        let process = self.members[index].process.lock().expect("no panic under the lock");
+        let id = process.as_ref().expect("it runs").id().to_string();
+        assert!(Command::new("kill").args([signal, &id]).status().expect("kill can be run").success());
+    }
+
+    /// Whether it answers anything.
+    pub(crate) fn serves(&self, index: usize) -> bool {
+        self.ask_briefly(index, "PING").is_some()
+    }
+
+    pub(crate) fn try_status(&self, index: usize) -> Option<String> {
+        self.ask_briefly(index, "LANDFALL STATUS")
+    }
+
+    /// Who leads, as a read proves that only the leader answers.
+    pub(crate) fn find_leading(&self) -> Option<usize> {
+        (0..self.members.len()).find(|member| self.ask_briefly(*member, "GET nothing").as_deref() == Some("nothing"))
+    }
+
+    pub(crate) fn leading(&self) -> usize {
+        let mut found = None;
+        until("somebody leads", || {
+            found = self.find_leading();
+            found.is_some()
+        });
+        found.expect("it was found")
+    }
+
+    fn ask_briefly(&self, index: usize, request: &str) -> Option<String> {
+        Client::connect_with_patience(self.clients(index), BRIEFLY)?.try_ask(request)
     }
 }
 
@@ -129,10 +186,15 @@ impl Drop for Cluster {
     }
 }
 
-/// Starts a process and waits for its line on stdout; returns where clients and members reach it.
-fn start(data: &PathBuf, clients: &str, peers: &str, beginning: &[&str]) -> (Child, String, String) {
+fn command(data: &Path, clients: &str, peers: &str, beginning: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_landfall-kv"));
     command.arg("--data").arg(data).args(["--listen", clients, "--peer-listen", peers, "--insecure"]).args(beginning);
+    command
+}
+
+/// Starts a process and waits for its line on stdout; returns where clients and members reach it.
+fn start(data: &Path, clients: &str, peers: &str, beginning: &[&str]) -> (Child, String, String) {
+    let mut command = command(data, clients, peers, beginning);
     let mut process = command.stdout(Stdio::piped()).spawn().expect("the server can be run");
     let mut line = String::new();
     BufReader::new(process.stdout.take().expect("it is piped")).read_line(&mut line).expect("it says a line");
@@ -155,4 +217,6 @@ pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
 }
 
 const PATIENCE: Duration = Duration::from_secs(60);
+/// A member that is paused must not be waited for.
+const BRIEFLY: Duration = Duration::from_millis(500);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);

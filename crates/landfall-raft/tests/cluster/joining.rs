@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::harness::{DATA, Map, PATIENCE, Stage, add, close, content, set, until};
 use landfall_raft::landfall::keyed::{Extent, Milestone};
-use landfall_raft::{Aim, Node, NodeConfig, Role, Verdict};
+use landfall_raft::{Aim, COMMAND_BYTES_MAX, Node, NodeConfig, Role, Verdict};
 
 /// Writes until told to stop; says how many writes were acknowledged.
 async fn write_on(node: &Node<Map>, stop: &AtomicBool, acknowledged: &AtomicU64) {
@@ -95,6 +95,76 @@ async fn the_log_is_kept_for_a_member_that_is_away() {
     until(&back, |status| status.applied >= position).await;
     assert!(back.status().joined.is_none(), "it needed no snapshot");
     nodes.push(back);
+    close(nodes).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_was_away_is_sent_entries_of_every_length() {
+    let stage = Stage::new();
+    let mut nodes = stage.three().await;
+    let away = nodes.remove(2);
+    let address = away.address().peers;
+    away.close().await;
+    // Longer ones and shorter ones by turns: whatever is sent together has to fit a frame.
+    for length in [100, COMMAND_BYTES_MAX - 100, 100, 300_000, 900_000, 300_000, 700_000, 700_000, 100] {
+        nodes[0].propose(&set(format!("of {length}"), vec![7; length])).await.unwrap();
+    }
+    let back = stage.reopen(3, &address).await;
+    let position = nodes[0].status().applied;
+    until(&back, |status| status.applied >= position).await;
+    assert_eq!(content(&back), content(&nodes[0]));
+    nodes.push(back);
+    close(nodes).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_join_and_get_their_vote_while_a_voter_is_away() {
+    let stage = Stage::new();
+    let mut nodes = three_with_purged_log(&stage).await;
+    let (stop, acknowledged) = (AtomicBool::new(false), AtomicU64::new(0));
+    let leader = nodes.remove(0);
+    let joining = async {
+        let fourth = stage.join(4, &leader, Aim::Voter).await;
+        until(&fourth, |status| status.role == Role::Voter).await;
+        let fifth = stage.join(5, &leader, Aim::Voter).await;
+        nodes.remove(0).close().await;
+        until(&fifth, |status| status.role == Role::Voter).await;
+        stop.store(true, Ordering::Release);
+        [fourth, fifth]
+    };
+    let (joined, ()) = tokio::join!(joining, write_on(&leader, &stop, &acknowledged));
+    assert!(acknowledged.load(Ordering::Acquire) > 0);
+    let position = leader.status().applied;
+    nodes.extend(joined);
+    for node in &nodes {
+        until(node, |status| status.applied >= position).await;
+        assert_eq!(content(node), content(&leader));
+    }
+    nodes.push(leader);
+    close(nodes).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_voter_for_which_the_log_is_gone_pulls_all_of_a_snapshot_before_it_goes_on() {
+    let stage = Stage { log_kept_bytes_max: 0, ..Stage::new() };
+    let mut nodes = stage.three().await;
+    let away = nodes.remove(2);
+    let (address, last) = (away.address().peers, away.status().log_last.unwrap());
+    away.close().await;
+    for number in 0..200 {
+        nodes[0].propose(&set(format!("key {number}"), vec![1; 100])).await.unwrap();
+    }
+    // Not everybody reports.
+    nodes[0].audit(std::time::Duration::from_secs(1)).await.unwrap();
+    until(&nodes[0], |status| status.log_first > last + 1).await;
+    let back = stage.reopen(3, &address).await;
+    let position = nodes[0].status().applied;
+    let status = until(&back, |status| status.applied >= position).await;
+    let joined = status.joined.expect("it took a snapshot");
+    assert!(joined.reached.iter().any(|(milestone, _)| *milestone == Milestone::Complete), "{joined:?}");
+    assert_eq!(content(&back), content(&nodes[0]));
+    nodes.push(back);
+    assert_eq!(nodes[0].audit(PATIENCE).await.unwrap().verdict, Verdict::Equal);
     close(nodes).await;
 }
 

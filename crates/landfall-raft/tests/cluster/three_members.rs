@@ -20,6 +20,25 @@ async fn one_member_takes_writes_and_has_them_after_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_was_closed_can_be_opened_again_at_once() {
+    let stage = Stage::new();
+    let mut node = stage.first().await;
+    let address = node.address().peers;
+    for _ in 0..10 {
+        // Answers that nobody awaits, and a seal that is under way.
+        let proposed: Vec<_> = (0..200).map(|_| node.submit(&add("sum", 1)).unwrap()).collect();
+        let audited = node.audit(PATIENCE).await.unwrap();
+        assert_eq!(audited.verdict, Verdict::Equal);
+        drop(proposed);
+        node.close().await;
+        node = stage.reopen(1, &address).await;
+        until(&node, |status| status.role == Role::Leader).await;
+    }
+    assert_eq!(node.propose(&add("sum", 0)).await.unwrap(), 2000);
+    node.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn three_members_apply_the_same() {
     let stage = Stage::new();
     let nodes = stage.three().await;

@@ -21,7 +21,7 @@ use crate::output::{self, Output};
 ///
 /// Everything happens in a temporary directory (TMPDIR says where), which is removed at the end. It needs about six times
 /// the space of the data.
-#[derive(Args, Default)]
+#[derive(Args)]
 #[command(after_long_help = EXAMPLES)]
 #[group(skip)]
 pub(super) struct Arguments {

@@ -54,7 +54,7 @@ impl Story<'_> {
         let reads = joining.visitor.reads().between(joining.began, Instant::now());
         drop(joining.picture);
         joining.visitor.stop().map_err(|error| wrong(&error))?;
-        self.narrator.tell(format!("from {}", sources(&after)));
+        self.tell_sources(&after);
         self.narrator.tell(format!(
             "its own clients read {} times meanwhile: {}",
             output::count(reads.requests),
@@ -74,6 +74,14 @@ impl Story<'_> {
         Ok(())
     }
 
+    fn tell_sources(&mut self, figures: &JoinFigures) {
+        let told = match figures.bytes() {
+            0 => "everything was here already".to_owned(),
+            _ => format!("from {}", sources(figures)),
+        };
+        self.narrator.tell(told);
+    }
+
     fn measure_cut(
         &mut self,
         first_read: Option<Duration>,
@@ -86,7 +94,8 @@ impl Story<'_> {
             self.narrator.measured("first_read_ms", label, milliseconds(first_read), shown(first_read));
         }
         // What came in both lives, less what is there: bytes that were lost with the kill, up to the few that came after the last look.
-        let twice = (before.node_bytes + after.node_bytes).saturating_sub(after.leaf_bytes_here);
+        let here = before.leaf_bytes_here.max(after.leaf_bytes_here);
+        let twice = (before.node_bytes + after.node_bytes).saturating_sub(here);
         self.narrator.measured(
             "killed_after_bytes",
             "  killed with kill -9 after",
@@ -101,11 +110,7 @@ impl Story<'_> {
             "received_twice_bytes",
             "  received twice because of the kill",
             twice,
-            format!(
-                "{} ({}), by the last look before it",
-                output::bytes(twice),
-                output::percent(twice, after.leaf_bytes_here)
-            ),
+            format!("{} ({}), by the last look before it", output::bytes(twice), output::percent(twice, here)),
         );
     }
 
@@ -123,7 +128,7 @@ impl Story<'_> {
         let after = self.follow(&mut joining, Until::Voting)?;
         drop(joining.picture);
         joining.visitor.stop().map_err(|error| wrong(&error))?;
-        self.narrator.tell(format!("from {}", sources(&after)));
+        self.tell_sources(&after);
         if let Some(complete) = joining.complete {
             let shown = format!("{}, {} on the wire", shown(complete), output::bytes(after.wire_received));
             self.narrator.measured("join_ms", "epsilon: whole, although a source died", milliseconds(complete), shown);
@@ -181,7 +186,8 @@ impl Story<'_> {
             let lag = ahead.saturating_sub(status.position.index);
             story.note(joining, &status, lag);
             story.draw(joining, &status, lag);
-            let Some(figures) = &status.join else { return Ok(None) };
+            // One that had everything before it was started again fetches nothing.
+            let figures = status.join.unwrap_or_default();
             if let Some(failure) = &figures.failure {
                 return Err(Failure::new(format!("{} does not get on: {failure}", story.members[joining.index].name)));
             }
@@ -189,7 +195,7 @@ impl Story<'_> {
                 Until::HalfWay => figures.is_half_way() || joining.complete.is_some(),
                 Until::Voting => joining.complete.is_some() && joining.caught_up.is_some() && joining.votes.is_some(),
             };
-            Ok(is_there.then(|| figures.clone()))
+            Ok(is_there.then_some(figures))
         })
     }
 
@@ -214,7 +220,11 @@ impl Story<'_> {
             news.push((milestone.milestone.as_str(), after, format!("{meaning}{came}")));
         }
         joining.milestones_told = reached.count();
-        joining.complete = status.join.as_ref().and_then(|join| join.reached("complete"));
+        joining.complete = match &status.join {
+            Some(join) => join.reached("complete"),
+            None if status.is_whole() => joining.complete.or_else(|| Some(joining.began.elapsed())),
+            None => None,
+        };
         if joining.caught_up.is_none() && joining.complete.is_some() && lag <= CAUGHT_UP_ENTRIES {
             let after = joining.began.elapsed();
             joining.caught_up = Some(after);

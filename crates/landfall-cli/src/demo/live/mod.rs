@@ -37,17 +37,25 @@ use crate::failure::Failure;
 use crate::output::{self, Output};
 use crate::progress;
 
-/// Try live state: a replicated key-value service whose members join and are killed under load
+/// Live state: a replicated key-value service whose members join and are killed under load
 ///
-/// Five members as real processes, clients that check every answer, a member that joins while they write. It is not finished: after
-/// a member was killed the story does not always come to its end; then it says what it waited for, and clears up.
+/// Five members as real processes, and clients that check every answer. Members join while the clients go on; a joiner, one of its sources
+/// and the leader are killed with kill -9. At the end all roots are compared and every key is read back.
 #[derive(Args)]
 #[group(skip)]
 pub(super) struct Arguments {
     /// How many keys the state has
-    #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(KEYS))]
+    #[arg(long, value_name = "N", default_value_t = KEYS_DEFAULT, value_parser = clap::value_parser!(u32).range(KEYS))]
     keys: u32,
 }
+
+impl Default for Arguments {
+    fn default() -> Self {
+        Self { keys: KEYS_DEFAULT }
+    }
+}
+
+const KEYS_DEFAULT: u32 = 1_000_000;
 
 /// Fewer show nothing; more do not fit the names that keys have.
 const KEYS: RangeInclusive<i64> = 10_000..=99_999_999;
@@ -148,6 +156,10 @@ impl<'a> Story<'a> {
         self.narrator.tell(format!("written in {shown}, each on the disks of a majority"));
         self.narrator.measured("keys", "keys", keys, output::count(keys.into()));
         self.narrator.measured("fill_seconds", "  written in", took, shown);
+        let audit = self.agree()?;
+        let root: String = audit.members.iter().find_map(|member| member.root.clone()).unwrap_or_default();
+        let root = root.chars().take(ROOT_SHOWN).collect::<String>();
+        self.narrator.tell(format!("all three seal it, and come to the same root: {root}…"));
         Ok(())
     }
 
@@ -288,5 +300,7 @@ const QUIET: Duration = Duration::from_secs(4);
 const LOOK_INTERVAL: Duration = Duration::from_millis(40);
 /// Nothing in the story takes so long, on any machine that it is for.
 const WAIT_MAX: Duration = Duration::from_secs(120);
+/// Characters of a root that are enough for people.
+const ROOT_SHOWN: usize = 16;
 /// An audit waits for every member.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(70);

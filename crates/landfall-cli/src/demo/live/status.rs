@@ -11,6 +11,8 @@ pub(super) struct MemberStatus {
     pub(super) role: Role,
     pub(super) members: Vec<Listed>,
     pub(super) position: Position,
+    /// The snapshot that it stands on.
+    pub(super) sealed: Option<SealedFigures>,
     /// What it took from others when it joined, or fell far behind.
     pub(super) join: Option<JoinFigures>,
 }
@@ -37,8 +39,15 @@ pub(super) struct Position {
     pub(super) index: u64,
 }
 
+/// A snapshot that a member stands on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub(super) struct SealedFigures {
+    /// Is all of it there?
+    pub(super) whole: bool,
+}
+
 /// How far a member is with what it takes from others.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 pub(super) struct JoinFigures {
     pub(super) reached: Vec<Reached>,
     /// Bytes that came because something could not wait.
@@ -90,6 +99,11 @@ impl MemberStatus {
     /// Does it vote, as far as it knows?
     pub(super) fn votes(&self) -> bool {
         self.members.iter().any(|listed| listed.id == self.id && listed.votes)
+    }
+
+    /// Does it hold everything, as it would after a restart that had nothing left to fetch?
+    pub(super) fn is_whole(&self) -> bool {
+        self.sealed.is_some_and(|sealed| sealed.whole)
     }
 
     /// Members that vote.

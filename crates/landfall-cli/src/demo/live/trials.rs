@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::members::read_json;
 use super::picture::milliseconds;
 use super::status::Audit;
-use super::{Story, shown};
+use super::{ROOT_SHOWN, Story, shown};
 use crate::failure::Failure;
 use crate::output;
 
@@ -63,10 +63,8 @@ impl Story<'_> {
         Ok(())
     }
 
-    /// Every member seals at one position; their roots must be equal.
-    pub(super) fn audit(&mut self) -> Result<(), Failure> {
-        self.narrator.begin("All members seal at one position, while writes go on; roots are compared");
-        let began = Instant::now();
+    /// Has every member seal at one position; their roots must be equal.
+    pub(super) fn agree(&mut self) -> Result<Audit, Failure> {
         let audit = self.until("all members report", |story| {
             let goes_on = || !story.cast.is_ended();
             let answer = story.caller.ask_until(ASK_LIMIT, goes_on, &[b"LANDFALL", b"AUDIT"]);
@@ -74,16 +72,24 @@ impl Story<'_> {
             let audit: Audit = read_json("the leader", &answer)?;
             Ok((audit.verdict != "equal so far").then_some(audit))
         })?;
+        match audit.verdict.as_str() {
+            "equal" => Ok(audit),
+            other => Err(Failure::new(format!("the members' roots are not equal: {other}"))),
+        }
+    }
+
+    /// All members are compared, while the clients go on.
+    pub(super) fn audit(&mut self) -> Result<(), Failure> {
+        self.narrator.begin("All members seal at one position, while writes go on; roots are compared");
+        let began = Instant::now();
+        let audit = self.agree()?;
+        let took = began.elapsed();
         for member in &audit.members {
             let root = member.root.as_deref().unwrap_or("did not report");
             let name = self.members.iter().find(|other| other.id == member.id).map_or("?", |member| member.name);
             let value = serde_json::json!({ "member": name, "root": root });
             self.narrator.show("sealed", &value, &format!("{name:>8}  {root}"));
         }
-        if audit.verdict != "equal" {
-            return Err(Failure::new(format!("the members' roots are not equal: {}", audit.verdict)));
-        }
-        let took = began.elapsed();
         let root = audit.members.first().and_then(|member| member.root.clone()).unwrap_or_default();
         let count = audit.members.len() as u64;
         self.narrator.tell(format!(
@@ -93,7 +99,8 @@ impl Story<'_> {
             shown(took)
         ));
         self.narrator.measured("audit_ms", "audit of all members", milliseconds(took), shown(took));
-        let short = format!("{}… at {}", root.chars().take(16).collect::<String>(), output::counted(count, "member"));
+        let short =
+            format!("{}… at {}", root.chars().take(ROOT_SHOWN).collect::<String>(), output::counted(count, "member"));
         self.narrator.measured("root", "  one root", root, short);
         Ok(())
     }
