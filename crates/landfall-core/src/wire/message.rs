@@ -448,7 +448,7 @@ mod tests {
         assert_eq!(ask.encode(), b"\x02\x28\x07");
         let touches = vec![TouchedKey { section: 1, key: Bytes::from_static(b"key") }];
         let offer = Message::Offer(Box::new(Offer { touches, ..Offer::default() }));
-        assert_eq!(offer.encode(), b"\x03\x0a\x00\x4a\x07\x08\x01\x12\x03key".as_slice());
+        assert_eq!(offer.encode(), b"\x03\x4a\x07\x08\x01\x12\x03key".as_slice());
     }
 
     #[test]
