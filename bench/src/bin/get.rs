@@ -44,11 +44,8 @@ struct Args {
 fn main() -> Result<()> {
     let args = Args::parse();
     let work = Scratch::create(&args.work, "get")?;
-    let section = SectionSchema {
-        name: StateName::new("data")?,
-        priority: SectionPriority::Bulk,
-        range: KeyRange::default(),
-    };
+    let section =
+        SectionSchema { name: StateName::new("data")?, priority: SectionPriority::Bulk, range: KeyRange::default() };
     let keyed = Keyed::open(KeyedConfig {
         name: StateName::new("bench")?,
         directory: work.path().to_owned(),

@@ -157,6 +157,7 @@ impl World {
             sections: Vec::new(),
             snapshots_held: held.map(ChunkId::to_bytes).into_iter().collect(),
             snapshot_wanted: Some(snapshot.to_bytes()),
+            ..Ask::default()
         };
         for lane in 0..self.scenario.lanes {
             let connection = self.network.connect(member, source, lane);

@@ -8,6 +8,7 @@
 //! that is no longer wanted is passed over, so a driver need not recall what is under way. Pacing one command's own tries is the driver's.
 
 mod command;
+mod hot;
 mod milestone;
 mod stage;
 
@@ -18,6 +19,7 @@ use crate::snapshot::Position;
 use crate::{ChunkId, Time};
 
 pub use command::{Command, Failure, HookOutcome, LeaseVersion, Part, RebaseCause, RollBackReason, Snapshot, Tally};
+pub use hot::{HOT_UNITS_MAX, TOUCH_KEY_BYTES_MAX, TOUCHES_MAX, Touch, Touches, hot_units};
 pub use milestone::{Milestone, Reached};
 
 use milestone::Milestones;

@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::node::Node;
 use super::{NODE_WANTS_MAX, NodeWant, Nodes, Root, TreeError, Value};
+use crate::ChunkId;
 
 /// The value of `key`.
 ///
@@ -23,6 +24,27 @@ pub fn get(nodes: &dyn Nodes, root: &Root, key: &[u8]) -> Result<Option<Value>, 
     let index = node.lower_bound(0, key);
     let found = index < node.len() && node.key(index) == key;
     Ok(found.then(|| node.value(index)))
+}
+
+/// The leaf that covers `key`, which need not be here itself.
+///
+/// # Errors
+/// [`TreeError::Missing`] names the next inner node on the way.
+pub fn leaf_of(nodes: &dyn Nodes, root: &Root, key: &[u8]) -> Result<ChunkId, TreeError> {
+    if root.level == 0 {
+        return Ok(root.id);
+    }
+    let mut node = Node::load_root(nodes, root, None)?;
+    let mut end_key: Option<Bytes> = None;
+    loop {
+        let index = node.covering(0, key);
+        if node.level() == 1 {
+            return Ok(node.child(index).id);
+        }
+        let child = node.load_child(nodes, index, end_key.as_deref(), None)?;
+        end_key = node.end_key_bytes(index, end_key.as_ref());
+        node = child;
+    }
 }
 
 /// Reads entries in order. It keeps its place when a node is missing.

@@ -21,7 +21,7 @@ pub use diff::Diff;
 pub use edit::{Editor, edit};
 pub use leaf::{Child, Children, Leaf, check_node, children};
 pub use leaves::NewLeaves;
-pub use lookup::{Cursor, KeySpan, get};
+pub use lookup::{Cursor, KeySpan, get, leaf_of};
 pub use memory::MemoryNodes;
 pub use node::{Claim, Node, empty_leaf};
 

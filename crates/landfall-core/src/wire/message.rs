@@ -85,6 +85,9 @@ pub struct Ask {
     /// A snapshot that it must have, because other sources already offered it.
     #[prost(bytes = "bytes", optional, tag = "4")]
     pub snapshot_wanted: Option<Bytes>,
+    /// Keys that it wants to hear of at most which readers of the source touched lately.
+    #[prost(uint32, tag = "5")]
+    pub touches_max: u32,
 }
 
 /// The contract of one transfer.
@@ -114,6 +117,20 @@ pub struct Offer {
     /// The source serves files in place: it holds the snapshot but cannot pin it.
     #[prost(bool, tag = "8")]
     pub volatile: bool,
+    /// Keys that readers of the source touched lately, the newest first: a hint for the order of the transfer.
+    #[prost(message, repeated, tag = "9")]
+    pub touches: Vec<TouchedKey>,
+}
+
+/// A key that a reader touched.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct TouchedKey {
+    /// The place of its section among the sections of the manifest.
+    #[prost(uint32, tag = "1")]
+    pub section: u32,
+    /// The key, or the beginning of a long one.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub key: Bytes,
 }
 
 /// A head with the proof that the writer made it.
@@ -423,6 +440,15 @@ mod tests {
         assert_eq!(path(Bytes::from_static(b"key")), b"\x05\x08\x03\x22\x0a\x0a\x01R\x12\x03key\x18\x02");
         assert!(Message::decode(&path(vec![0; KEY_BYTES_MAX as usize].into())).is_ok());
         assert!(Message::decode(&path(vec![0; KEY_BYTES_MAX as usize + 1].into())).is_err());
+    }
+
+    #[test]
+    fn what_is_asked_and_told_of_touched_keys_is_frozen() {
+        let ask = Message::Ask(Ask { touches_max: 7, ..Ask::default() });
+        assert_eq!(ask.encode(), b"\x02\x28\x07");
+        let touches = vec![TouchedKey { section: 1, key: Bytes::from_static(b"key") }];
+        let offer = Message::Offer(Box::new(Offer { touches, ..Offer::default() }));
+        assert_eq!(offer.encode(), b"\x03\x4a\x07\x08\x01\x12\x03key".as_slice());
     }
 
     #[test]

@@ -7,7 +7,8 @@ use landfall_core::ChunkId;
 use landfall_core::offer::Strategy;
 use landfall_core::snapshot::{Head, Manifest, SnapshotError, StateName};
 use landfall_core::wire::{
-    Ask, Lease, Message, Offer, Refusal, RefusalReason, SignedHead, VERSION_MAX, VERSION_MIN, WireError, common_version,
+    Ask, Lease, Message, Offer, Refusal, RefusalReason, SignedHead, TouchedKey, VERSION_MAX, VERSION_MIN, WireError,
+    common_version,
 };
 use landfall_core::{Chunk, Domain, HashMismatch};
 use landfall_net::{ConnectError, Connection, ReceiveError, SendError, Transport};
@@ -92,6 +93,8 @@ pub(crate) struct Question {
     pub(crate) state: StateName,
     pub(crate) held: Vec<ChunkId>,
     pub(crate) wanted: Option<ChunkId>,
+    /// Touched keys that it wants to hear of at most.
+    pub(crate) touches_max: u32,
 }
 
 /// A source that answered.
@@ -103,6 +106,8 @@ pub(crate) struct Greeted {
     pub(crate) head: Option<SignedHead>,
     pub(crate) strategy: Strategy,
     pub(crate) lease: Lease,
+    /// Keys that readers of the source touched lately.
+    pub(crate) touches: Vec<TouchedKey>,
 }
 
 /// Connects to a source and asks.
@@ -136,6 +141,7 @@ fn ask(question: &Question) -> Ask {
         sections: Vec::new(),
         snapshots_held: question.held.iter().map(|id| id.to_bytes()).collect(),
         snapshot_wanted: question.wanted.map(ChunkId::to_bytes),
+        touches_max: question.touches_max,
     }
 }
 
@@ -191,7 +197,8 @@ fn accept(
     }
     let strategy = Strategy::from_number(offer.strategy).ok_or(SourceError::Protocol("its offer has no strategy"))?;
     let lease = offer.lease.ok_or(SourceError::Protocol("its offer has no lease"))?;
-    Ok(Greeted { connection, snapshot, manifest, manifest_chunk, head: offer.head, strategy, lease })
+    let touches = offer.touches;
+    Ok(Greeted { connection, snapshot, manifest, manifest_chunk, head: offer.head, strategy, lease, touches })
 }
 
 /// The head must name this snapshot, and the writer must have signed it.

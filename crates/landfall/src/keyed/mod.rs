@@ -158,6 +158,7 @@ impl Keyed {
 
     /// The value of a key. What is not here is fetched, if a join is under way.
     pub fn get(&self, section: SectionId, key: &[u8]) -> Result<Option<Bytes>, KeyedError> {
+        self.served.touched.note(section.0, key);
         loop {
             let (look, base) = {
                 let state = self.read_state();
@@ -180,6 +181,7 @@ impl Keyed {
     ///
     /// All of them are of one position. Neither a disk nor a peer is waited for while writers wait.
     pub fn scan(&self, section: SectionId, from: &[u8], entries_max: usize) -> Result<Vec<(Bytes, Bytes)>, KeyedError> {
+        self.served.touched.note(section.0, from);
         let near = Near::new(&self.here);
         let try_once = |entries_max| {
             let state = self.read_state();

@@ -262,7 +262,8 @@ fn report(
 
 /// Asks every source.
 fn ask_all(options: &PullOptions, status: &Status, held: Option<ChunkId>) -> Result<(Planned, Vec<Asked>), PullError> {
-    let question = Question { state: options.state.clone(), held: held.into_iter().collect(), wanted: None };
+    let question =
+        Question { state: options.state.clone(), held: held.into_iter().collect(), wanted: None, touches_max: 0 };
     let answers = ways(options).ask_all(&question);
     let newest = answers.newest().map(Planned::from);
     let Answers { asked, failures } = answers;
@@ -306,7 +307,8 @@ fn fetch(
 ) -> Result<(), PullError> {
     let trees = vec![TreePair { base: assembly.base, target: assembly.target }];
     let session = Session::new(trees, assembly.clone(), status.clone());
-    let question = Question { state: options.state.clone(), held: Vec::new(), wanted: Some(plan.snapshot) };
+    let question =
+        Question { state: options.state.clone(), held: Vec::new(), wanted: Some(plan.snapshot), touches_max: 0 };
     let end = ways(options).fetch(&session, plan.snapshot, &question, asked);
     match end {
         SessionEnd::Complete => session.late_failure().map_or(Ok(()), |failure| Err(failure.into())),

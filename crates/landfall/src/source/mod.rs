@@ -8,6 +8,7 @@ mod link_watch;
 mod offering;
 mod spare_cores;
 mod state;
+mod touched;
 
 pub use conversation::ConnectionService;
 pub(crate) use conversation::{ServingMember, converse, own_hello};

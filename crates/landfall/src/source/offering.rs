@@ -1,9 +1,10 @@
 //! Owns the answer to a joiner's question: which snapshot, on which base, at what cost. The choice itself is the core's.
 
 use landfall_core::ChunkId;
+use landfall_core::join::{TOUCHES_MAX, Touch};
 use landfall_core::offer::{BaseFacts, BaseKnown, LinkFacts, OfferFacts, plans};
 use landfall_core::tree::{NewLeaves, Root, TreeError};
-use landfall_core::wire::{Ask, Lease, Offer, Refusal, RefusalReason};
+use landfall_core::wire::{Ask, Lease, Offer, Refusal, RefusalReason, TouchedKey};
 
 use super::state::{Content, ServedState};
 use crate::history::Held;
@@ -33,8 +34,14 @@ pub(crate) fn offer(state: &ServedState, ask: &Ask) -> Result<(std::sync::Arc<He
         lease: None::<Lease>,
         members: Vec::new(),
         volatile: matches!(state.content, Content::Files(_)),
+        touches: touches(state, ask),
     };
     Ok((held, offer))
+}
+
+fn touches(state: &ServedState, ask: &Ask) -> Vec<TouchedKey> {
+    let touches = state.touched.newest((ask.touches_max as usize).min(TOUCHES_MAX));
+    touches.into_iter().map(|Touch { section, key }| TouchedKey { section, key }).collect()
 }
 
 fn wanted_snapshot(state: &ServedState, ask: &Ask) -> Result<std::sync::Arc<Held>, Refusal> {

@@ -39,7 +39,8 @@ impl SpareCores {
         let now = read_idle_ticks(self.statistics.as_ref());
         let (Some(before), Some(idle_ticks)) = (window.idle_ticks, now) else { return f64::INFINITY };
         // What was while nobody asked for anything is not what is.
-        let spare = if elapsed < WINDOW_LONGEST { cores(idle_ticks.saturating_sub(before), elapsed) } else { window.spare };
+        let spare =
+            if elapsed < WINDOW_LONGEST { cores(idle_ticks.saturating_sub(before), elapsed) } else { window.spare };
         *window = Window { since: Instant::now(), idle_ticks: now, spare };
         spare
     }

@@ -10,6 +10,7 @@ use landfall_store::{Store, StoreError};
 
 use super::lease::Leases;
 use super::spare_cores::SpareCores;
+use super::touched::Touched;
 use crate::clock::{Clock, wall_seconds};
 use crate::content::FilesInPlace;
 use crate::history::{self, Extent, Held};
@@ -43,6 +44,7 @@ pub(crate) struct ServedState {
     pub(crate) content: Content,
     pub(crate) leases: Leases,
     pub(super) spare_cores: SpareCores,
+    pub(crate) touched: Touched,
     held: RwLock<Vec<Arc<Held>>>,
     /// One change of the record of held snapshots at a time.
     saving: Mutex<()>,
@@ -63,8 +65,17 @@ impl ServedState {
         held: Vec<Held>,
     ) -> Self {
         let held = RwLock::new(held.into_iter().map(Arc::new).collect());
-        let (leases, spare_cores) = (Leases::default(), SpareCores::new());
-        Self { name, store, nodes, content, leases, spare_cores, held, saving: Mutex::new(()) }
+        Self {
+            name,
+            store,
+            nodes,
+            content,
+            leases: Leases::default(),
+            spare_cores: SpareCores::new(),
+            touched: Touched::default(),
+            held,
+            saving: Mutex::new(()),
+        }
     }
 
     /// The snapshots held here, oldest first.

@@ -3,7 +3,8 @@
 use landfall::core::join::{Command, HookOutcome, Snapshot, Tally};
 use landfall::keyed::{Extent, JoinHandle, KeyedError, Milestone, SealRefused};
 
-use crate::ground::{CONFIG, DATA, assert_equal, at, fill, join, key, open, put, seal, serve, value};
+use crate::gate::Gate;
+use crate::ground::{CONFIG, DATA, assert_equal, at, fill, join, key, open, options, put, seal, serve, value};
 
 #[test]
 fn a_joiner_serves_before_everything_is_there_and_ends_with_the_same_state() {
@@ -33,6 +34,37 @@ fn a_joiner_serves_before_everything_is_there_and_ends_with_the_same_state() {
     let [left, right] = [source, joiner].map(|keyed| seal(&keyed));
     assert_eq!(left.snapshot, right.snapshot);
     assert_ne!(left.snapshot, sealed.snapshot);
+}
+
+#[test]
+fn what_the_readers_of_the_source_use_most_comes_first() {
+    let directories = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let [source, joiner] = directories.each_ref().map(|directory| open(directory.path()));
+    fill(&source, 40_000);
+    seal(&source);
+    let member = serve(&source);
+    let popular = [12_345, 31_000, 31_003];
+    for _ in 0..2000 {
+        for number in popular {
+            source.get(DATA, &key(number)).unwrap().unwrap();
+        }
+    }
+    let gate = Gate::new(0);
+    let handle = joiner.join(options(&[&member], gate.transport()));
+    handle.wait(Milestone::Warm).unwrap();
+    handle.adopt().unwrap();
+    let before = gate.urgent_requests();
+    for number in popular {
+        assert_eq!(joiner.get(DATA, &key(number)).unwrap().unwrap(), value(number, 0));
+    }
+    assert_eq!(gate.urgent_requests(), before, "what is hot is here");
+    joiner.get(DATA, &key(20_000)).unwrap().unwrap();
+    assert_eq!(gate.urgent_requests(), before + 1, "what is not comes with the bulk");
+    assert!(handle.status().reached.iter().all(|(milestone, _)| *milestone != Milestone::Complete));
+
+    gate.open();
+    handle.wait(Milestone::Complete).unwrap();
+    assert_equal(&source, &joiner);
 }
 
 #[test]

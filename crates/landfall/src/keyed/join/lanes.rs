@@ -123,7 +123,8 @@ impl FaultLanes {
         // A way brings the node that it misses first.
         let beside = missing.nodes.get(missing.ways.len()..).unwrap_or_default();
         std::thread::scope(|scope| {
-            let nodes = (!beside.is_empty() && !missing.ways.is_empty()).then(|| scope.spawn(|| self.fetch_nodes(beside)));
+            let nodes =
+                (!beside.is_empty() && !missing.ways.is_empty()).then(|| scope.spawn(|| self.fetch_nodes(beside)));
             self.fetch_ways(&missing.ways)?;
             nodes.map_or(Ok(()), |nodes| nodes.join().expect("fetching does not panic"))
         })?;

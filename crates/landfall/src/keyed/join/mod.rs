@@ -4,6 +4,7 @@
 //! and the next join goes on from it.
 
 mod early;
+mod hot;
 mod landing;
 mod lanes;
 mod line;

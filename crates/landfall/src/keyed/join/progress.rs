@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use landfall_core::join::{Command, Join, LeaseVersion, Milestone, Part, Reached, Snapshot};
 use landfall_core::snapshot::{Manifest, Position};
+use landfall_core::wire::TouchedKey;
 use landfall_core::{Chunk, ChunkId, Time};
 
 use super::landing::{KeyedLanding, LandingError};
@@ -45,6 +46,8 @@ pub(in crate::keyed) struct Plan {
     pub(in crate::keyed) manifest: Manifest,
     pub(super) manifest_chunk: Chunk,
     pub(in crate::keyed) lanes: Arc<FaultLanes>,
+    /// Keys that readers of the sources touched lately.
+    pub(super) touches: Vec<TouchedKey>,
 }
 
 /// How far a join is, shared by its thread and whoever holds its handle.
@@ -60,6 +63,8 @@ struct Inner {
     bytes_told: u64,
     plan: Option<Arc<Plan>>,
     session: Option<Arc<Session<KeyedLanding>>>,
+    /// Connections on which hot units come, and what came on them.
+    hot_lanes: Option<Arc<FaultLanes>>,
     /// What the join asks for that is not about chunks.
     for_caller: VecDeque<Command>,
     stopped: bool,
@@ -74,6 +79,7 @@ impl Progress {
             bytes_told: 0,
             plan: None,
             session: None,
+            hot_lanes: None,
             for_caller: VecDeque::new(),
             stopped: false,
             end: None,
@@ -180,13 +186,23 @@ impl Progress {
         if inner.stopped { Err(JoinFailure::Stopped) } else { Ok(()) }
     }
 
+    /// Says on which connections hot units come, should the join be stopped.
+    pub(super) fn set_hot_lanes(&self, lanes: Arc<FaultLanes>) -> Result<(), JoinFailure> {
+        let mut inner = self.lock();
+        inner.hot_lanes = Some(lanes);
+        if inner.stopped { Err(JoinFailure::Stopped) } else { Ok(()) }
+    }
+
     pub(super) fn stop(&self) {
-        let (plan, session) = {
+        let (plan, session, hot_lanes) = {
             let mut inner = self.lock();
             inner.stopped = true;
             self.changed.notify_all();
-            (inner.plan.clone(), inner.session.take())
+            (inner.plan.clone(), inner.session.take(), inner.hot_lanes.clone())
         };
+        if let Some(lanes) = hot_lanes {
+            lanes.end();
+        }
         if let Some(session) = session {
             session.fail(LandingError::Stopped);
         }
@@ -212,7 +228,9 @@ impl Progress {
 
     fn bytes(&self, inner: &Inner) -> u64 {
         let figures = self.status.figures();
-        figures.node_bytes + figures.bytes_done + inner.plan.as_ref().map_or(0, |plan| plan.lanes.bytes())
+        let urgent = inner.plan.as_ref().map_or(0, |plan| plan.lanes.bytes());
+        let hot = inner.hot_lanes.as_ref().map_or(0, |lanes| lanes.bytes());
+        figures.node_bytes + figures.bytes_done + urgent + hot
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

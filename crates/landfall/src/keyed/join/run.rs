@@ -2,13 +2,16 @@
 
 use std::sync::Arc;
 
-use landfall_core::join::{LeaseVersion, Part};
+use landfall_core::ChunkId;
+use landfall_core::join::{LeaseVersion, Part, TOUCHES_MAX};
 use landfall_core::keyed::KeyedState;
 use landfall_core::snapshot::{Section, SectionPriority};
 use landfall_core::transfer::TreePair;
+use landfall_core::wire::TouchedKey;
 use landfall_store::CollectBudget;
 
 use super::early::{fetch_upper_levels, fetch_whole};
+use super::hot::{Touched, fetch_hot};
 use super::landing::{KeyedLanding, LandingError};
 use super::lanes::FaultLanes;
 use super::progress::{Fetch, Plan, Progress};
@@ -63,8 +66,8 @@ impl Run {
         Ways { sources: &self.options.sources, transport: &self.options.transport, trust: &*self.options.trust }
     }
 
-    fn question(&self, wanted: Option<landfall_core::ChunkId>) -> Question {
-        Question { state: self.keyed.name().clone(), held: Vec::new(), wanted }
+    fn question(&self, wanted: Option<ChunkId>) -> Question {
+        Question { state: self.keyed.name().clone(), held: Vec::new(), wanted, touches_max: 0 }
     }
 
     /// Asks every source and chooses the snapshot.
@@ -72,7 +75,8 @@ impl Run {
         let keyed = &self.keyed;
         let held = keyed.served.held();
         let whole = held.iter().rev().filter(|held| held.extent == Extent::Whole).map(|held| held.id);
-        let question = Question { held: whole.collect(), ..self.question(self.options.wanted) };
+        let touches_max = TOUCHES_MAX as u32;
+        let question = Question { held: whole.collect(), touches_max, ..self.question(self.options.wanted) };
         let answers = self.ways().ask_all(&question);
         for (address, error) in &answers.failures {
             self.progress.status.note(format!("{address}: {error}"));
@@ -88,17 +92,16 @@ impl Run {
             return Err(JoinFailure::Older { held, offered });
         }
         keyed.here.store.put(&newest.manifest_chunk)?;
-        let lanes = FaultLanes::new(
-            &self.options,
-            self.question(Some(newest.snapshot)),
-            keyed.here.clone(),
-            self.progress.status.clone(),
-        );
+        let offered = answers.asked.iter().filter_map(|asked| asked.greeted.as_ref());
+        // A source says nothing about sections of another snapshot.
+        let alike = offered.filter(|greeted| greeted.snapshot == newest.snapshot);
+        let touches = alike.flat_map(|greeted| greeted.touches.iter().take(TOUCHES_MAX).cloned());
         let plan = Arc::new(Plan {
             snapshot: newest.snapshot,
             manifest: newest.manifest.clone(),
             manifest_chunk: newest.manifest_chunk.clone(),
-            lanes: Arc::new(lanes),
+            lanes: Arc::new(self.lanes(newest.snapshot)),
+            touches: touches.collect(),
         });
         // The state stands on it since an earlier join: reads need not wait for anything.
         if keyed.sealed().is_some_and(|sealed| sealed.id == plan.snapshot && sealed.extent == Extent::Filling) {
@@ -111,6 +114,12 @@ impl Run {
         Ok((plan, answers.asked))
     }
 
+    /// Ways to the sources that do not stand behind anything else.
+    fn lanes(&self, snapshot: ChunkId) -> FaultLanes {
+        let question = self.question(Some(snapshot));
+        FaultLanes::new(&self.options, question, self.keyed.here.clone(), self.progress.status.clone())
+    }
+
     /// Does what the join asks for, until all of the snapshot is here.
     fn fetch(&self, plan: &Plan, asked: Vec<Asked>) -> Result<LetGo, JoinFailure> {
         let here = &self.keyed.here;
@@ -121,12 +130,10 @@ impl Run {
             match part {
                 Part::Vital => vital.iter().try_for_each(|trees| fetch_whole(&plan.lanes, here, trees))?,
                 Part::Upper => fetch_upper_levels(&plan.lanes, here, &bulk)?,
-                // No source says what it uses most, so that has come when all has.
-                Part::Hot => {
+                Part::Hot => self.fetch_hot(plan)?,
+                Part::Rest => {
                     self.fetch_bulk(plan, bulk.clone(), asked.take().unwrap_or_default())?;
                     here.store.sync()?;
-                }
-                Part::Rest => {
                     let_go = self.complete(plan)?;
                     continue;
                 }
@@ -138,16 +145,39 @@ impl Run {
 
     /// The trees of vital sections, and those of the others, the most urgent first; each with the old tree to build on.
     fn trees(&self, plan: &Plan) -> (Vec<TreePair>, Vec<TreePair>) {
-        let base = self.keyed.served.newest();
-        let pair = |section: &Section| {
-            let old = base.iter().flat_map(|base| &base.manifest.sections).find(|old| old.name == section.name);
-            TreePair { base: old.map(|old| old.root), target: section.root }
-        };
         let mut sections: Vec<&Section> = plan.manifest.sections.iter().collect();
         sections.sort_by_key(|section| section.priority);
         let vital_count = sections.iter().filter(|section| section.priority == SectionPriority::Vital).count();
         let bulk = sections.split_off(vital_count);
-        (sections.into_iter().map(pair).collect(), bulk.into_iter().map(pair).collect())
+        let pairs = |sections: Vec<&Section>| sections.into_iter().map(|section| self.pair(section)).collect();
+        (pairs(sections), pairs(bulk))
+    }
+
+    /// The tree of a section, and the old one to build on.
+    fn pair(&self, section: &Section) -> TreePair {
+        let base = self.keyed.served.newest();
+        let old = base.iter().flat_map(|base| &base.manifest.sections).find(|old| old.name == section.name);
+        TreePair { base: old.map(|old| old.root), target: section.root }
+    }
+
+    fn fetch_hot(&self, plan: &Plan) -> Result<(), JoinFailure> {
+        let touched: Vec<Touched<'_>> = plan.touches.iter().filter_map(|touch| self.touched(plan, touch)).collect();
+        if touched.is_empty() {
+            return Ok(());
+        }
+        let lanes = Arc::new(self.lanes(plan.snapshot));
+        self.progress.set_hot_lanes(lanes.clone())?;
+        let fetched = fetch_hot(&lanes, &self.keyed.here, &touched);
+        lanes.end();
+        tracing::debug!(touched = touched.len(), ?fetched, "fetched what the sources' readers use most");
+        fetched.map(drop).map_err(JoinFailure::from)
+    }
+
+    /// Where a touched key lies, if it is in a section that is not here whole already.
+    fn touched<'a>(&self, plan: &Plan, touch: &'a TouchedKey) -> Option<Touched<'a>> {
+        let section = plan.manifest.sections.get(touch.section as usize)?;
+        let is_bulk = section.priority != SectionPriority::Vital && section.root.entries > 0;
+        is_bulk.then(|| Touched { trees: self.pair(section), key: &touch.key })
     }
 
     fn fetch_bulk(&self, plan: &Plan, trees: Vec<TreePair>, asked: Vec<Asked>) -> Result<(), JoinFailure> {
