@@ -1,5 +1,6 @@
 //! Ships the state of a running service to another machine: the engine and the public library.
 
+mod background;
 mod clock;
 mod content;
 mod fetch;

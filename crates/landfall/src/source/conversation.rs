@@ -9,7 +9,7 @@ use std::time::Duration;
 use landfall_core::codec::{Codec, CodecSet};
 use landfall_core::snapshot::StateName;
 use landfall_core::wire::{
-    Ask, Fetch, Hello, Lease, Message, Open, Refusal, RefusalReason, VERSION_MAX, VERSION_MIN, common_version,
+    Ask, Fetch, FetchWhat, Hello, Lease, Message, Open, Refusal, RefusalReason, VERSION_MAX, VERSION_MIN, common_version,
 };
 use landfall_net::{Connection, FrameSender, SendError};
 
@@ -17,6 +17,7 @@ use super::answer::Answers;
 use super::lease::LEASE_DURATION;
 use super::offering;
 use super::state::{ServedState, ServedStates};
+use crate::background::give_way;
 use crate::clock::Clock;
 
 /// Requests that a joiner may have waiting on one connection.
@@ -84,6 +85,7 @@ pub(crate) fn converse(member: &ServingMember, connection: Connection) {
             known: None,
             asked: None,
             opened: None,
+            gives_way: false,
         };
         let end = talk.run().unwrap_or_else(|error| {
             tracing::debug!(peer = %peer.name, %error, "conversation ended");
@@ -189,6 +191,8 @@ struct Talk<'a> {
     asked: Option<Asked>,
     /// The service that is to have the connection.
     opened: Option<ConnectionService>,
+    /// Units were asked for: from then on it is bulk that is answered here, not what a read waits for.
+    gives_way: bool,
 }
 
 /// The state that the joiner asked for, and what answering it needs.
@@ -297,6 +301,9 @@ impl Talk<'_> {
         let Some(asked) = &mut self.asked else {
             return Ok(Err(Refusal::new(RefusalReason::Protocol, "ask for a state before its chunks")));
         };
+        if matches!(fetch.what, Some(FetchWhat::Unit(_))) && !std::mem::replace(&mut self.gives_way, true) {
+            give_way();
+        }
         if !self.inbox.was_cancelled(fetch.request)
             && let Err(refusal) = asked.answers.answer(fetch, &mut *self.sender)?
         {

@@ -16,6 +16,7 @@ use super::landing::{KeyedLanding, LandingError};
 use super::lanes::FaultLanes;
 use super::progress::{Fetch, Plan, Progress};
 use super::{Extent, JoinFailure, JoinOptions, Keyed};
+use crate::background::give_way;
 use crate::fetch::ask::{Asked, Ways};
 use crate::fetch::greet::Question;
 use crate::fetch::session::{Session, SessionEnd};
@@ -181,6 +182,7 @@ impl Run {
     }
 
     fn fetch_bulk(&self, plan: &Plan, trees: Vec<TreePair>, asked: Vec<Asked>) -> Result<(), JoinFailure> {
+        give_way();
         let status = self.progress.status.clone();
         let landing = Arc::new(KeyedLanding::new(self.keyed.here.clone(), trees.clone(), status.clone()));
         let session = Arc::new(Session::new(trees, landing, status));
