@@ -1,4 +1,5 @@
-//! What a member finds on its disk when it died while openraft installed a snapshot: openraft purges the log before the install has ended.
+//! What members find when openraft was stopped in the middle of something: of an install, before which it purges the log, and of a change of
+//! the membership, which it makes in two steps.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -7,11 +8,13 @@ use std::time::Duration;
 use landfall::core::keyed::{ReadError, SectionSchema, Transaction};
 use landfall::core::snapshot::{KeyRange, SectionPriority, StateName};
 use landfall::net::PlainTransport;
+use openraft::ChangeMembers;
 
 use crate::ballot::Pending;
 use crate::cluster::Role;
 use crate::consensus::log_id_of;
 use crate::entry::LogTime;
+use crate::joining::{Aim, JoinConfig};
 use crate::message::Newcomer;
 use crate::node::{LOG_KEPT_BYTES_DEFAULT, Node, NodeConfig, Timing};
 use crate::open::Parts;
@@ -120,4 +123,29 @@ async fn a_kill_before_the_purge_leaves_a_member_that_goes_on_by_its_log() {
     assert_eq!(log_id_of(node.status().applied), None);
     assert!(node.status().joined.is_none());
     node.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_of_the_membership_that_was_left_half_done_is_finished() {
+    let directory = tempfile::tempdir().unwrap();
+    let (leader, _) = leader(directory.path()).await;
+    let join = JoinConfig { seeds: vec![leader.address().peers], patience: PATIENCE, aim: Aim::Learner };
+    let learner = Node::join(Counter, config(directory.path(), 2), join).await.unwrap();
+    let raft = leader.cluster.raft.clone();
+    let mut metrics = raft.server_metrics();
+    let steps = |metrics: &openraft::metrics::RaftServerMetrics<u64, crate::consensus::MemberAddress>| {
+        metrics.membership_config.membership().get_joint_config().len()
+    };
+    let change = raft.change_membership(ChangeMembers::AddVoterIds([2].into()), true);
+    // Whoever asks for the second step goes away after the first one.
+    tokio::select! {
+        biased;
+        half_done = metrics.wait_for(|metrics| steps(metrics) == 2) => drop(half_done.unwrap()),
+        _ = change => panic!("both steps were made"),
+    }
+    tokio::time::timeout(PATIENCE, metrics.wait_for(|metrics| steps(metrics) == 1)).await.unwrap().unwrap();
+    leader.propose(&5).await.unwrap();
+    learner.wait_for(PATIENCE, |status| status.role == Role::Voter).await.unwrap();
+    learner.close().await;
+    leader.close().await;
 }

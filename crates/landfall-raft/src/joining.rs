@@ -2,6 +2,7 @@
 //!
 //! The reference comes before raft starts, so raft begins at its position; the log that follows is kept by a lease until it has been sent.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -154,10 +155,12 @@ async fn ask_leader(network: &Network, first: &str, question: &impl Fn() -> Cont
 /// Keeps the lease while the log comes in, waits until everything is here, and asks for a vote.
 async fn settle(cluster: Arc<Cluster>, join: JoinConfig, lease: Option<Lease>) {
     let renewing = async {
-        match lease {
-            Some(lease) => keep_lease(&cluster, &join.seeds, lease).await,
-            None => std::future::pending().await,
+        if let Some(lease) = lease {
+            keep_lease(&cluster, &join.seeds, lease).await;
+            // It goes on all the same: what the log no longer holds comes with a newer snapshot.
+            tracing::warn!("the lease on the log is over before everything was here");
         }
+        std::future::pending::<Infallible>().await
     };
     let settling = async {
         wait_until_whole(&cluster).await;
@@ -167,7 +170,7 @@ async fn settle(cluster: Arc<Cluster>, join: JoinConfig, lease: Option<Lease>) {
     };
     tokio::select! {
         () = settling => {}
-        () = renewing => tracing::warn!("the lease on the log is over before everything was here"),
+        never = renewing => match never {},
     }
     if let Some(lease) = lease {
         let renewal = Renewal { holder: cluster.member, version: lease.version, keep_from: None };

@@ -4,6 +4,7 @@
 //! the follower makes no progress.
 
 use std::collections::HashMap;
+use std::fmt::Debug;
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -13,8 +14,8 @@ use openraft::error::{Fatal, RPCError, RaftError, ReplicationClosed, StreamingEr
 use openraft::network::{Backoff, RPCOption, RaftNetwork, RaftNetworkFactory};
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse};
 
-use crate::consensus::{Consensus, MemberAddress, MemberId, RaftVote};
-use crate::link::{Link, LinkError};
+use crate::consensus::{Consensus, MemberAddress, MemberId, RaftLogId, RaftVote};
+use crate::link::{Call, Link, LinkError};
 use crate::message::{Answer, Control, Install, Reply, Request};
 
 /// A follower that pulls a snapshot says how far it is at least this often, or its pull has failed.
@@ -51,7 +52,7 @@ impl RaftNetworkFactory<Consensus> for Network {
     type Network = Peer;
 
     async fn new_client(&mut self, target: MemberId, address: &MemberAddress) -> Peer {
-        Peer { target, link: self.link(&address.peers) }
+        Peer { target, link: self.link(&address.peers), under_way: None }
     }
 }
 
@@ -59,6 +60,16 @@ impl RaftNetworkFactory<Consensus> for Network {
 pub(crate) struct Peer {
     target: MemberId,
     link: Arc<Link>,
+    under_way: Option<UnderWay>,
+}
+
+/// Entries that were sent and not answered. openraft gives an append up after one heartbeat and has it sent again; on a link that takes
+/// longer for it, that would go on for ever.
+struct UnderWay {
+    vote: RaftVote,
+    previous: Option<RaftLogId>,
+    last: RaftLogId,
+    call: Call,
 }
 
 impl RaftNetwork<Consensus> for Peer {
@@ -67,10 +78,16 @@ impl RaftNetwork<Consensus> for Peer {
         append: AppendEntriesRequest<Consensus>,
         _option: RPCOption,
     ) -> Result<AppendEntriesResponse<MemberId>, RpcError> {
-        match self.link.ask(&Request::Append(append)).await.map_err(rpc_error)? {
-            Reply::Append(response) => Ok(response),
-            other => Err(self.unexpected(&other)),
+        let Some(last) = append.entries.last().map(|entry| entry.log_id) else {
+            return self.heartbeat(append).await;
+        };
+        let (vote, previous) = (append.vote, append.prev_log_id);
+        let is_sent = |sent: &UnderWay| sent.vote == vote && sent.previous == previous && sent.last <= last;
+        if !self.under_way.as_ref().is_some_and(is_sent) {
+            let call = self.link.call(&Request::Append(append)).map_err(rpc_error)?;
+            self.under_way = Some(UnderWay { vote, previous, last, call });
         }
+        self.answer_to_entries(last).await
     }
 
     async fn vote(
@@ -107,6 +124,39 @@ impl RaftNetwork<Consensus> for Peer {
 }
 
 impl Peer {
+    async fn heartbeat(
+        &self,
+        append: AppendEntriesRequest<Consensus>,
+    ) -> Result<AppendEntriesResponse<MemberId>, RpcError> {
+        match self.link.ask(&Request::Append(append)).await.map_err(rpc_error)? {
+            Reply::Append(response) => Ok(response),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
+    /// Waits for what the member says to the entries that are under way; they reach to `wanted`, or not as far. If it is not awaited to the
+    /// end, the next call goes on.
+    async fn answer_to_entries(&mut self, wanted: RaftLogId) -> Result<AppendEntriesResponse<MemberId>, RpcError> {
+        let closed =
+            || RPCError::Unreachable(Unreachable::new(&std::io::Error::from(std::io::ErrorKind::NotConnected)));
+        let sent = self.under_way.as_mut().ok_or_else(closed)?;
+        let answer = loop {
+            match sent.call.next().await {
+                Ok(Answer::Progress(_)) => {}
+                other => break other,
+            }
+        };
+        let last = sent.last;
+        self.under_way = None;
+        match answer.map_err(rpc_error)? {
+            Answer::Reply(Reply::Append(AppendEntriesResponse::Success)) if last < wanted => {
+                Ok(AppendEntriesResponse::PartialSuccess(Some(last)))
+            }
+            Answer::Reply(Reply::Append(response)) => Ok(response),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
     /// Waits as long as the follower makes progress.
     async fn install(&self, install: Install) -> Result<SnapshotResponse<MemberId>, InstallError> {
         let lost = |error: &LinkError| StreamingError::Unreachable(Unreachable::new(error));
@@ -128,7 +178,7 @@ impl Peer {
         }
     }
 
-    fn unexpected(&self, reply: &Reply) -> RpcError {
+    fn unexpected(&self, reply: &impl Debug) -> RpcError {
         let error = std::io::Error::other(format!("member {} answers with something else: {reply:?}", self.target));
         RPCError::Unreachable(Unreachable::new(&error))
     }

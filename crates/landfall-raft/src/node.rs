@@ -63,7 +63,8 @@ pub struct NodeConfig {
 /// How soon a dead leader is noticed. All members use the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timing {
-    /// How often the leader shows that it lives. An append that takes longer is cut off and sent again, so never below 250 ms.
+    /// How often the leader shows that it lives; never below 250 ms. A link should carry a megabyte well within `election_min`: while entries
+    /// are on their way, nothing overtakes them.
     pub heartbeat: Duration,
     /// A member that heard nothing for at least this long stands for election ...
     pub election_min: Duration,

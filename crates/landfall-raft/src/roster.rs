@@ -13,7 +13,7 @@ use openraft::error::{ChangeMembershipError, ClientWriteError, RaftError};
 use tokio::time::Instant;
 
 use crate::cluster::Cluster;
-use crate::consensus::{MemberAddress, MemberId};
+use crate::consensus::{MemberAddress, MemberId, RaftMembership};
 use crate::entry::{self, Lease, LogTime, Payload};
 use crate::gather::write;
 use crate::message::{Beginning, Newcomer, Renewal, Reply, SealedAt};
@@ -147,11 +147,13 @@ pub(crate) async fn admit(cluster: &Arc<Cluster>, newcomer: Newcomer) -> Reply {
 
 pub(crate) async fn try_admit(cluster: &Arc<Cluster>, newcomer: Newcomer) -> Result<(), RosterError> {
     check_identity(cluster, &newcomer)?;
-    if cluster.membership().membership().get_node(&newcomer.member).is_none() {
-        let nodes = BTreeMap::from([(newcomer.member, newcomer.address)]);
-        change(cluster, ChangeMembers::AddNodes(nodes)).await?;
+    if cluster.membership().membership().get_node(&newcomer.member).is_some() {
+        return Ok(());
     }
-    Ok(())
+    let nodes = BTreeMap::from([(newcomer.member, newcomer.address.clone())]);
+    let membership = change(cluster, ChangeMembers::AddNodes(nodes)).await?;
+    // Of two that came at the same time, the first one stands there.
+    check_address(&membership, &newcomer)
 }
 
 /// Two machines that claim the same identity: the second must not take the first one's place.
@@ -159,8 +161,11 @@ fn check_identity(cluster: &Cluster, newcomer: &Newcomer) -> Result<(), RosterEr
     if !entry::is_legal(&newcomer.address) {
         return Err(RosterError::Refused("an address that is too long".into()));
     }
-    let membership = cluster.membership();
-    let known = membership.membership().get_node(&newcomer.member);
+    check_address(cluster.membership().membership(), newcomer)
+}
+
+fn check_address(membership: &RaftMembership, newcomer: &Newcomer) -> Result<(), RosterError> {
+    let known = membership.get_node(&newcomer.member);
     match known.filter(|known| known.peers != newcomer.address.peers) {
         Some(known) => {
             let reason =
@@ -206,7 +211,7 @@ pub(crate) async fn promote(cluster: &Arc<Cluster>, member: MemberId) -> Result<
         return Err(RosterError::Diverged { member, position, what });
     }
     tracing::info!(member, %position, "sealed the same as this member: it may vote");
-    change(cluster, ChangeMembers::AddVoterIds(BTreeSet::from([member]))).await
+    change(cluster, ChangeMembers::AddVoterIds(BTreeSet::from([member]))).await.map(|_| ())
 }
 
 /// Has everybody seal, until this member and another hold something of the same position.
@@ -259,18 +264,21 @@ pub(crate) async fn remove(cluster: &Arc<Cluster>, member: MemberId) -> Result<(
     if cluster.membership().voter_ids().any(|voter| voter == member) {
         change(cluster, ChangeMembers::RemoveVoters(one.clone())).await?;
     }
-    change(cluster, ChangeMembers::RemoveNodes(one)).await
+    change(cluster, ChangeMembers::RemoveNodes(one)).await.map(|_| ())
 }
 
-/// Changes the membership, after a change that is under way has ended.
-async fn change(cluster: &Cluster, change: ChangeMembers<MemberId, MemberAddress>) -> Result<(), RosterError> {
+/// Changes the membership, after a change that is under way has ended; returns what it led to.
+async fn change(
+    cluster: &Cluster,
+    change: ChangeMembers<MemberId, MemberAddress>,
+) -> Result<RaftMembership, RosterError> {
     let deadline = Instant::now() + CHANGE_PATIENCE;
     let _one_at_a_time = cluster.changing.lock().await;
     let mut metrics = cluster.raft.metrics();
     loop {
         metrics.mark_unchanged();
         let busy = match cluster.raft.change_membership(change.clone(), true).await {
-            Ok(_) => return Ok(()),
+            Ok(done) => return Ok(done.membership().clone().unwrap_or_default()),
             Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(ChangeMembershipError::InProgress(
                 busy,
             )))) => busy,

@@ -132,7 +132,7 @@ fn config(directory: &Path, member: u64) -> NodeConfig {
     }
 }
 
-pub(crate) async fn until(node: &Node<Map>, is_met: impl Fn(&NodeStatus) -> bool) -> NodeStatus {
+pub(crate) async fn until<S: Service>(node: &Node<S>, is_met: impl Fn(&NodeStatus) -> bool) -> NodeStatus {
     node.wait_for(PATIENCE, is_met).await.unwrap_or_else(|status| panic!("it never came to that: {status:#?}"))
 }
 

@@ -1,6 +1,8 @@
 //! Clusters of members in this process, on real disks and connections.
 
+mod bad_luck;
 mod bank;
 mod harness;
 mod joining;
+mod slow_link;
 mod three_members;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::picture::{Picture, View, milliseconds, share, sources};
 use super::status::{JoinFigures, MemberStatus};
 use super::visitor::Visitor;
-use super::{DELTA, EPSILON, FOUNDERS, Story, fares, shown, wrong};
+use super::{ALPHA, DELTA, EPSILON, Story, fares, shown, wrong};
 use crate::failure::Failure;
 use crate::output;
 
@@ -119,7 +119,7 @@ impl Story<'_> {
         self.narrator.begin("epsilon joins; one of its sources is killed with kill -9 half way");
         let mut joining = self.begin_join(EPSILON)?;
         let before = self.follow(&mut joining, Until::HalfWay)?;
-        let victim = self.busiest_founder(&before)?;
+        let victim = self.busiest_source(&before)?;
         self.members[victim].kill();
         let name = self.members[victim].name;
         let given = output::bytes(given_by(name, &before));
@@ -142,10 +142,10 @@ impl Story<'_> {
     }
 
     /// The source that gave most, of those that do not lead.
-    fn busiest_founder(&mut self, figures: &JoinFigures) -> Result<usize, Failure> {
+    fn busiest_source(&mut self, figures: &JoinFigures) -> Result<usize, Failure> {
         let leader = self.leader()?;
         let given = |index: &usize| given_by(self.members[*index].name, figures);
-        let others = FOUNDERS.into_iter().filter(|index| *index != leader);
+        let others = (ALPHA..EPSILON).filter(|index| *index != leader);
         others.max_by_key(given).ok_or_else(|| Failure::new("there is no source but the leader"))
     }
 

@@ -113,7 +113,8 @@ fn drawn(view: &View<'_>, rate: f64) -> Vec<String> {
 fn line(view: &View<'_>, rate: f64) -> String {
     let elapsed = output::seconds(view.elapsed.as_secs_f64());
     let progress = view.figures.map_or_else(String::new, |figures| {
-        format!("{} ({}/s), lag {}, ", amount(figures), output::bytes(rate as u64), output::count(view.lag))
+        let rate = if rate < 1.0 { String::new() } else { format!(" ({}/s)", output::bytes(rate as u64)) };
+        format!("{}{rate}, lag {}, ", amount(figures), output::count(view.lag))
     });
     format!("{} at {elapsed}: {progress}{}", view.joiner, clients(view))
 }
