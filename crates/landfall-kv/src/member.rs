@@ -59,6 +59,11 @@ impl ClusterMember {
         }
     }
 
+    /// Waits until the member has stopped by itself; says why.
+    pub async fn wait_for_failure(&self) -> String {
+        self.node.wait_for_failure().await
+    }
+
     async fn sweep_what_is_due(self: &Arc<Self>) {
         loop {
             let (member, now_ms) = (self.clone(), self.clock().now_ms);

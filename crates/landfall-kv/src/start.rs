@@ -170,10 +170,11 @@ async fn serve_until_stopped(node: Node<KeyValues>, listener: TcpListener, clien
     let (stop, running) = watch::channel(Running::On);
     let looking = tokio::spawn(member.clone().look_after(running.clone()));
     let serving = tokio::spawn(serve(listener, member.clone(), Arc::new(Desk::new(clients)), running));
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
+    let failure = tokio::select! {
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+        reason = member.wait_for_failure() => Some(reason),
+    };
     // Whoever listens has it; nobody is left if both tasks ended.
     let _ = stop.send(Running::Stopping);
     let ended = async {
@@ -187,7 +188,13 @@ async fn serve_until_stopped(node: Node<KeyValues>, listener: TcpListener, clien
         Some(member) => member.close().await,
         None => tracing::warn!("the member is still in use; it ends with the process"),
     }
-    Ok(())
+    match failure {
+        // Clients find another member sooner if this one does not go on answering what it cannot do.
+        Some(reason) => {
+            bail!("the member stopped: {reason}; nothing acknowledged is lost, start it again when this is mended")
+        }
+        None => Ok(()),
+    }
 }
 
 /// How long clients that are being answered are waited for.

@@ -153,10 +153,12 @@ impl<S: Service> Applier<S> {
             applied.position = position;
             applied.time = applied_time;
         });
-        let waiting = self.waiters.take(commands.origin);
-        for (reply, waiter) in replies.into_iter().flatten().zip(waiting) {
+        let mut replies = replies.into_iter().flatten();
+        for waiter in self.waiters.take(commands.origin) {
+            // A newer snapshot passed over the entry: it took effect, and nobody here knows with which reply.
+            let reply = replies.next().map_or(Err(ProposeError::Unknown), |reply| reply.map_err(ProposeError::Refused));
             // Whoever asked may have gone.
-            let _ = waiter.send(reply.map_err(ProposeError::Refused));
+            let _ = waiter.send(reply);
         }
         Ok(())
     }
@@ -188,9 +190,11 @@ impl<S: Service> Applier<S> {
     /// snapshot.
     fn mark(&mut self, position: Position, record: &Bytes, mark: Mark) -> Result<(), ApplyError> {
         self.reserved.time = self.reserved.time.max(mark.time);
+        let ended = self.reserved.end_leases();
         let (reserved, config) = (self.reserved.clone(), self.config);
         let applied = self.transact(position, record, |state| {
             reserved.write(config, state)?;
+            ended.iter().try_for_each(|holder| reserved::remove_lease(*holder, config, state))?;
             reserved.leases.values().try_for_each(|lease| reserved::put_lease(lease, config, state))
         })?;
         if applied.is_some() {

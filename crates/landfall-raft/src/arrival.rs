@@ -103,14 +103,17 @@ impl Arrivals {
 
     /// Pulls a snapshot, unless it is being pulled already. A pull that was to follow ends; what it brought stays.
     fn begin(&self, snapshot: ChunkId, sources: Vec<String>) -> Arc<JoinHandle> {
-        let mut pulls = self.pulls();
         let goes_on = |arrival: &&Arrival| arrival.snapshot == snapshot && arrival.join.status().failure.is_none();
-        if let Some(arrival) = [&pulls.coming, &pulls.adopted].into_iter().flatten().find(goes_on) {
-            return arrival.join.clone();
-        }
-        if let Some(old) = pulls.coming.take() {
+        let mut pulls = loop {
+            let mut pulls = self.pulls();
+            if let Some(arrival) = [&pulls.coming, &pulls.adopted].into_iter().flatten().find(goes_on) {
+                return arrival.join.clone();
+            }
+            let Some(old) = pulls.coming.take() else { break pulls };
+            // Its thread may be waiting for a source; nobody else waits for that.
+            drop(pulls);
             old.join.stop();
-        }
+        };
         let options = JoinOptions {
             sources,
             transport: self.transport.clone(),

@@ -7,6 +7,8 @@
 const CHANGED_BYTES_MIN: u64 = 4 * 1024 * 1024;
 /// Changes that wait in memory never grow beyond this without a mark.
 const CHANGED_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// A restart never replays much more log than this, however few keys it is about.
+const LOG_BYTES_MAX: u64 = 256 * 1024 * 1024;
 /// Bytes that a seal may write for each byte that changed; above, the next one waits longer.
 const WRITTEN_PER_CHANGED_AIM: f64 = 2.0;
 
@@ -30,9 +32,9 @@ impl Cadence {
         Self { changed_bytes: 4 * CHANGED_BYTES_MIN }
     }
 
-    /// Whether these many changed bytes are enough for a mark.
-    pub(crate) fn is_due(&self, overlay_bytes: u64) -> bool {
-        overlay_bytes >= self.changed_bytes
+    /// Whether these many changed bytes, or so much log since the last mark, are enough for a mark.
+    pub(crate) fn is_due(&self, overlay_bytes: u64, log_bytes: u64) -> bool {
+        overlay_bytes >= self.changed_bytes || log_bytes >= LOG_BYTES_MAX
     }
 
     /// Learns from a seal. One that cost much asks for more changes the next time; a cheap one lets memory and replay shrink.
@@ -83,6 +85,12 @@ mod tests {
         let mut cadence = Cadence::new();
         cadence.handle_seal(SealCost { changed_bytes: 0, written_bytes: 1_000 });
         assert_eq!(cadence.changed_bytes, Cadence::new().changed_bytes);
-        assert!(!cadence.is_due(0));
+        assert!(!cadence.is_due(0, 0));
+    }
+
+    #[test]
+    fn a_few_keys_that_change_for_ever_are_sealed_all_the_same() {
+        assert!(!Cadence::new().is_due(100, LOG_BYTES_MAX - 1));
+        assert!(Cadence::new().is_due(100, LOG_BYTES_MAX));
     }
 }

@@ -17,6 +17,7 @@ use crate::ballot::Ballot;
 use crate::consensus::{MemberAddress, MemberId, Raft, StoredMembership, position_of};
 use crate::entry::{LogTime, Mark, Payload};
 use crate::gather::{now_ms, write};
+use crate::message::Newcomer;
 use crate::network::Network;
 use crate::owner::Owner;
 use crate::sealing::Sealing;
@@ -66,6 +67,11 @@ impl Cluster {
         let membership = self.membership();
         let others = membership.nodes().filter(|(member, _)| **member != self.member);
         others.map(|(member, address)| (*member, address.clone())).collect()
+    }
+
+    /// Whether the membership, as far as it is known here, has a member at that very address.
+    pub(crate) fn knows(&self, member: &Newcomer) -> bool {
+        self.membership().membership().get_node(&member.member) == Some(&member.address)
     }
 
     /// Whether the membership is on its way from one to another.

@@ -85,7 +85,10 @@ impl<S: Service> Node<S> {
         }
         let mut node = Self::start(service, config, parts).await?;
         let newcomer = Newcomer { address: node.address(), ..newcomer };
-        asking.admit(&newcomer).await?;
+        // Who comes back as what it was needs nobody's leave; its seeds may be gone meanwhile.
+        if !node.cluster.knows(&newcomer) {
+            asking.admit(&newcomer).await?;
+        }
         node.tasks.spawn(settle(node.cluster.clone(), join, lease));
         Ok(node)
     }

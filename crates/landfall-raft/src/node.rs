@@ -191,6 +191,12 @@ impl<S: Service> Node<S> {
         status::wait_for(&self.cluster, patience, is_met).await
     }
 
+    /// Waits until the member has stopped by itself, its disk having failed for example; says why. Until it is opened again, it takes part in
+    /// nothing.
+    pub async fn wait_for_failure(&self) -> String {
+        status::wait_for_failure(&self.cluster).await
+    }
+
     /// Has every member seal at one position and compares what they sealed. Only the leader can.
     pub async fn audit(&self, patience: Duration) -> Result<AuditReport, RosterError> {
         audit::audit(&self.cluster, patience).await

@@ -75,6 +75,15 @@ impl Reserved {
         }
     }
 
+    /// Takes away the leases that have ended by the log's time; says whose they were.
+    pub(crate) fn end_leases(&mut self) -> Vec<MemberId> {
+        let time = self.time;
+        let ended: Vec<MemberId> =
+            self.leases.values().filter(|lease| lease.until <= time).map(|lease| lease.holder).collect();
+        self.leases.retain(|_, lease| lease.until > time);
+        ended
+    }
+
     /// The first index that a lease, which has not ended, still needs.
     pub(crate) fn keep_from(&self) -> Option<u64> {
         self.leases.values().filter(|lease| lease.until > self.time).map(|lease| lease.keep_from).min()
@@ -97,13 +106,20 @@ pub(crate) fn put_membership(
 
 /// Writes a lease, or takes away one that was given back.
 pub(crate) fn put_lease(lease: &Lease, config: SectionId, state: &mut Transaction<'_>) -> Result<(), ReadError> {
-    let key = [LEASE_PREFIX, &lease.holder.to_be_bytes()].concat();
     if lease.until <= lease.time {
-        return Ok(state.delete(config, key)?);
+        return remove_lease(lease.holder, config, state);
     }
     let fields = [lease.holder, lease.version, lease.keep_from, lease.until.0, lease.time.0];
     let value: Vec<u8> = fields.iter().flat_map(|field| field.to_le_bytes()).collect();
-    Ok(state.put(config, key, value)?)
+    Ok(state.put(config, lease_key(lease.holder), value)?)
+}
+
+pub(crate) fn remove_lease(holder: MemberId, config: SectionId, state: &mut Transaction<'_>) -> Result<(), ReadError> {
+    Ok(state.delete(config, lease_key(holder))?)
+}
+
+fn lease_key(holder: MemberId) -> Vec<u8> {
+    [LEASE_PREFIX, &holder.to_be_bytes()].concat()
 }
 
 fn decode_membership(mut bytes: Bytes) -> Result<StoredMembership, EntryError> {

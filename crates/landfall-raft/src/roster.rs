@@ -110,6 +110,7 @@ pub(crate) async fn begin(cluster: &Arc<Cluster>, newcomer: &Newcomer) -> Reply 
 }
 
 async fn try_begin(cluster: &Arc<Cluster>, newcomer: &Newcomer) -> Result<Beginning, RosterError> {
+    check_leads(cluster)?;
     check_identity(cluster, newcomer)?;
     let sealed = newest_seal(cluster).await?;
     let held = cluster.applied.borrow().leases.get(&newcomer.member).copied();
@@ -121,6 +122,10 @@ async fn try_begin(cluster: &Arc<Cluster>, newcomer: &Newcomer) -> Result<Beginn
         time: cluster.time(),
     };
     write(&cluster.raft, Payload::lease(lease)).await?;
+    let stands = |leases: &BTreeMap<MemberId, Lease>| leases.get(&newcomer.member).map(|held| held.version);
+    if stands(&cluster.applied.borrow().leases) != Some(lease.version) {
+        return Err(RosterError::NotYet("too many members join at once".into()));
+    }
     // Until the lease stood in the log, a purge may have passed it by.
     if cluster.log.first_index() > lease.keep_from {
         return Err(RosterError::NotYet("the log moved on while the lease was taken".into()));
@@ -146,6 +151,7 @@ pub(crate) async fn admit(cluster: &Arc<Cluster>, newcomer: Newcomer) -> Reply {
 }
 
 pub(crate) async fn try_admit(cluster: &Arc<Cluster>, newcomer: Newcomer) -> Result<(), RosterError> {
+    check_leads(cluster)?;
     check_identity(cluster, &newcomer)?;
     if cluster.membership().membership().get_node(&newcomer.member).is_some() {
         return Ok(());
@@ -154,6 +160,11 @@ pub(crate) async fn try_admit(cluster: &Arc<Cluster>, newcomer: Newcomer) -> Res
     let membership = change(cluster, ChangeMembers::AddNodes(nodes)).await?;
     // Of two that came at the same time, the first one stands there.
     check_address(&membership, &newcomer)
+}
+
+/// Whoever lags sees an older membership and older leases: only the leader refuses anybody for good.
+fn check_leads(cluster: &Cluster) -> Result<(), RosterError> {
+    if cluster.leads() { Ok(()) } else { Err(RosterError::NotLeader(cluster.leader())) }
 }
 
 /// Two machines that claim the same identity: the second must not take the first one's place.
@@ -182,6 +193,7 @@ pub(crate) async fn renew(cluster: &Arc<Cluster>, renewal: &Renewal) -> Reply {
 }
 
 async fn try_renew(cluster: &Cluster, renewal: &Renewal) -> Result<(), RosterError> {
+    check_leads(cluster)?;
     let held = cluster.applied.borrow().leases.get(&renewal.holder).copied();
     let Some(held) = held.filter(|held| held.version <= renewal.version) else {
         return Err(RosterError::Refused(format!("lease {} of member {} is over", renewal.version, renewal.holder)));
@@ -198,6 +210,7 @@ async fn try_renew(cluster: &Cluster, renewal: &Renewal) -> Result<(), RosterErr
 
 /// Lets a learner vote, after its state was compared with this member's at a mark that both sealed.
 pub(crate) async fn promote(cluster: &Arc<Cluster>, member: MemberId) -> Result<(), RosterError> {
+    check_leads(cluster)?;
     let membership = cluster.membership();
     if membership.voter_ids().any(|voter| voter == member) {
         return Ok(());

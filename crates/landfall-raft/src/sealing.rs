@@ -51,10 +51,10 @@ impl Sealing {
         Self { member, keyed, seals, cadence, runtime, progress: watch::Sender::default(), finished }
     }
 
-    /// Whether enough has changed for a mark, and the last one is done with.
-    pub(crate) fn is_due(&self) -> bool {
+    /// Whether enough has changed for a mark, in the state or in bytes of log since the last one, and that one is done with.
+    pub(crate) fn is_due(&self, log_bytes: u64) -> bool {
         let cadence = self.cadence.lock().unwrap_or_else(PoisonError::into_inner);
-        !self.progress.borrow().under_way && cadence.is_due(self.keyed.overlay_bytes())
+        !self.progress.borrow().under_way && cadence.is_due(self.keyed.overlay_bytes(), log_bytes)
     }
 
     /// Whether a seal began at that position; otherwise the mark there was skipped.

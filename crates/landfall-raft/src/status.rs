@@ -93,6 +93,19 @@ pub(crate) fn of(cluster: &Cluster) -> NodeStatus {
     }
 }
 
+/// Returns once the member has stopped by itself, and says why.
+pub(crate) async fn wait_for_failure(cluster: &Cluster) -> String {
+    let mut metrics = cluster.raft.metrics();
+    loop {
+        if let Err(reason) = &metrics.borrow_and_update().running_state {
+            return reason.to_string();
+        }
+        if metrics.changed().await.is_err() {
+            return "it was closed".into();
+        }
+    }
+}
+
 pub(crate) async fn wait_for(
     cluster: &Cluster,
     patience: Duration,

@@ -93,12 +93,19 @@ async fn finish_changes(cluster: Arc<Cluster>) {
 /// The leader asks everybody to seal when enough has changed.
 async fn mark_when_due(cluster: Arc<Cluster>) {
     let mut applied = cluster.applied.clone();
+    let mut log_bytes_at_mark = cluster.log.size_bytes();
     while applied.changed().await.is_ok() {
-        if !cluster.leads() || !cluster.sealing.is_due() {
+        let log_bytes = cluster.log.size_bytes();
+        // A purge makes it shorter.
+        log_bytes_at_mark = log_bytes_at_mark.min(log_bytes);
+        if !cluster.leads() || !cluster.sealing.is_due(log_bytes - log_bytes_at_mark) {
             continue;
         }
         match cluster.mark().await {
-            Ok(position) => tracing::debug!(%position, "asked everybody to seal"),
+            Ok(position) => {
+                log_bytes_at_mark = log_bytes;
+                tracing::debug!(%position, "asked everybody to seal");
+            }
             Err(ProposeError::NotLeader(_) | ProposeError::Unknown) => {}
             Err(_) => return,
         }

@@ -9,7 +9,8 @@ use std::time::Duration;
 use landfall_core::codec::{Codec, CodecSet};
 use landfall_core::snapshot::StateName;
 use landfall_core::wire::{
-    Ask, Fetch, FetchWhat, Hello, Lease, Message, Open, Refusal, RefusalReason, VERSION_MAX, VERSION_MIN, common_version,
+    Ask, Fetch, FetchWhat, Hello, Lease, Message, Open, Refusal, RefusalReason, VERSION_MAX, VERSION_MIN,
+    common_version,
 };
 use landfall_net::{Connection, FrameSender, SendError};
 

@@ -180,6 +180,9 @@ impl JoinHandle {
                 keyed.ask_on(plan.lanes.clone());
             }
             keyed.stand_on(plan.manifest_chunk.clone(), &plan.manifest, extent, &mut base)?;
+            if is_whole {
+                self.progress.unprotect();
+            }
         }
         Ok(plan.manifest.position)
     }
@@ -213,5 +216,6 @@ impl JoinHandle {
 impl Drop for JoinHandle {
     fn drop(&mut self) {
         self.stop();
+        self.progress.unprotect();
     }
 }

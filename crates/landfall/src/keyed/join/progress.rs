@@ -63,6 +63,8 @@ struct Inner {
     bytes_told: u64,
     plan: Option<Arc<Plan>>,
     session: Option<Arc<Session<KeyedLanding>>>,
+    /// Keeps what came from being collected.
+    protection: Option<landfall_store::Session>,
     /// Connections on which hot units come, and what came on them.
     hot_lanes: Option<Arc<FaultLanes>>,
     /// What the join asks for that is not about chunks.
@@ -79,6 +81,7 @@ impl Progress {
             bytes_told: 0,
             plan: None,
             session: None,
+            protection: None,
             hot_lanes: None,
             for_caller: VecDeque::new(),
             stopped: false,
@@ -177,6 +180,16 @@ impl Progress {
             join.handle_log_attached(snapshot.position, now);
         });
         Ok(())
+    }
+
+    /// Keeps what comes until [`Progress::unprotect`].
+    pub(super) fn protect(&self, protection: landfall_store::Session) {
+        self.lock().protection = Some(protection);
+    }
+
+    /// What came is pinned, or of no use to anybody.
+    pub(super) fn unprotect(&self) {
+        self.lock().protection = None;
     }
 
     /// Says which transfer is to be ended, should the join be stopped.

@@ -39,6 +39,7 @@ impl Run {
         let ended = self.run();
         let ended = ended.map_err(|failure| if self.progress.was_stopped() { JoinFailure::Stopped } else { failure });
         if let Err(failure) = &ended {
+            self.progress.unprotect();
             tracing::info!(state = %self.keyed.name(), %failure, "a join ended early");
         }
         let Self { keyed, progress, .. } = self;
@@ -47,13 +48,12 @@ impl Run {
     }
 
     fn run(&self) -> Result<(), JoinFailure> {
-        // What comes is protected until its snapshot is pinned, and all of it came.
-        let writing = self.keyed.here.store.begin_session();
+        // What comes is protected until all of it came and its snapshot is pinned; whoever never adopts it lets it go with the handle.
+        self.progress.protect(self.keyed.here.store.begin_session());
         let (plan, asked) = self.plan()?;
         let fetched = self.fetch(&plan, asked);
         self.keyed.ask_no_more(&plan.lanes);
         plan.lanes.end();
-        drop(writing);
         if fetched? == LetGo::Some {
             let budget = CollectBudget { copy_bytes_max: COLLECT_COPY_BYTES_MAX };
             if let Err(error) = collect(&self.keyed.here.store, budget) {
@@ -202,9 +202,13 @@ impl Run {
         let keyed = &self.keyed;
         let base = keyed.lock_base();
         let mut let_go = LetGo::Nothing;
-        if let Some(held) = keyed.served.find(plan.snapshot).filter(|held| held.extent == Extent::Filling) {
-            let whole = Held { extent: Extent::Whole, ..(*held).clone() };
+        let held = keyed.served.find(plan.snapshot);
+        if let Some(held) = held.as_ref().filter(|held| held.extent == Extent::Filling) {
+            let whole = Held { extent: Extent::Whole, ..(**held).clone() };
             let_go = keyed.served.publish(whole, &keyed.clock)?;
+        }
+        if held.is_some() {
+            self.progress.unprotect();
         }
         self.progress.tell(|join, now| join.handle_here(Part::Rest, plan.snapshot, now));
         drop(base);
