@@ -285,8 +285,16 @@ async fn change(
     cluster: &Cluster,
     change: ChangeMembers<MemberId, MemberAddress>,
 ) -> Result<RaftMembership, RosterError> {
-    let deadline = Instant::now() + CHANGE_PATIENCE;
     let _one_at_a_time = cluster.changing.lock().await;
+    change_alone(cluster, change).await
+}
+
+/// The same for whoever sees to it that nobody else changes anything.
+async fn change_alone(
+    cluster: &Cluster,
+    change: ChangeMembers<MemberId, MemberAddress>,
+) -> Result<RaftMembership, RosterError> {
+    let deadline = Instant::now() + CHANGE_PATIENCE;
     let mut metrics = cluster.raft.metrics();
     loop {
         metrics.mark_unchanged();
@@ -312,8 +320,7 @@ pub(crate) async fn finish_change(cluster: &Cluster) -> Result<(), RosterError> 
     tracing::info!("finishes a change of the membership");
     // openraft takes any change for the second step, and this one asks for nothing more.
     let nothing = ChangeMembers::AddVoterIds(BTreeSet::new());
-    cluster.raft.change_membership(nothing, true).await?;
-    Ok(())
+    change_alone(cluster, nothing).await.map(|_| ())
 }
 
 fn later(time: LogTime, by: Duration) -> LogTime {

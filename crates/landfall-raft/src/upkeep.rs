@@ -74,7 +74,7 @@ async fn report_what_was_taken(cluster: Arc<Cluster>) {
 /// A leader that fell in the middle of a change of the membership leaves the cluster with two of them, and both must agree to everything: the
 /// next leader finishes what was begun.
 async fn finish_changes(cluster: Arc<Cluster>) {
-    let mut metrics = cluster.raft.server_metrics();
+    let mut metrics = cluster.raft.metrics();
     loop {
         metrics.mark_unchanged();
         if cluster.leads() && cluster.changes_membership() {

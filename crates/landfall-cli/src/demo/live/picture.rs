@@ -164,6 +164,10 @@ fn clients(view: &View<'_>) -> String {
 }
 
 fn amount(figures: &JoinFigures) -> String {
+    // One that was started again counts what it had before, as it comes upon it.
+    if figures.entries_here == 0 {
+        return format!("looks at what it has · {} came", output::bytes(figures.bytes()));
+    }
     format!("{} here · {} came", share(figures), output::bytes(figures.bytes()))
 }
 
@@ -218,7 +222,8 @@ mod tests {
 
     #[test]
     fn every_line_fits_eighty_columns() {
-        for figures in [None, Some(&figures())] {
+        let begun = JoinFigures { entries_here: 0, ..figures() };
+        for figures in [None, Some(&begun), Some(&figures())] {
             for line in drawn(&view(figures), 123_456_789.0) {
                 assert!(line.chars().count() < 80, "{line}");
             }
