@@ -142,3 +142,19 @@ fn decode_fields<const COUNT: usize>(bytes: &Bytes) -> Result<[u64; COUNT], Entr
     let mut rest = bytes.clone();
     Ok([(); COUNT].map(|()| rest.get_u64_le()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_is_gone_once_the_log_is_past_its_end() {
+        let lease =
+            |holder, until| Lease { holder, version: 1, keep_from: 10, until: LogTime(until), time: LogTime(0) };
+        let leases = [lease(1, 99), lease(2, 100), lease(3, 101)].map(|lease| (lease.holder, lease));
+        let mut reserved = Reserved { time: LogTime(100), leases: leases.into(), ..Reserved::default() };
+        assert_eq!(reserved.end_leases(), [1, 2]);
+        assert_eq!(reserved.leases.keys().copied().collect::<Vec<_>>(), [3]);
+        assert_eq!(reserved.end_leases(), []);
+    }
+}

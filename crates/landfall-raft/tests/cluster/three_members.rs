@@ -1,7 +1,9 @@
 //! Three members replicate a service on real disks and connections.
 
-use crate::harness::{DATA, PATIENCE, Stage, add, close, content, number, propose_somewhere, set, until};
-use landfall_raft::{Aim, ProposeError, ReadBarrierError, Role, Verdict};
+use std::time::Duration;
+
+use crate::harness::{DATA, Map, PATIENCE, Stage, add, close, content, number, propose_somewhere, set, until};
+use landfall_raft::{Aim, JoinConfig, Node, NodeConfig, ProposeError, ReadBarrierError, Role, Verdict};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_member_takes_writes_and_has_them_after_a_restart() {
@@ -91,6 +93,22 @@ async fn what_was_acknowledged_survives_the_leader() {
     until(&back, |status| status.applied >= position).await;
     assert_eq!(content(&back), content(&nodes[leader]));
     nodes.push(back);
+    close(nodes).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_comes_back_though_the_one_that_it_joined_by_is_gone() {
+    let stage = Stage::new();
+    let mut nodes = stage.three().await;
+    let away = nodes.remove(2);
+    let seed = nodes.remove(0);
+    let (address, seeds) = (away.address().peers, vec![seed.address().peers]);
+    away.close().await;
+    seed.close().await;
+    let config = NodeConfig { listen: address, ..stage.config(3) };
+    let join = JoinConfig { seeds, patience: Duration::ZERO, aim: Aim::Voter };
+    nodes.push(Node::join(Map, config, join).await.expect("it belongs to the cluster"));
+    assert_eq!(propose_somewhere(&nodes, &add("sum", 1)).await, 1);
     close(nodes).await;
 }
 
