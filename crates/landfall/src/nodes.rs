@@ -45,37 +45,69 @@ impl NodeCache {
         Ok(())
     }
 
-    /// Keeps a node for good, as what differs from the node `replaced` if that saves at least half.
+    /// Stores a node for good, as what differs from the node `replaced` with the bytes `base` if that saves at least half. It is
+    /// remembered if `replaced` is: a node that nobody read does not become one that somebody did.
     pub(crate) fn put_in_place_of(
         &self,
         node: &Chunk,
         replaced: ChunkId,
+        base: &Bytes,
         patching: &mut Patching,
     ) -> Result<(), StoreError> {
-        if let Some(base) = self.get(replaced)? {
-            let encoded = patching.encoder.encode(Codec::ZstdPatch, node.bytes(), Some(&base), &mut patching.patch);
-            if encoded.is_ok() && Codec::ZstdPatch.is_worth_it(node.bytes().len(), patching.patch.len()) {
-                return self.put_patch(node, replaced, &patching.patch);
-            }
+        let encoded = patching.encoder.encode(Codec::ZstdPatch, node.bytes(), Some(base), &mut patching.patch);
+        if encoded.is_ok() && Codec::ZstdPatch.is_worth_it(node.bytes().len(), patching.patch.len()) {
+            self.store_patch(node, replaced, &patching.patch)?;
+        } else {
+            self.store.put(node)?;
         }
-        self.put(node)
-    }
-
-    /// Keeps a node for good, as the patch that makes it of the node `base`.
-    pub(crate) fn put_patch(&self, node: &Chunk, base: ChunkId, patch: &[u8]) -> Result<(), StoreError> {
-        let form = Encoded { codec: Codec::ZstdPatch as u8, base: Some(base), bytes: patch };
-        match self.store.put_encoded(node, form) {
-            Ok(()) => self.remember(node.id(), Kept::Plain(node.bytes().clone())),
-            // It hangs on too many patches already: a whole node ends the chain.
-            Err(StoreError::BaseUnusable { .. }) => self.put(node)?,
-            Err(error) => return Err(error),
+        if self.part(replaced).has(replaced) {
+            self.remember(node.id(), Kept::Plain(node.bytes().clone()));
         }
         Ok(())
     }
 
+    /// Keeps a node for good, as the patch that makes it of the node `base`.
+    pub(crate) fn put_patch(&self, node: &Chunk, base: ChunkId, patch: &[u8]) -> Result<(), StoreError> {
+        self.store_patch(node, base, patch)?;
+        self.remember(node.id(), Kept::Plain(node.bytes().clone()));
+        Ok(())
+    }
+
+    fn store_patch(&self, node: &Chunk, base: ChunkId, patch: &[u8]) -> Result<(), StoreError> {
+        let form = Encoded { codec: Codec::ZstdPatch as u8, base: Some(base), bytes: patch };
+        match self.store.put_encoded(node, form) {
+            // It hangs on too many patches already: a whole node ends the chain.
+            Err(StoreError::BaseUnusable { .. }) => self.store.put(node),
+            put => put,
+        }
+    }
+
     /// The plaintext of a node, or nothing if it is not here.
     pub(crate) fn get(&self, id: ChunkId) -> Result<Option<Bytes>, StoreError> {
+        let bytes = self.get_within(id, PATCHES_IN_CHAIN_MAX)?;
+        if let Some(bytes) = &bytes {
+            self.remember_anew(id, bytes);
+        }
+        Ok(bytes)
+    }
+
+    /// The same, for one who reads it once: it is not remembered for that.
+    pub(crate) fn get_once(&self, id: ChunkId) -> Result<Option<Bytes>, StoreError> {
         self.get_within(id, PATCHES_IN_CHAIN_MAX)
+    }
+
+    /// Forgets nodes in memory that nobody will read again.
+    pub(crate) fn outlive(&self, replaced: &[ChunkId]) {
+        for &id in replaced {
+            self.part(id).forget(id);
+        }
+    }
+
+    fn remember_anew(&self, id: ChunkId, bytes: &Bytes) {
+        let mut part = self.part(id);
+        if !part.has(id) {
+            part.insert(id, Kept::Plain(bytes.clone()));
+        }
     }
 
     fn get_within(&self, id: ChunkId, depth: u32) -> Result<Option<Bytes>, StoreError> {
@@ -98,9 +130,7 @@ impl NodeCache {
             self.store.forget(id)?;
             return Ok(None);
         };
-        let bytes = node.into_bytes();
-        self.remember(id, Kept::Plain(bytes.clone()));
-        Ok(Some(bytes))
+        Ok(Some(node.into_bytes()))
     }
 
     /// A node with its entries found, which is done once for as long as it is remembered.
@@ -259,6 +289,17 @@ impl Generations {
         Some(kept)
     }
 
+    fn has(&self, id: ChunkId) -> bool {
+        self.young.contains_key(&id) || self.old.contains_key(&id)
+    }
+
+    fn forget(&mut self, id: ChunkId) {
+        self.old.remove(&id);
+        if let Some(kept) = self.young.remove(&id) {
+            self.young_bytes -= kept.memory_bytes();
+        }
+    }
+
     fn insert(&mut self, id: ChunkId, kept: Kept) {
         self.young_bytes += kept.memory_bytes();
         if let Some(before) = self.young.insert(id, kept) {
@@ -305,7 +346,8 @@ mod tests {
         let mut patching = Patching::default();
         cache.put(&node(0)).unwrap();
         for version in 1..64 {
-            cache.put_in_place_of(&node(version), node(version - 1).id(), &mut patching).unwrap();
+            let old = node(version - 1);
+            cache.put_in_place_of(&node(version), old.id(), old.bytes(), &mut patching).unwrap();
         }
         drop(cache);
         let (store, stats) = stored_bytes(store, directory.path());
@@ -324,8 +366,8 @@ mod tests {
         let mut patching = Patching::default();
         let other = Chunk::new(Domain::Node, vec![7; 100].into());
         cache.put(&other).unwrap();
-        for (version, base) in [(1, other.id()), (2, node(9).id())] {
-            cache.put_in_place_of(&node(version), base, &mut patching).unwrap();
+        for (version, base) in [(1, &other), (2, &node(9))] {
+            cache.put_in_place_of(&node(version), base.id(), base.bytes(), &mut patching).unwrap();
             assert_eq!(store.get_encoded(node(version).id()).unwrap().unwrap().base, None);
         }
     }

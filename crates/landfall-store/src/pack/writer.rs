@@ -1,4 +1,4 @@
-//! Owns the pack that is being filled: frames go into a large buffer, the buffer goes to the file.
+//! Owns the pack that is being filled: frames go into a buffer, the buffer goes to the file.
 //!
 //! Writes are positional and the buffer is kept until they succeed, so a write that failed (a full disk) is repeated by
 //! the next call. It never syncs: finished packs are handed on.
@@ -132,5 +132,6 @@ impl PackWriter {
     }
 }
 
-/// One write call of this size keeps up with any disk, and stays in the processor's cache.
-const BUFFER_BYTES_MAX: usize = 1024 * 1024;
+/// Large enough that write calls cost little beside what they write; small, because it is what a process that is killed loses of what it
+/// fetched, for each class of packs.
+const BUFFER_BYTES_MAX: usize = 64 * 1024;

@@ -8,6 +8,7 @@ mod error;
 mod here;
 mod join;
 mod near;
+mod records;
 mod seal;
 
 use std::path::PathBuf;
@@ -30,6 +31,7 @@ pub use join::{
     AdoptError, FaultError, JoinError, JoinFailure, JoinHandle, JoinOptions, JoinStatus, LandingError, Milestone,
     ReachedAfter,
 };
+pub use records::{CarriedOut, CarryOutError};
 pub use seal::{SealReport, SealTicket};
 
 use crate::clock::{Clock, wall_seconds};

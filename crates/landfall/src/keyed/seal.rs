@@ -1,12 +1,15 @@
 //! Owns the carrying out of a seal: on a thread of its own, in slices, while writers go on; then durable, then the newest snapshot.
 
+use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use landfall_core::keyed::{SealSink, Sealed, Sealing, Step};
 use landfall_core::snapshot::{Manifest, Position, StateRoot};
-use landfall_core::tree::NodeSink;
+use landfall_core::tree::{Node, NodeSink, Nodes, TreeError};
 use landfall_core::{Chunk, ChunkId};
 use landfall_store::{CollectBudget, StoreError};
 
@@ -15,11 +18,13 @@ use super::{Extent, Keyed, SealError, SealRefused};
 use crate::clock::wall_seconds;
 use crate::history::Held;
 use crate::member::collect;
-use crate::nodes::Patching;
+use crate::nodes::{NodeCache, Patching};
 use crate::source::LetGo;
 
 /// Changes that are merged before the thread looks up.
 const SLICE_ENTRIES_MAX: usize = 4096;
+/// Nodes that were read last and may be the base of the next patch: one of each level, and some more where boundaries move.
+const NODES_READ_LAST: usize = 16;
 /// What a seal that lets an older snapshot go may spend on making room.
 const COLLECT_COPY_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
@@ -97,10 +102,12 @@ struct Run<'a> {
 impl Run<'_> {
     fn seal(&self, mut sealing: Sealing) -> Result<SealReport, SealError> {
         let writing = self.keyed.here.store.begin_session();
-        let sealed = self.merge(&mut sealing).and_then(|(sealed, nodes)| {
+        let sealed = self.merge(&mut sealing).and_then(|Merged { sealed, nodes, replaced }| {
             let held = self.make_durable(&sealed)?;
             let report = self.report(&held, sealing.entries_done(), nodes);
             let let_go = self.publish(&sealed, held)?;
+            // From now on readers go by the new nodes; the memory of the old ones is there for the next seal.
+            self.keyed.here.nodes.outlive(&replaced);
             Ok((SealReport { elapsed: self.began.elapsed(), ..report }, let_go))
         });
         drop(writing);
@@ -118,18 +125,26 @@ impl Run<'_> {
         Ok(report)
     }
 
-    /// Merges all slices. Gives the seal and the count of nodes that were written.
-    fn merge(&self, sealing: &mut Sealing) -> Result<(Sealed, u64), SealError> {
+    /// Merges all slices.
+    fn merge(&self, sealing: &mut Sealing) -> Result<Merged, SealError> {
         let here = &self.keyed.here;
-        let mut sink = StoreSink { here, patching: Patching::default(), nodes: 0, failure: None };
+        let read = ReadOnce { nodes: &here.nodes, last: RefCell::default() };
+        let mut sink = StoreSink {
+            here,
+            read: &read,
+            patching: Patching::default(),
+            nodes: 0,
+            failure: None,
+            replaced: Vec::new(),
+        };
         loop {
-            let step = sealing.step(&*here.nodes, SLICE_ENTRIES_MAX, &mut sink);
+            let step = sealing.step(&read, SLICE_ENTRIES_MAX, &mut sink);
             if let Some(failure) = sink.failure.take().or_else(|| here.nodes.take_failure()) {
                 return Err(failure.into());
             }
             match step {
                 Ok(Step::More) => {}
-                Ok(Step::Done(sealed)) => return Ok((sealed, sink.nodes)),
+                Ok(Step::Done(sealed)) => return Ok(Merged { sealed, nodes: sink.nodes, replaced: sink.replaced }),
                 Err(error) => return Err(error.into()),
             }
         }
@@ -168,15 +183,78 @@ impl Run<'_> {
     }
 }
 
+/// What merging gave.
+struct Merged {
+    sealed: Sealed,
+    /// How many nodes were written.
+    nodes: u64,
+    /// Nodes whose places others took.
+    replaced: Vec<ChunkId>,
+}
+
+/// Nodes as a seal reads them: each once, and again as the base of the patch that takes its place. What nobody else reads does not push
+/// out of memory what somebody does.
+struct ReadOnce<'a> {
+    nodes: &'a NodeCache,
+    /// The last that were read, oldest first.
+    last: RefCell<VecDeque<(ChunkId, Node)>>,
+}
+
+impl ReadOnce<'_> {
+    fn read_now(&self, id: ChunkId) -> Result<Option<Result<Node, TreeError>>, StoreError> {
+        if let Some((_, node)) = self.last.borrow().iter().find(|(last, _)| *last == id) {
+            return Ok(Some(Ok(node.clone())));
+        }
+        let read = match self.nodes.read_remembered(id) {
+            Some(read) => read,
+            None => match self.nodes.get_once(id)? {
+                Some(bytes) => Node::read(id, bytes),
+                None => return Ok(None),
+            },
+        };
+        if let Ok(node) = &read {
+            let mut last = self.last.borrow_mut();
+            if last.len() == NODES_READ_LAST {
+                last.pop_front();
+            }
+            last.push_back((id, node.clone()));
+        }
+        Ok(Some(read))
+    }
+}
+
+impl Nodes for ReadOnce<'_> {
+    fn node(&self, id: ChunkId) -> Option<Bytes> {
+        Some(self.read(id)?.ok()?.bytes().clone())
+    }
+
+    fn read(&self, id: ChunkId) -> Option<Result<Node, TreeError>> {
+        self.read_now(id).unwrap_or_else(|failure| {
+            self.nodes.note_failure(failure);
+            None
+        })
+    }
+}
+
 /// Keeps what a seal makes: nodes as patches against those that they replace, long values as they are.
 struct StoreSink<'a> {
     here: &'a Here,
+    read: &'a ReadOnce<'a>,
     patching: Patching,
     nodes: u64,
+    replaced: Vec<ChunkId>,
     failure: Option<StoreError>,
 }
 
 impl StoreSink<'_> {
+    fn keep_in_place_of(&mut self, node: &Chunk, old: ChunkId) -> Result<(), StoreError> {
+        self.replaced.push(old);
+        match self.read.node(old) {
+            Some(base) => self.here.nodes.put_in_place_of(node, old, &base, &mut self.patching),
+            None => self.here.nodes.put(node),
+        }
+    }
+
     fn note(&mut self, result: Result<(), StoreError>) {
         if let Err(failure) = result {
             self.failure.get_or_insert(failure);
@@ -195,7 +273,7 @@ impl NodeSink for StoreSink<'_> {
         }
         self.nodes += 1;
         let kept = match old {
-            Some(old) => self.here.nodes.put_in_place_of(&node, old, &mut self.patching),
+            Some(old) => self.keep_in_place_of(&node, old),
             None => self.here.nodes.put(&node),
         };
         self.note(kept);

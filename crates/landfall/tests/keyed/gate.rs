@@ -27,6 +27,7 @@ struct State {
     /// Frames of bulk that may still pass.
     bulk_frames_left: u64,
     bulk_frames_passed: u64,
+    bulk_bytes_passed: u64,
     /// Requests that could not wait.
     urgent_requests: u64,
     /// The member at this address falsifies every item.
@@ -42,7 +43,13 @@ enum Purpose {
 impl Gate {
     /// Lets `bulk_frames` frames of bulk through, and then no more.
     pub(crate) fn new(bulk_frames: u64) -> Self {
-        let state = State { bulk_frames_left: bulk_frames, bulk_frames_passed: 0, urgent_requests: 0, liar: None };
+        let state = State {
+            bulk_frames_left: bulk_frames,
+            bulk_frames_passed: 0,
+            bulk_bytes_passed: 0,
+            urgent_requests: 0,
+            liar: None,
+        };
         Self(Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() }))
     }
 
@@ -61,6 +68,10 @@ impl Gate {
     pub(crate) fn wait_for_bulk(&self, frames: u64) {
         let state = self.lock();
         drop(self.0.changed.wait_while(state, |state| state.bulk_frames_passed < frames).unwrap());
+    }
+
+    pub(crate) fn bulk_bytes_passed(&self) -> u64 {
+        self.lock().bulk_bytes_passed
     }
 
     pub(crate) fn urgent_requests(&self) -> u64 {
@@ -144,6 +155,9 @@ impl FrameReceiver for GateReceiver {
         self.pass()?;
         let Some(frame) = self.inner.receive()? else { return Ok(None) };
         self.frames += 1;
+        if self.purpose == Purpose::Bulk {
+            self.gate.lock().bulk_bytes_passed += frame.len() as u64;
+        }
         self.frame.clear();
         self.frame.extend_from_slice(frame);
         let is_item = matches!(Message::decode(&self.frame), Ok(Message::Item(_)));

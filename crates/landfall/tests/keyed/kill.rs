@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 use landfall::keyed::{Extent, JoinOptions, Milestone};
-use landfall::net::{PlainTransport, Transport};
+use landfall::net::Transport;
 use landfall::pull::TrustAll;
 
 use crate::gate::Gate;
@@ -29,7 +29,7 @@ fn joiner() {
     handle.adopt().unwrap();
     println!("adopted");
     gate.wait_until_exhausted();
-    println!("fetched");
+    println!("{} bytes fetched", gate.bulk_bytes_passed());
     // Until it is killed.
     std::io::stdin().read_exact(&mut [0]).unwrap();
 }
@@ -49,13 +49,25 @@ fn spawn(directory: &Path, address: &str, frames: u64) -> Child {
         .unwrap()
 }
 
-/// Runs a joiner until it says `moment`, and kills it.
-fn kill_at(directory: &Path, address: &str, frames: u64, moment: &str) {
+/// Runs a joiner until it says `moment`, and kills it. Gives what it said.
+fn kill_at(directory: &Path, address: &str, frames: u64, moment: &str) -> String {
     let mut child = spawn(directory, address, frames);
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
-    assert!(lines.any(|line| line.ends_with(moment)), "it never was {moment}");
+    let said = lines.find(|line| line.ends_with(moment));
     child.kill().unwrap();
     child.wait().unwrap();
+    said.unwrap_or_else(|| panic!("it never was {moment}"))
+}
+
+/// What a kill may cost: what two classes of packs had not written, and what lanes had just taken from the network.
+const BYTES_AGAIN_MAX: u64 = 2 * 64 * 1024 + 4 * 16 * 1024;
+
+fn bytes_of_an_undisturbed_join(address: &str) -> u64 {
+    let directory = tempfile::tempdir().unwrap();
+    let keyed = open(directory.path());
+    let gate = Gate::new(u64::MAX);
+    keyed.join(only(address, gate.transport())).wait(Milestone::Complete).unwrap();
+    gate.bulk_bytes_passed()
 }
 
 #[test]
@@ -71,21 +83,24 @@ fn a_joiner_that_is_killed_keeps_what_it_fetched() {
     for moment in ["opened", "viable", "adopted"] {
         kill_at(directory, &address, 0, moment);
     }
+    let mut came = 0;
     for frames in [40, 80, 120] {
-        kill_at(directory, &address, frames, "fetched");
+        let said = kill_at(directory, &address, frames, "fetched");
+        came += said.split_whitespace().next().unwrap().parse::<u64>().unwrap();
     }
 
     let keyed = open(directory);
     let half = keyed.sealed().unwrap();
     assert_eq!((half.id, half.extent), (sealed.snapshot, Extent::Filling));
     assert_eq!(keyed.get(CONFIG, b"members").unwrap().unwrap(), &b"a, b, c"[..]);
-    let handle = keyed.join(only(&address, Arc::new(PlainTransport)));
-    handle.wait(Milestone::Planned).unwrap();
-    assert_eq!(keyed.get(DATA, &key(59_999)).unwrap().unwrap(), value(59_999, 0));
+    let gate = Gate::new(u64::MAX);
+    let handle = keyed.join(only(&address, gate.transport()));
     handle.wait(Milestone::Complete).unwrap();
-    let (brought, whole) = (handle.status().figures.wire_received, sealed.manifest.payload_bytes());
-    assert!(brought < whole * 3 / 4, "{brought} bytes came at last, of {whole}");
+    assert_eq!(keyed.get(DATA, &key(59_999)).unwrap().unwrap(), value(59_999, 0));
     drop(handle);
+    came += gate.bulk_bytes_passed();
+    let undisturbed = bytes_of_an_undisturbed_join(&address);
+    assert!(came <= undisturbed + 3 * BYTES_AGAIN_MAX, "{came} bytes came, and {undisturbed} suffice");
     assert_equal(&source, &keyed);
     drop(keyed);
     assert_eq!(open(directory).sealed().unwrap().extent, Extent::Whole);

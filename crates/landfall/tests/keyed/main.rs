@@ -5,5 +5,6 @@ mod ground;
 mod history;
 mod join;
 mod kill;
+mod records;
 mod seal;
 mod trouble;
