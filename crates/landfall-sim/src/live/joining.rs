@@ -101,6 +101,8 @@ impl LiveWorld {
         if !at.is_up() || at.life != life || at.joining.is_some() || self.order.votes(member) {
             return Ok(());
         }
+        // What it seals now would be later than what it is about to stand on.
+        self.give_up_seal(member)?;
         let Some(first) = self.first_snapshot(member) else {
             self.schedule(AGAIN_AFTER, Event::Start { member, life });
             return Ok(());
@@ -550,7 +552,7 @@ impl LiveWorld {
             let most =
                 if equal >= different { Some(own) } else { others().map(|(_, sealed)| sealed).find(|s| *s != own) };
             let position = self.order.position(index);
-            let is_decided = equal.max(different) * 2 > voters.len();
+            let is_decided = equal.max(different) >= self.vouchers_min();
             let most = most.map(|sealed| Snapshot { id: sealed.id, position });
             is_decided.then_some(Tally { position, equal: equal as u32, different: different as u32, most })
         })

@@ -32,10 +32,12 @@ impl LiveWorld {
         }
     }
 
-    /// Whoever writes puts a mark into the order.
+    /// Whoever writes puts a mark into the order, once its own seal is done: else no two members might ever seal at the same mark.
     pub(super) fn write_mark(&mut self) {
         self.schedule(self.scenario.mark_every, Event::Mark);
-        if self.order.last() < self.order.decided() + UNDECIDED_MAX {
+        let writer = self.order.voters().iter().find(|&&voter| self.members[voter].is_up());
+        let is_sealing = writer.is_some_and(|&writer| self.members[writer].seal.is_some());
+        if !is_sealing && self.order.last() < self.order.decided() + UNDECIDED_MAX {
             self.order.write(Deed::Mark, &self.schema);
         }
     }
