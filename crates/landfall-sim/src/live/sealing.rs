@@ -129,7 +129,8 @@ impl LiveWorld {
         self.figures.seals += 1;
         self.log.note(self.now, format_args!("{member} sealed {} at {position}", chunk.id().short()));
         self.compare_seal(member, &chunk, &sealed.manifest)?;
-        self.let_snapshots_go(member, self.scenario.snapshots_kept)?;
+        let kept = self.scenario.snapshots_kept.max(self.snapshots_leased(member));
+        self.let_snapshots_go(member, kept)?;
         self.cut_log(member, LogCut::Polite)?;
         self.tell_joiners(RebaseCause::Mark);
         self.look_for_wrong_voters(position.index);
@@ -178,6 +179,19 @@ impl LiveWorld {
             at.unpin(id)?;
         }
         Ok(())
+    }
+
+    /// How many of its newest snapshots a member must keep so that joiners get what they began with, as long as their leases last.
+    fn snapshots_leased(&self, member: MemberId) -> usize {
+        let seals = &self.members[member].seals;
+        let is_wanted = |(_, id): &(&u64, &ChunkId)| {
+            self.leases.iter().any(|(joiner, lease)| {
+                let joining = self.members[*joiner].joining.as_ref();
+                lease.ends_at > self.now && joining.is_some_and(|joining| joining.wants(**id))
+            })
+        };
+        let before = seals.iter().take_while(|seal| !is_wanted(seal)).count();
+        seals.len() - before
     }
 
     /// A member cuts its log up to its newest snapshot.
