@@ -28,22 +28,22 @@ fn run_all(seeds: std::ops::Range<u64>) {
 
 #[test]
 fn seeds_from_0() {
-    run_all(0..75);
+    run_all(0..50);
 }
 
 #[test]
-fn seeds_from_75() {
-    run_all(75..150);
+fn seeds_from_50() {
+    run_all(50..100);
+}
+
+#[test]
+fn seeds_from_100() {
+    run_all(100..150);
 }
 
 #[test]
 fn seeds_from_150() {
-    run_all(150..225);
-}
-
-#[test]
-fn seeds_from_225() {
-    run_all(225..300);
+    run_all(150..200);
 }
 
 #[test]
