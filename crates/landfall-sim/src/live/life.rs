@@ -83,13 +83,25 @@ impl LiveWorld {
         Ok(())
     }
 
-    /// A member that cannot get the records that it lacks joins anew.
+    /// A member that cannot get the records that it lacks, or was found to be wrong, joins anew.
     pub(super) fn demote(&mut self, member: MemberId) {
-        self.log.note(self.now, format_args!("{member} lacks too much, and votes no longer"));
+        self.log.note(self.now, format_args!("{member} votes no longer"));
         self.figures.demoted += 1;
         self.order.demote(member);
         let life = self.members[member].life;
         self.schedule(Duration::ZERO, Event::Start { member, life });
+        self.decide_between_two();
+    }
+
+    /// Of two that vote, nobody can tell which is wrong: an operator does.
+    fn decide_between_two(&mut self) {
+        let voters = self.order.voters();
+        let wrong = voters.iter().copied().find(|&voter| self.members[voter].diverged.is_some());
+        if let Some(wrong) = wrong.filter(|_| voters.len() == 2) {
+            self.log.note(self.now, format_args!("somebody finds out that {wrong} is wrong"));
+            self.members[wrong].distrusts_base = true;
+            self.demote(wrong);
+        }
     }
 
     /// A member applies what is decided, as far as it can.
