@@ -270,7 +270,9 @@ impl Pull {
         let decoded = self.decoder.decode(form.codec, form.payload, form.plain_bytes, base_bytes, &mut plain);
         let proven = decoded.ok().and_then(|()| Chunk::verify(asked.id, asked.domain, plain.into()).ok());
         let Some(chunk) = proven else { return Ok(corrupt) };
-        let was_here = disk.read(asked.id)?.is_some() && !self.repeated.has(asked.id);
+        // What was unreadable because the base of its patch is damaged is here again once that base is.
+        let may_return = disk.may_be_damaged || self.repeated.has(asked.id);
+        let was_here = !may_return && disk.read(asked.id)?.is_some();
         let as_sent = Encoded { codec: form.codec as u8, base: base.map(|base| base.id()), bytes: form.payload };
         disk.put(&chunk, (self.storing == Storing::AsSent).then_some(as_sent))?;
         self.puts_unsynced += 1;

@@ -146,6 +146,8 @@ pub enum RebaseCause {
     LogGap,
     /// The overlay nears its cap.
     OverlayCap,
+    /// Nobody has the snapshot below the state any longer, and it is not all here.
+    Gone,
     /// The others sealed at a mark, and this member cannot: it is half filled.
     Mark,
     /// An audit found a difference.
@@ -158,6 +160,7 @@ impl fmt::Display for RebaseCause {
             Self::LogCap => "the log nears its cap",
             Self::LogGap => "the log does not continue here",
             Self::OverlayCap => "the overlay nears its cap",
+            Self::Gone => "nobody has the old one any longer",
             Self::Mark => "the others sealed",
             Self::Mismatch => "an audit found a difference",
         })

@@ -31,6 +31,8 @@ pub const AUDIT_AGAIN_AFTER: Duration = Duration::from_secs(1);
 pub const HOOK_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// Tries of the commit hook before the joiner gives up.
 pub const HOOK_TRIES_MAX: u32 = 10;
+/// A re-base at a mark is not urgent: it waits until the units had this many times as long as the last re-base took.
+const UNITS_SHARE: u32 = 10;
 /// Differences that audits may find before the joiner gives up: the first is answered by a re-base.
 const MISMATCHES_MAX: u32 = 2;
 
@@ -47,6 +49,8 @@ pub struct Join {
     applied: Position,
     head: Option<Position>,
     mismatches: u32,
+    /// Snapshots that only a mark brought are passed over before this.
+    marks_from: Time,
 }
 
 impl Join {
@@ -62,6 +66,7 @@ impl Join {
             applied: Position::default(),
             head: None,
             mismatches: 0,
+            marks_from: now,
         };
         join.reach(Milestone::Asked, now);
         join
@@ -169,15 +174,17 @@ impl Join {
     }
 
     /// A newer snapshot is to be put below the state. A member that is whole seals by itself, so it passes this over, unless the
-    /// log does not continue where it stands.
-    pub fn handle_newer_snapshot(&mut self, newer: Snapshot, cause: RebaseCause) {
+    /// log does not continue where it stands. What only a mark brought is passed over while the last re-base was not long ago: marks that
+    /// come as fast as re-bases end would leave no time for the rest.
+    pub fn handle_newer_snapshot(&mut self, newer: Snapshot, cause: RebaseCause, now: Time) {
+        let is_early = cause == RebaseCause::Mark && now < self.marks_from;
         match &mut self.stage {
             Stage::Planned(filling) if filling.snapshot.position < newer.position => self.plan_again(newer),
             Stage::Viable(filling) => {
                 let newest = filling.rebase.map_or(filling.snapshot, |rebase| rebase.newest());
                 let is_needed = filling.waits_for(Wait::Part(Part::Rest)) || filling.waits_for(Wait::Log);
-                if newest.position < newer.position && (is_needed || filling.rebase.is_some()) {
-                    self.rebase(newer, cause);
+                if newest.position < newer.position && (is_needed || filling.rebase.is_some()) && !is_early {
+                    self.rebase(newer, cause, now);
                 }
             }
             _ => {}
@@ -193,8 +200,10 @@ impl Join {
         let (waits_for_log, waits_for_hot) = (filling.waits_for(Wait::Log), filling.waits_for(Wait::Part(Part::Hot)));
         self.milestones.lose(Milestone::Complete);
         self.applied = self.applied.max(rebase.onto.position);
-        if let Some((next, cause)) = rebase.next {
-            return self.rebase(next, cause);
+        self.marks_from = now + now.since(rebase.began) * UNITS_SHARE;
+        let is_early = |cause| cause == RebaseCause::Mark && now < self.marks_from;
+        if let Some((next, cause)) = rebase.next.filter(|&(_, cause)| !is_early(cause)) {
+            return self.rebase(next, cause, now);
         }
         if waits_for_log {
             self.commands.push_back(Command::AttachLog { after: self.applied });
@@ -213,7 +222,7 @@ impl Join {
         let Stage::Viable(filling) = &mut self.stage else { return };
         let Some(rebase) = filling.rebase.take_if(|rebase| rebase.onto.id == onto) else { return };
         if let Some((next, cause)) = rebase.next {
-            return self.rebase(next, cause);
+            return self.rebase(next, cause, now);
         }
         if filling.waits_for(Wait::Part(Part::Rest)) || filling.waits_for(Wait::Log) {
             // What it waits for was to come with that snapshot, so it comes with a newer one.
@@ -239,7 +248,7 @@ impl Join {
             self.reach(Milestone::Verified, now);
             self.run_hook(0);
         } else {
-            self.mismatch(most, tally);
+            self.mismatch(most, tally, now);
         }
     }
 
@@ -278,8 +287,8 @@ impl Join {
         match &mut self.stage {
             Stage::Verifying(verifying) => {
                 verifying.again_at = None;
-                verifying.position = self.applied;
-                self.commands.push_back(Command::Audit { position: self.applied });
+                // The same position: one that moved with the log would never be reached by seals that take longer than an answer.
+                self.commands.push_back(Command::Audit { position: verifying.position });
             }
             Stage::Verified(hook) => {
                 let tries = hook.tries;
@@ -392,19 +401,22 @@ impl Join {
         self.check_lag();
     }
 
-    fn rebase(&mut self, onto: Snapshot, cause: RebaseCause) {
+    fn rebase(&mut self, onto: Snapshot, cause: RebaseCause, now: Time) {
         let Stage::Viable(filling) = &mut self.stage else { return };
         match &mut filling.rebase {
             // The one under way ends first: else a stream of newer ones would never let any end.
-            Some(rebase) => rebase.next = Some((onto, cause)),
+            Some(rebase) => {
+                let urgent = rebase.next.map(|(_, cause)| cause).filter(|_| cause == RebaseCause::Mark);
+                rebase.next = Some((onto, urgent.unwrap_or(cause)));
+            }
             None => {
-                filling.rebase = Some(Rebase { onto, next: None });
+                filling.rebase = Some(Rebase { onto, began: now, next: None });
                 self.commands.push_back(Command::Rebase { onto, cause });
             }
         }
     }
 
-    fn mismatch(&mut self, most: Snapshot, tally: Tally) {
+    fn mismatch(&mut self, most: Snapshot, tally: Tally, now: Time) {
         let Stage::Verifying(verifying) = self.stage else { return };
         self.mismatches += 1;
         self.commands.push_back(Command::ReportDifference { theirs: most });
@@ -414,7 +426,7 @@ impl Join {
         }
         let waits_for = [Wait::Part(Part::Rest)].into();
         self.set_stage(Stage::Viable(Filling { snapshot: verifying.snapshot, waits_for, rebase: None }));
-        self.rebase(most, RebaseCause::Mismatch);
+        self.rebase(most, RebaseCause::Mismatch, now);
     }
 
     fn run_hook(&mut self, tries: u32) {

@@ -45,6 +45,7 @@ pub(super) enum Wait {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Rebase {
     pub(super) onto: Snapshot,
+    pub(super) began: Time,
     /// A still newer one that came meanwhile.
     pub(super) next: Option<(Snapshot, RebaseCause)>,
 }

@@ -59,6 +59,7 @@ stories! {
     a_tie_proves_nothing
     an_audit_that_nobody_answers_is_asked_for_again
     facts_of_an_old_snapshot_are_passed_over
+    marks_faster_than_rebases_leave_time_for_the_rest
     milestones_after_viable_come_in_any_order
     newer_snapshots_wait_for_the_rebase_under_way
     the_disk_fills_up

@@ -88,7 +88,7 @@ impl Play {
             3 => join.handle_log_attached(position(number), now),
             4 => join.handle_log_lost(),
             5 => join.handle_applied(position(number), position(u64::from(detail / 8)), now),
-            6 => join.handle_newer_snapshot(snapshot(number), cause(detail)),
+            6 => join.handle_newer_snapshot(snapshot(number), cause(detail), now),
             7 => join.handle_rebased(snapshot(number).id, now),
             8 => join.handle_rebase_failed(snapshot(number).id, now),
             9 => {
@@ -116,7 +116,9 @@ impl Play {
             Command::FetchUpper { of } => join.handle_here(Part::Upper, of, now),
             Command::FetchHot { of } => join.handle_here(Part::Hot, of, now),
             Command::FetchRest { of } => join.handle_here(Part::Rest, of, now),
-            Command::AskNewer { than } => join.handle_newer_snapshot(snapshot(than.index + 1), RebaseCause::LogGap),
+            Command::AskNewer { than } => {
+                join.handle_newer_snapshot(snapshot(than.index + 1), RebaseCause::LogGap, now);
+            }
             Command::Rebase { onto, .. } => join.handle_rebased(onto.id, now),
             Command::Audit { position } => {
                 let most = Some(snapshot(position.index));
@@ -179,7 +181,7 @@ fn part(detail: u8) -> Part {
 }
 
 fn cause(detail: u8) -> RebaseCause {
-    [RebaseCause::Mark, RebaseCause::LogCap, RebaseCause::LogGap, RebaseCause::OverlayCap][usize::from(detail / 8 % 4)]
+    [RebaseCause::Mark, RebaseCause::LogCap, RebaseCause::Gone, RebaseCause::OverlayCap][usize::from(detail / 8 % 4)]
 }
 
 pub(super) fn valid_batch(random: &mut Random) -> Vec<u8> {

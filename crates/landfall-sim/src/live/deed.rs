@@ -200,8 +200,8 @@ pub(super) fn next_deed(content: &LiveContent, schema: &Schema, random: &mut Ran
             let keys = (0..random.between(1, 5)).map(|_| key(content, random)).collect();
             Deed::Measure { keys, into: format!("sum/{}", random.below(20)).into() }
         }
-        24 => change(schema, vec![(RECENT, Op::Clear)]),
-        25..=29 => change(schema, vec![(CONFIG, put(format!("setting/{}", random.below(40)).into(), 60, random))]),
+        24 | 25 => change(schema, vec![(RECENT, Op::Clear)]),
+        26..=29 => change(schema, vec![(CONFIG, put(format!("setting/{}", random.below(40)).into(), 60, random))]),
         _ => {
             let ops = (0..random.between(1, 8)).map(|_| next_op(content, random)).collect();
             change(schema, ops)

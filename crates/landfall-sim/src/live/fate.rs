@@ -124,6 +124,12 @@ impl LiveWorld {
 
     fn harm_history(&mut self) -> Result<(), Violation> {
         let member = self.someone();
+        if self.random.chance(self.faults.give_up_seal) {
+            let sealing: Vec<_> = (0..self.members.len()).filter(|&at| self.members[at].seal.is_some()).collect();
+            if let Some(&member) = sealing.first() {
+                self.give_up_seal(member)?;
+            }
+        }
         if self.random.chance(self.faults.unpin) {
             self.note(format_args!("{member} lets old snapshots go"));
             let unpinned = self.let_snapshots_go(member, 1);

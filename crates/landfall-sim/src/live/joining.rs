@@ -4,13 +4,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use landfall_core::join::{
-    Command, Failure, HookOutcome, Join, LeaseVersion, Milestone, Part, RebaseCause, Snapshot, Tally,
-};
+use landfall_core::join::{Command, Failure, Join, LeaseVersion, Milestone, Part, RebaseCause, Snapshot};
 use landfall_core::snapshot::{Manifest, Position, SectionPriority};
 use landfall_core::{Chunk, ChunkId, Time};
 use landfall_store::Session;
 
+use super::auditing::{AUDIT_MAX, Audit};
 use super::here::Trouble;
 use super::line::{Line, Task};
 use super::member::{Extent, violation};
@@ -23,10 +22,6 @@ use crate::pull::Pull;
 const LAG_MAX: u64 = 32;
 /// Pause before something that nobody could give is asked for again.
 pub(super) const AGAIN_AFTER: Duration = Duration::from_millis(300);
-/// An audit that has no answer for so long is told so.
-const AUDIT_MAX: Duration = Duration::from_secs(5);
-/// How long members keep their log for a joiner that says nothing.
-const LEASE_TIME: Duration = Duration::from_secs(10);
 
 /// One join under way.
 pub(super) struct Joining {
@@ -40,9 +35,10 @@ pub(super) struct Joining {
     pub(super) bulk: Option<Pull>,
     pub(super) feed: Feed,
     pub(super) rebase: Option<(Snapshot, RebaseCause)>,
-    audit: Option<Audit>,
+    pub(super) audit: Option<Audit>,
+    pub(super) is_verifying: bool,
     /// Where an audit showed that the state is right.
-    verified_at: Option<u64>,
+    pub(super) verified_at: Option<u64>,
     pub(super) hot_keys: Vec<Bytes>,
     /// The state stands on a snapshot of this join, and serves reads.
     pub(super) is_adopted: bool,
@@ -64,12 +60,6 @@ pub(super) enum Feed {
     Of(MemberId),
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Audit {
-    position: Position,
-    since: Time,
-}
-
 /// What keeps the members' logs for a joiner.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct LogLease {
@@ -79,9 +69,16 @@ pub(super) struct LogLease {
 }
 
 impl Joining {
-    /// Is an audit under way?
+    /// Is everything here, and an audit to show that it is right?
     pub(super) fn is_audited(&self) -> bool {
-        self.audit.is_some()
+        self.is_verifying
+    }
+
+    /// Does it fetch this snapshot?
+    pub(super) fn wants(&self, id: ChunkId) -> bool {
+        let is_first = self.first == id && self.join.snapshot().is_none();
+        let is_below = self.join.snapshot().is_some_and(|snapshot| snapshot.id == id);
+        is_first || is_below || self.rebase.is_some_and(|(onto, _)| onto.id == id)
     }
 
     /// How far it is, for people.
@@ -101,6 +98,8 @@ impl LiveWorld {
         if !at.is_up() || at.life != life || at.joining.is_some() || self.order.votes(member) {
             return Ok(());
         }
+        // What it seals now would be later than what it is about to stand on.
+        self.give_up_seal(member)?;
         let Some(first) = self.first_snapshot(member) else {
             self.schedule(AGAIN_AFTER, Event::Start { member, life });
             return Ok(());
@@ -124,6 +123,7 @@ impl LiveWorld {
             feed: Feed::None,
             rebase: None,
             audit: None,
+            is_verifying: false,
             verified_at: None,
             hot_keys,
             is_adopted: false,
@@ -203,11 +203,13 @@ impl LiveWorld {
             }
             Command::Audit { position } => {
                 joining.audit = Some(Audit { position, since: clock });
+                joining.is_verifying = true;
                 self.schedule(AUDIT_MAX, Event::Audit { member, join: number });
                 self.look_at_audits()?;
             }
             Command::ReportDifference { theirs } => {
                 self.figures.differences += 1;
+                joining.is_verifying = false;
                 let is_known = self.members[member].ever_diverged;
                 let is_right = self.seals.values().flat_map(BTreeMap::values).any(|sealed| sealed.id == theirs.id);
                 check(is_known && is_right, || format!("member {member} differs from {theirs}, which nobody planned"))?;
@@ -323,6 +325,7 @@ impl LiveWorld {
     pub(super) fn newer(&mut self, member: MemberId, cause: RebaseCause) -> Result<(), Trouble> {
         let reference = self.reference();
         let at = &mut self.members[member];
+        let clock = at.clock(self.now);
         let base = at.base.as_ref().map(|base| base.manifest.position).unwrap_or_default();
         let Some(joining) = &mut at.joining else { return Ok(()) };
         let number = joining.number;
@@ -339,7 +342,7 @@ impl LiveWorld {
             }
             return Ok(());
         }
-        joining.join.handle_newer_snapshot(newest, cause);
+        joining.join.handle_newer_snapshot(newest, cause, clock);
         if cause == RebaseCause::LogGap && joining.feed == Feed::None && joining.rebase.is_none() {
             self.schedule(AGAIN_AFTER, Event::Newer { member, join: number, cause });
         }
@@ -362,7 +365,7 @@ impl LiveWorld {
             joining.join.handle_rebase_failed(of.expect("just compared"), clock);
             return self.drive(member);
         }
-        let cause = RebaseCause::Mark;
+        let cause = RebaseCause::Gone;
         self.schedule(AGAIN_AFTER, Event::Newer { member, join, cause });
         Ok(())
     }
@@ -375,107 +378,6 @@ impl LiveWorld {
         {
             self.begin_task(member, Task::Manifest(snapshot.id));
         }
-    }
-
-    /// Looks for a member whose log goes on where the joiner stands.
-    pub(super) fn attach(&mut self, member: MemberId) -> Result<(), Trouble> {
-        let clock = self.members[member].clock(self.now);
-        let joining = self.members[member].joining.as_ref();
-        let Some((Feed::Wanted(after), number)) = joining.map(|joining| (joining.feed, joining.number)) else {
-            return Ok(());
-        };
-        let sources = self.sources_of(member);
-        let Some(&source) = sources.get(self.random.below(sources.len() as u64) as usize) else {
-            self.schedule(AGAIN_AFTER, Event::Attach { member, join: number });
-            return Ok(());
-        };
-        let order = &self.order;
-        let after = if self.members[member].joining.as_ref().is_some_and(|joining| joining.is_adopted) {
-            after.max(self.members[member].position())
-        } else {
-            after
-        };
-        let last = self.members[member].run_after(after.index, |index| order.position(index))?;
-        let first = self.members[source].log.as_ref().map_or(u64::MAX, landfall_store::log::Log::first_index);
-        let begins_after = if first <= last + 1 { after } else { self.order.position(first - 1) };
-        let is_near = begins_after <= after;
-        if is_near {
-            self.members[member].cut_after(last)?;
-            let ends_at = self.now + LEASE_TIME;
-            self.leases.insert(member, LogLease { after: last, ends_at });
-        }
-        self.log.note(self.now, format_args!("{member} attaches to the log of {source} after {begins_after}"));
-        let Some(joining) = &mut self.members[member].joining else { return Ok(()) };
-        joining.feed = if is_near { Feed::Of(source) } else { Feed::None };
-        joining.join.handle_log_attached(begins_after, clock);
-        self.drive(member)
-    }
-
-    /// Takes records out of the log of the member that it is attached to.
-    pub(super) fn feed(&mut self, member: MemberId) -> Result<(), Trouble> {
-        let Some(Feed::Of(source)) = self.members[member].joining.as_ref().map(|joining| joining.feed) else {
-            return Ok(());
-        };
-        let last = self.members[member].log.as_ref().and_then(landfall_store::log::Log::last_index);
-        let base = self.members[member].base.as_ref().map_or(0, |base| base.manifest.position.index);
-        let first = self.members[member].joining.as_ref().and_then(|joining| joining.join.snapshot());
-        let first = first.map_or(base, |snapshot| if base == 0 { snapshot.position.index } else { base });
-        let last = last.unwrap_or_default().max(first);
-        let is_reachable = self.sources_of(member).contains(&source);
-        let log = self.members[source].log.as_ref().filter(|log| is_reachable && log.first_index() <= last + 1);
-        let Some(log) = log else { return self.lose_log(member) };
-        let records = match log.read(last + 1, FEED_BYTES_MAX) {
-            Ok(records) => records,
-            Err(error) => return self.trouble(source, error.into()).map_err(Trouble::Violation),
-        };
-        let decided = self.order.decided();
-        let records = records.into_iter().filter(|record| record.position.index <= decided);
-        let placed: Vec<_> = records
-            .filter_map(|record| {
-                self.order.get(record.position.index).filter(|placed| placed.position == record.position)
-            })
-            .cloned()
-            .collect();
-        if placed.first().is_some_and(|placed| placed.position.index != last + 1) {
-            return self.lose_log(member);
-        }
-        self.members[member].append(&placed)?;
-        let after = last + placed.len() as u64;
-        self.leases.insert(member, LogLease { after, ends_at: self.now + LEASE_TIME });
-        Ok(())
-    }
-
-    /// The member that the joiner is attached to is gone, or does not keep what it needs.
-    pub(super) fn lose_log(&mut self, member: MemberId) -> Result<(), Trouble> {
-        self.log.note(self.now, format_args!("{member} lost the log"));
-        self.figures.logs_lost += 1;
-        let Some(joining) = &mut self.members[member].joining else { return Ok(()) };
-        joining.feed = Feed::None;
-        joining.join.handle_log_lost();
-        // It is asked for again once the log is attached.
-        joining.audit = None;
-        // Where nothing waits for the log any more, nobody commands that it be attached.
-        self.drive(member)?;
-        let Some(joining) = &mut self.members[member].joining else { return Ok(()) };
-        if joining.feed == Feed::None && joining.join.snapshot().is_none() {
-            joining.feed = Feed::Wanted(Position::default());
-            let join = joining.number;
-            self.schedule(AGAIN_AFTER, Event::Attach { member, join });
-        }
-        Ok(())
-    }
-
-    /// Members that vote, hold everything and can be reached.
-    pub(super) fn sources_of(&self, member: MemberId) -> Vec<MemberId> {
-        let can_serve = |&source: &MemberId| {
-            let at = &self.members[source];
-            source != member
-                && at.is_up()
-                && at.is_whole()
-                && self.order.votes(source)
-                && self.network.parted_until(member, source, self.now).is_none()
-        };
-        (0..self.members.len()).filter(can_serve).collect()
     }
 
     /// All of a snapshot is here.
@@ -508,86 +410,6 @@ impl LiveWorld {
         self.drive(member)
     }
 
-    /// Compares what joiners sealed with what members sealed that vote.
-    pub(super) fn look_at_audits(&mut self) -> Result<(), Trouble> {
-        for member in 0..self.members.len() {
-            let audit = self.members[member].joining.as_ref().and_then(|joining| joining.audit);
-            let Some(audit) = audit else { continue };
-            if let Some(tally) = self.tally(member, audit.position) {
-                self.tell_audit(member, tally)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Nobody answered an audit in time, perhaps.
-    pub(super) fn audit_time(&mut self, member: MemberId) -> Result<(), Trouble> {
-        let clock = self.members[member].clock(self.now);
-        let audit = self.members[member].joining.as_ref().and_then(|joining| joining.audit);
-        let Some(audit) = audit.filter(|audit| clock.since(audit.since) >= AUDIT_MAX) else { return Ok(()) };
-        self.tell_audit(member, Tally { position: audit.position, equal: 0, different: 0, most: None })
-    }
-
-    fn tell_audit(&mut self, member: MemberId, tally: Tally) -> Result<(), Trouble> {
-        self.log.note(self.now, format_args!("{member} hears of an audit: {tally:?}"));
-        let clock = self.members[member].clock(self.now);
-        let Some(joining) = &mut self.members[member].joining else { return Ok(()) };
-        joining.audit = None;
-        joining.join.handle_audit(tally, clock);
-        if joining.join.reached(Milestone::Verified).is_some() {
-            joining.verified_at = Some(tally.position.index);
-        }
-        self.drive(member)
-    }
-
-    fn tally(&self, member: MemberId, wanted: Position) -> Option<Tally> {
-        let voters = self.order.voters();
-        self.seals.range(wanted.index..).find_map(|(&index, by)| {
-            let own = by.get(&member)?;
-            let others = || by.iter().filter(|(other, _)| voters.contains(other) && **other != member);
-            let equal = others().filter(|(_, sealed)| *sealed == own).count();
-            let different = others().count() - equal;
-            let most =
-                if equal >= different { Some(own) } else { others().map(|(_, sealed)| sealed).find(|s| *s != own) };
-            let position = self.order.position(index);
-            let is_decided = equal.max(different) * 2 > voters.len();
-            let most = most.map(|sealed| Snapshot { id: sealed.id, position });
-            is_decided.then_some(Tally { position, equal: equal as u32, different: different as u32, most })
-        })
-    }
-
-    /// The commit hook of a joiner runs.
-    pub(super) fn hook(&mut self, member: MemberId, lease: LeaseVersion) -> Result<(), Trouble> {
-        let fails = self.random.chance(self.faults.hook);
-        let clock = self.members[member].clock(self.now);
-        let is_fenced = lease < LeaseVersion(self.lease_version);
-        let at = &mut self.members[member];
-        let Some(joining) = &mut at.joining else { return Ok(()) };
-        if fails || is_fenced {
-            joining.join.handle_hook(lease, HookOutcome::Failed, clock);
-            return self.drive(member);
-        }
-        let verified_at = joining.verified_at;
-        joining.join.handle_hook(lease, HookOutcome::Done, clock);
-        if joining.join.reached(Milestone::Promoted).is_none() {
-            return Ok(());
-        }
-        check(at.is_whole(), || format!("member {member} is promoted half filled"))?;
-        check(at.diverged.is_none(), || format!("member {member} is promoted although it has something wrong"))?;
-        let own = verified_at.and_then(|index| self.seals.get(&index)?.get(&member)).copied();
-        let is_right = verified_at.zip(own).is_some_and(|(index, own)| {
-            self.seals[&index].iter().any(|(other, sealed)| *other != member && *sealed == own)
-        });
-        check(is_right, || format!("member {member} is promoted, and no root of it was equal to another's"))?;
-        self.check_all(member)?;
-        self.log.note(self.now, format_args!("{member} votes"));
-        self.figures.promoted += 1;
-        self.members[member].diverges = false;
-        self.order.promote(member);
-        self.end_join(member, Duration::ZERO);
-        Ok(())
-    }
-
     /// Lets a join go. What came is kept.
     pub(super) fn end_join(&mut self, member: MemberId, again_after: Duration) {
         self.part_bulk(member);
@@ -598,20 +420,6 @@ impl LiveWorld {
         at.is_reconciled = false;
         let life = at.life;
         self.schedule(again_after, Event::Start { member, life });
-    }
-
-    /// The lease on the log has another version from now on.
-    pub(super) fn fence(&mut self) -> Result<(), Violation> {
-        self.lease_version += 1;
-        let lease = LeaseVersion(self.lease_version);
-        for member in 0..self.members.len() {
-            if let Some(joining) = &mut self.members[member].joining {
-                joining.join.handle_lease(lease);
-                let driven = self.drive(member);
-                self.settle(member, driven)?;
-            }
-        }
-        Ok(())
     }
 
     /// The disk of a joiner is full: its join is over.
@@ -654,5 +462,3 @@ pub(super) fn is_new(due: &mut Option<Time>, now: Time, at: Time) -> bool {
     *due = Some(at);
     true
 }
-
-const FEED_BYTES_MAX: u64 = 64 * 1024;

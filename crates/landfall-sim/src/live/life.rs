@@ -32,10 +32,12 @@ impl LiveWorld {
         }
     }
 
-    /// Whoever writes puts a mark into the order.
+    /// Whoever writes puts a mark into the order, once its own seal is done: else no two members might ever seal at the same mark.
     pub(super) fn write_mark(&mut self) {
         self.schedule(self.scenario.mark_every, Event::Mark);
-        if self.order.last() < self.order.decided() + UNDECIDED_MAX {
+        let writer = self.order.voters().iter().find(|&&voter| self.members[voter].is_up());
+        let is_sealing = writer.is_some_and(|&writer| self.members[writer].seal.is_some());
+        if !is_sealing && self.order.last() < self.order.decided() + UNDECIDED_MAX {
             self.order.write(Deed::Mark, &self.schema);
         }
     }
@@ -81,13 +83,25 @@ impl LiveWorld {
         Ok(())
     }
 
-    /// A member that cannot get the records that it lacks joins anew.
+    /// A member that cannot get the records that it lacks, or was found to be wrong, joins anew.
     pub(super) fn demote(&mut self, member: MemberId) {
-        self.log.note(self.now, format_args!("{member} lacks too much, and votes no longer"));
+        self.log.note(self.now, format_args!("{member} votes no longer"));
         self.figures.demoted += 1;
         self.order.demote(member);
         let life = self.members[member].life;
         self.schedule(Duration::ZERO, Event::Start { member, life });
+        self.decide_between_two();
+    }
+
+    /// Of two that vote, nobody can tell which is wrong: an operator does.
+    fn decide_between_two(&mut self) {
+        let voters = self.order.voters();
+        let wrong = voters.iter().copied().find(|&voter| self.members[voter].diverged.is_some());
+        if let Some(wrong) = wrong.filter(|_| voters.len() == 2) {
+            self.log.note(self.now, format_args!("somebody finds out that {wrong} is wrong"));
+            self.members[wrong].distrusts_base = true;
+            self.demote(wrong);
+        }
     }
 
     /// A member applies what is decided, as far as it can.

@@ -4,8 +4,10 @@
 //! The core (keyed state, join, transfer, trees), the store and the log are the real ones; the order of the records is an abstract one.
 //! Nothing here decides what a member does where the core can.
 
+mod auditing;
 mod deed;
 mod fate;
+mod feeding;
 mod fetched;
 mod here;
 mod joining;

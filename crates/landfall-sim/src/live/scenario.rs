@@ -22,6 +22,8 @@ pub struct LiveScenario {
     pub writes_per_second: u64,
     /// Time between two marks.
     pub mark_every: Duration,
+    /// Longest pause between two slices of a seal.
+    pub seal_pause_max: Duration,
     /// Snapshots that a member keeps.
     pub snapshots_kept: usize,
     /// Records that a member keeps for joiners beyond its own needs.
@@ -82,6 +84,8 @@ pub struct LiveFaults {
     pub collect: u32,
     /// A member stands still for long, and goes on as if nothing had been.
     pub pause: u32,
+    /// A seal that runs is given up; its changes wait for the next one.
+    pub give_up_seal: u32,
     /// A member lets every snapshot go but its newest.
     pub unpin: u32,
     /// A member cuts its log up to its newest snapshot, whoever still needs it.
@@ -113,6 +117,7 @@ impl LiveScenario {
             content: LiveContent::new(&mut random),
             writes_per_second: random.between(5, 60),
             mark_every: random.millis(500, 4000),
+            seal_pause_max: if random.chance(300) { random.millis(500, 3000) } else { random.millis(2, 120) },
             snapshots_kept: random.between(1, 3) as usize,
             log_records_max: random.between(20, 400),
             overlay_bytes_max: random.between(10_000, 400_000),
@@ -163,6 +168,7 @@ impl LiveFaults {
             clock_jump: some(40),
             collect: some(150),
             pause: some(30),
+            give_up_seal: some(200),
             unpin: some(60),
             cut_log: some(60),
             leave: some(15),

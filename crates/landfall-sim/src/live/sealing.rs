@@ -70,7 +70,8 @@ impl LiveWorld {
     /// A member merges another slice.
     pub(super) fn seal_step(&mut self, member: MemberId) -> Result<(), Trouble> {
         let entries = self.random.between(1, 200) as usize;
-        let again_after = self.random.millis(1, 120);
+        let pause_max = self.scenario.seal_pause_max.as_millis() as u64;
+        let again_after = self.random.millis(1, pause_max);
         let at = &mut self.members[member];
         let Some(run) = &mut at.seal else { return Ok(()) };
         let here = Here::new(&at.disk, &at.nodes);
@@ -101,6 +102,17 @@ impl LiveWorld {
         Ok(check(outdated.is_err(), || format!("member {member} was re-based, and its seal is not outdated"))?)
     }
 
+    /// A member gives up its seal, as it does when its disk refuses something.
+    pub(super) fn give_up_seal(&mut self, member: MemberId) -> Result<(), Violation> {
+        let at = &mut self.members[member];
+        let is_outdated = at.seal.as_ref().is_some_and(|run| run.is_outdated(at.rebases));
+        let (Some(run), Some(state)) = (at.seal.take(), &mut at.state) else { return Ok(()) };
+        self.log.note(self.now, format_args!("{member} gives up its seal"));
+        self.figures.seals_given_up += 1;
+        let given_up = state.abandon_seal(run.sealing);
+        check(given_up.is_err() == is_outdated, || format!("member {member} gives up its seal: {given_up:?}"))
+    }
+
     fn finish_seal(&mut self, member: MemberId, sealed: &Sealed) -> Result<(), Trouble> {
         let at = &mut self.members[member];
         if at.seal.as_ref().is_some_and(|run| run.is_outdated(at.rebases)) {
@@ -117,7 +129,8 @@ impl LiveWorld {
         self.figures.seals += 1;
         self.log.note(self.now, format_args!("{member} sealed {} at {position}", chunk.id().short()));
         self.compare_seal(member, &chunk, &sealed.manifest)?;
-        self.let_snapshots_go(member, self.scenario.snapshots_kept)?;
+        let kept = self.scenario.snapshots_kept.max(self.snapshots_leased(member));
+        self.let_snapshots_go(member, kept)?;
         self.cut_log(member, LogCut::Polite)?;
         self.tell_joiners(RebaseCause::Mark);
         self.look_for_wrong_voters(position.index);
@@ -168,6 +181,19 @@ impl LiveWorld {
         Ok(())
     }
 
+    /// How many of its newest snapshots a member must keep so that joiners get what they began with, as long as their leases last.
+    fn snapshots_leased(&self, member: MemberId) -> usize {
+        let seals = &self.members[member].seals;
+        let is_wanted = |(_, id): &(&u64, &ChunkId)| {
+            self.leases.iter().any(|(joiner, lease)| {
+                let joining = self.members[*joiner].joining.as_ref();
+                lease.ends_at > self.now && joining.is_some_and(|joining| joining.wants(**id))
+            })
+        };
+        let before = seals.iter().take_while(|seal| !is_wanted(seal)).count();
+        seals.len() - before
+    }
+
     /// A member cuts its log up to its newest snapshot.
     pub(super) fn cut_log(&mut self, member: MemberId, how: LogCut) -> Result<(), Trouble> {
         let at = &self.members[member];
@@ -214,7 +240,12 @@ impl LiveWorld {
     /// Did two members seal it, where one of them may be wrong?
     fn is_vouched_for(&self, index: u64, id: ChunkId) -> bool {
         let sealed = self.seals.get(&index).into_iter().flatten().filter(|(_, sealed)| sealed.id == id).count();
-        sealed >= if self.faults_at_voters() { 2 } else { 1 }
+        sealed >= self.vouchers_min()
+    }
+
+    /// How many members must say the same to be believed.
+    pub(super) fn vouchers_min(&self) -> usize {
+        if self.faults_at_voters() && self.order.voters().len() > 1 { 2 } else { 1 }
     }
 
     /// May a member that votes be wrong? Only where two others can tell.
@@ -222,13 +253,13 @@ impl LiveWorld {
         self.scenario.founders >= 3 && self.scenario.faults.diverge_voter > 0
     }
 
-    /// A member that votes finds that most of the others sealed something else: it stops to vote, and joins anew.
+    /// A member that votes finds that two others sealed the same, and it something else: it stops to vote, and joins anew.
     pub(super) fn look_for_wrong_voters(&mut self, index: u64) {
         let Some(by) = self.seals.get(&index) else { return };
         let voters = self.order.voters();
         let sealed = |member: &MemberId| by.get(member).map(|sealed| sealed.id);
         let ids: Vec<ChunkId> = voters.iter().filter_map(sealed).collect();
-        let most = ids.iter().copied().find(|id| ids.iter().filter(|other| *other == id).count() * 2 > voters.len());
+        let most = ids.iter().copied().find(|id| ids.iter().filter(|other| *other == id).count() >= 2);
         let is_wrong = |member: &MemberId| sealed(member).zip(most).is_some_and(|(own, most)| own != most);
         let wrong: Vec<MemberId> = voters.iter().copied().filter(is_wrong).collect();
         for member in wrong {

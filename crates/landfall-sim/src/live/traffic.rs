@@ -439,7 +439,7 @@ impl LiveWorld {
             return Ok(());
         };
         self.part_bulk(member);
-        let cause = RebaseCause::Mark;
+        let cause = RebaseCause::Gone;
         self.schedule(AGAIN_AFTER, Event::Newer { member, join, cause });
         self.schedule(AGAIN_AFTER * 2, Event::BulkAgain { member, join, of });
         Ok(())

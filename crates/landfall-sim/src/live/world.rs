@@ -68,6 +68,8 @@ pub struct LiveFigures {
     pub faults_in: u64,
     /// Snapshots that members sealed and that were compared.
     pub seals: u64,
+    /// Seals that were given up.
+    pub seals_given_up: u64,
     /// Marks at which a member could not seal.
     pub marks_skipped: u64,
     /// Re-bases of joiners onto newer snapshots.
@@ -107,6 +109,7 @@ impl LiveFigures {
             ("reads", self.reads),
             ("faults in", self.faults_in),
             ("seals", self.seals),
+            ("seals given up", self.seals_given_up),
             ("marks skipped", self.marks_skipped),
             ("rebases", self.rebases),
             ("completed", self.completed),
@@ -281,7 +284,7 @@ impl LiveWorld {
         self.phase == Phase::Healing
             && (0..self.members.len()).all(|member| {
                 let at = &self.members[member];
-                at.is_up() && at.is_whole() && self.order.votes(member) && at.seal.is_none() && at.diverged.is_none()
+                at.is_up() && at.is_whole() && self.order.votes(member) && at.diverged.is_none()
             })
             && self.members.iter().all(|at| at.position().index + LAG_MAX >= self.order.decided())
     }

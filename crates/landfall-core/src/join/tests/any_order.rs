@@ -58,7 +58,7 @@ fn tell(join: &mut Join, fact: &Fact, now: Time) {
         Fact::LogAttached(after) => join.handle_log_attached(at(after), now),
         Fact::LogLost => join.handle_log_lost(),
         Fact::Applied(applied, head) => join.handle_applied(at(applied), at(head), now),
-        Fact::Newer(number) => join.handle_newer_snapshot(snapshot(number), RebaseCause::Mark),
+        Fact::Newer(number) => join.handle_newer_snapshot(snapshot(number), RebaseCause::Mark, now),
         Fact::Rebased(number) => join.handle_rebased(snapshot(number).id, now),
         Fact::RebaseFailed(number) => join.handle_rebase_failed(snapshot(number).id, now),
         Fact::Audit(index, equal, different) => {
@@ -168,7 +168,7 @@ fn obey(join: &mut Join, command: &Command, now: Time) {
         Command::FetchUpper { of } => join.handle_here(Part::Upper, of, now),
         Command::FetchHot { of } => join.handle_here(Part::Hot, of, now),
         Command::FetchRest { of } => join.handle_here(Part::Rest, of, now),
-        Command::AskNewer { than } => join.handle_newer_snapshot(snapshot(than.index + 1), RebaseCause::LogGap),
+        Command::AskNewer { than } => join.handle_newer_snapshot(snapshot(than.index + 1), RebaseCause::LogGap, now),
         Command::Rebase { onto, .. } => join.handle_rebased(onto.id, now),
         Command::Audit { position } => {
             let most = Some(snapshot(position.index));

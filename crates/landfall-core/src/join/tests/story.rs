@@ -7,7 +7,7 @@
 //! here vital|upper|hot|rest S1
 //! log 1.100 | log-lost                 attached after that position
 //! applied 1.120 of 1.125
-//! newer S2 1.200 log-cap|log-gap|overlay-cap|mark
+//! newer S2 1.200 log-cap|log-gap|overlay-cap|gone|mark
 //! rebased S2 | rebase-failed S2
 //! audit 1.130 equal=2 different=1 most=S3
 //! hook done v3 | hook failed v3
@@ -101,7 +101,7 @@ fn step(world: &mut Option<World>, line: &str) {
         ["applied", applied, "of", head] => world.join.handle_applied(position(applied), position(head), now),
         ["newer", name, at, why] => {
             let newer = world.snapshot(name, position(at));
-            world.join.handle_newer_snapshot(newer, cause(why));
+            world.join.handle_newer_snapshot(newer, cause(why), now);
         }
         ["rebase-failed", name] => world.join.handle_rebase_failed(id(name), now),
         ["rebased", name] => world.join.handle_rebased(id(name), now),
@@ -147,6 +147,7 @@ fn cause(text: &str) -> RebaseCause {
         "log-cap" => RebaseCause::LogCap,
         "log-gap" => RebaseCause::LogGap,
         "overlay-cap" => RebaseCause::OverlayCap,
+        "gone" => RebaseCause::Gone,
         "mark" => RebaseCause::Mark,
         _ => panic!("no such cause: {text}"),
     }
