@@ -26,7 +26,7 @@ struct Joining {
 /// How far a joiner is followed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Until {
-    /// Half of its snapshot is here.
+    /// Half of its snapshot is here, and it was read from.
     HalfWay,
     /// It votes.
     Voting,
@@ -192,7 +192,7 @@ impl Story<'_> {
                 return Err(Failure::new(format!("{} does not get on: {failure}", story.members[joining.index].name)));
             }
             let is_there = match until {
-                Until::HalfWay => figures.is_half_way() || joining.complete.is_some(),
+                Until::HalfWay => joining.first_read.is_some() && (figures.is_half_way() || joining.complete.is_some()),
                 Until::Voting => joining.complete.is_some() && joining.caught_up.is_some() && joining.votes.is_some(),
             };
             Ok(is_there.then_some(figures))
