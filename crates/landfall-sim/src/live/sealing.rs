@@ -237,9 +237,15 @@ impl LiveWorld {
         vouched.max().map(|(&index, &id)| Snapshot { id, position: self.order.position(index) })
     }
 
-    /// Did two members seal it, where one of them may be wrong?
+    /// Did two members that vote seal it, where one of them may be wrong?
     fn is_vouched_for(&self, index: u64, id: ChunkId) -> bool {
-        let sealed = self.seals.get(&index).into_iter().flatten().filter(|(_, sealed)| sealed.id == id).count();
+        let sealed = self
+            .seals
+            .get(&index)
+            .into_iter()
+            .flatten()
+            .filter(|(by, sealed)| sealed.id == id && self.order.votes(**by))
+            .count();
         sealed >= self.vouchers_min()
     }
 
