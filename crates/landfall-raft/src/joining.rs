@@ -14,8 +14,8 @@ use crate::consensus::MemberAddress;
 use crate::entry::Lease;
 use crate::message::{Beginning, Control, Newcomer, Renewal, Reply, Request};
 use crate::network::Network;
-use crate::node::{Node, NodeConfig};
-use crate::open::{OpenError, address_before_listening, open_parts, resume_fetching};
+use crate::node::{Node, NodeConfig, release};
+use crate::open::{OpenError, Parts, address_before_listening, open_parts, resume_fetching};
 use crate::roster::LEASE_DURATION;
 use crate::service::Service;
 
@@ -77,7 +77,10 @@ impl<S: Service> Node<S> {
             if let Some((_, reference)) = beginning.start {
                 let arrivals = parts.arrivals.clone();
                 let adopted = tokio::task::spawn_blocking(move || arrivals.adopt(&reference)).await;
-                adopted.map_err(|error| JoinError::Pull(error.to_string()))?.map_err(JoinError::Pull)?;
+                if let Err(reason) = adopted.unwrap_or_else(|error| Err(error.to_string())) {
+                    let_go(parts).await;
+                    return Err(JoinError::Pull(reason));
+                }
             }
             lease = Some(beginning.lease);
         } else {
@@ -92,6 +95,14 @@ impl<S: Service> Node<S> {
         node.tasks.spawn(settle(node.cluster.clone(), join, lease));
         Ok(node)
     }
+}
+
+/// Gives a directory back, so that the join can be tried again; what came is kept.
+async fn let_go(parts: Parts) {
+    let Parts { keyed, log, arrivals, .. } = parts;
+    // A pull that cannot be stopped is waited for below.
+    let _ = tokio::task::spawn_blocking(move || arrivals.stop()).await;
+    release(keyed, log).await;
 }
 
 /// Asks the cluster from outside, until it answers or patience ends.

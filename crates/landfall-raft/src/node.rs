@@ -13,6 +13,7 @@ use landfall::core::snapshot::StateName;
 use landfall::keyed::Keyed;
 use landfall::member::Member;
 use landfall::net::Transport;
+use landfall_store::log::Log;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
@@ -234,18 +235,23 @@ impl<S: Service> Node<S> {
         self.tasks.shutdown().await;
         let (keyed, log) = (self.cluster.keyed.clone(), self.cluster.log.clone());
         drop(self);
-        // Threads and tasks that were answering, sealing or pulling let go by themselves, one after the other.
-        let deadline = tokio::time::Instant::now() + RELEASE_PATIENCE;
-        while Arc::strong_count(&keyed) + Arc::strong_count(&log) > 2 {
-            if tokio::time::Instant::now() >= deadline {
-                tracing::warn!("somebody still holds the state of a member that was closed");
-                return;
-            }
-            tokio::time::sleep(RELEASE_PAUSE).await;
-        }
-        // The last to hold them closes their files.
-        let _ = tokio::task::spawn_blocking(move || drop((keyed, log))).await;
+        release(keyed, log).await;
     }
+}
+
+/// Waits until the caller is the last to hold a state and its log, and closes them.
+///
+/// Threads and tasks that were answering, sealing or pulling let go by themselves, one after the other.
+pub(crate) async fn release(keyed: Arc<Keyed>, log: Arc<Log>) {
+    let deadline = tokio::time::Instant::now() + RELEASE_PATIENCE;
+    while Arc::strong_count(&keyed) + Arc::strong_count(&log) > 2 {
+        if tokio::time::Instant::now() >= deadline {
+            tracing::warn!("somebody still holds the state of a member that was closed");
+            return;
+        }
+        tokio::time::sleep(RELEASE_PAUSE).await;
+    }
+    let _ = tokio::task::spawn_blocking(move || drop((keyed, log))).await;
 }
 
 impl<S: Service> Drop for Node<S> {

@@ -128,8 +128,10 @@ pub(crate) async fn wait_for(
                 changed = arrival.changed() => changed.is_ok(),
             }
         };
-        // A member that stopped changes no more.
+        // A member that stopped changes no more, but for saying so; what it ran on may go first.
         if !matches!(tokio::time::timeout_at(deadline, changed).await, Ok(true)) {
+            let stopped = metrics.wait_for(|metrics| metrics.running_state.is_err());
+            let _ = tokio::time::timeout_at(deadline, stopped).await.map(drop);
             let status = of(cluster);
             return if is_met(&status) { Ok(status) } else { Err(Box::new(status)) };
         }
