@@ -155,6 +155,6 @@ mod tests {
         let mut reserved = Reserved { time: LogTime(100), leases: leases.into(), ..Reserved::default() };
         assert_eq!(reserved.end_leases(), [1, 2]);
         assert_eq!(reserved.leases.keys().copied().collect::<Vec<_>>(), [3]);
-        assert_eq!(reserved.end_leases(), []);
+        assert!(reserved.end_leases().is_empty());
     }
 }

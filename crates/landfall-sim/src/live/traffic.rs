@@ -473,12 +473,7 @@ impl LiveWorld {
 }
 
 fn ask_for(wanted: ChunkId) -> Ask {
-    Ask {
-        state: STATE.to_owned(),
-        sections: Vec::new(),
-        snapshots_held: Vec::new(),
-        snapshot_wanted: Some(wanted.to_bytes()),
-    }
+    Ask { state: STATE.to_owned(), snapshot_wanted: Some(wanted.to_bytes()), ..Ask::default() }
 }
 
 /// What waits on a connection before a source stops to send.
