@@ -192,7 +192,8 @@ fn survives_an_idle_deadline(mut pair: Pair) {
 }
 
 fn tells_of_a_frame_that_is_still_coming(mut pair: Pair) {
-    let lengths = [FRAME_BYTES_MAX as usize, 10, 1_000_000];
+    // More than the system takes in at once, so that some frame is seen half way.
+    let lengths: Vec<usize> = [FRAME_BYTES_MAX as usize, 10, 1_000_000].repeat(16);
     let receiver = &mut pair.listener.receiver;
     receiver.set_unfinished_interval(Duration::ZERO);
     std::thread::scope(|scope| {

@@ -50,8 +50,17 @@ impl Shared {
         if let Some(footer) = Footer::load(file.as_ref(), number).map_err(failed)? {
             return Ok(Contents::Footer(footer));
         }
+        let (scan, content) = self.frames(number)?;
+        Ok(Contents::Frames { scan, content })
+    }
+
+    /// The frames of a pack that are whole, whatever its footer says.
+    pub(crate) fn frames(&self, number: PackNumber) -> Result<(crate::pack::Scan, Vec<u8>), StoreError> {
+        let path = self.paths.pack(number);
+        let failed = |error| StoreError::io("read", &path, error);
+        let file = self.open_packs.get(self.vfs.as_ref(), &path, number).map_err(failed)?;
         let content = read_whole(file.as_ref()).map_err(failed)?;
-        Ok(Contents::Frames { scan: scan(&content, number), content })
+        Ok((scan(&content, number), content))
     }
 
     fn build_run(&self) -> Result<(), StoreError> {

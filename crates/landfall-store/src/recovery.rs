@@ -1,6 +1,6 @@
 //! Owns what happens when a store is opened: reading the index, and carrying over what a crash left unfinished.
 //!
-//! A pack without a right footer is never trusted as durable, whatever can be read from it now: its whole frames are
+//! A pack without a right footer, or with one that names frames which are not there, is never trusted as durable, whatever can be read from it now: its whole frames are
 //! copied to a new pack, and it is removed once they are durable there.
 
 use std::collections::BTreeSet;
@@ -13,14 +13,14 @@ use crate::index::{PackStage, PackState, Run, RunError, RunNumber};
 use crate::index_work::{Contents, NEW_EXTENSION};
 use crate::lock::{read, write};
 use crate::lookup::Purpose;
-use crate::pack::{NewFrame, PackNumber, Scan};
+use crate::pack::{Footer, NewFrame, PackNumber, Scan};
 use crate::store::{IfYoung, Shared};
 use crate::vfs::OpenMode;
 
 /// What opening a store found to repair.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Recovery {
-    /// Packs without a right footer: a crash left them, or they were cut or damaged later.
+    /// Packs without a right footer, or not with all that it names: a crash left them, or they were cut or damaged later.
     pub unfinished_packs: Vec<PathBuf>,
     /// Chunks that were carried over from those.
     pub chunks_kept: u64,
@@ -109,15 +109,23 @@ impl Shared {
                 continue;
             }
             match self.contents(*number)? {
-                Contents::Footer(footer) => {
+                Contents::Footer(footer) if self.holds_every_frame(&footer)? => {
                     self.sync_found(*number)?;
                     write(&self.index).insert_pack(&footer, PackStage::Sealed { at: 0 });
                 }
-                Contents::Frames { .. } => unfinished.push(*number),
+                _ => unfinished.push(*number),
             }
             self.tend_index()?;
         }
         Ok(unfinished)
+    }
+
+    /// Whether all that a footer names is there. Of a pack that was not synced, a power cut may leave the end and take what stood before it;
+    /// only an index run says that a pack was.
+    fn holds_every_frame(&self, footer: &Footer) -> Result<bool, StoreError> {
+        let (scan, _) = self.frames(footer.number)?;
+        let offsets = footer.entries.iter().map(|entry| entry.offset);
+        Ok(scan.frames.iter().map(|(offset, _)| *offset).eq(offsets))
     }
 
     /// Makes a finished pack durable. A process that was killed, or whose sync failed, may have left it in memory only:
@@ -130,13 +138,14 @@ impl Shared {
         self.vfs.sync_directory(directory).map_err(|error| StoreError::io("sync", directory, error))
     }
 
-    /// Copies what is whole in packs without a footer into new packs, and removes them.
+    /// Copies what is whole in unfinished packs into new packs, and removes them.
     fn rescue(&self, packs: &[PackNumber], recovery: &mut Recovery) -> Result<(), StoreError> {
         if packs.is_empty() {
             return Ok(());
         }
         for number in packs {
-            self.copy_whole_frames(*number, recovery)?;
+            let (scan, content) = self.frames(*number)?;
+            self.copy_frames(*number, &scan, &content, recovery)?;
             recovery.unfinished_packs.push(self.paths.pack(*number));
         }
         self.sync()?;
