@@ -153,13 +153,14 @@ impl Store {
         }
         // Garbage collection must not take the base, or the copy that was found, before this call ends.
         let _session = self.begin_session();
+        let looked = read(&self.shared.index).generation;
         if self.shared.keep(chunk.id())?.is_some() {
             return Ok(());
         }
         if let Some(base) = form.base {
             self.shared.keep_base(chunk.id(), base)?;
         }
-        self.shared.append(&frame_of(chunk, form), IfYoung::Skip)?;
+        self.shared.append(&frame_of(chunk, form), IfYoung::Skip { looked })?;
         Ok(())
     }
 
@@ -335,7 +336,10 @@ pub struct StoreStats {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum IfYoung {
     /// Another thread was faster: leave it.
-    Skip,
+    Skip {
+        /// The generation of the index when the caller looked: in a later one, runs may hold it as well.
+        looked: u64,
+    },
     /// Write it again: the caller moves the chunk out of a pack that goes.
     Write,
 }
@@ -381,7 +385,9 @@ impl Shared {
     pub(crate) fn append(&self, frame: &NewFrame<'_>, if_young: IfYoung) -> Result<(), StoreError> {
         let class = PackClass::of(frame.header.domain);
         let mut slot = lock(self.writer(class));
-        if if_young == IfYoung::Skip && read(&self.index).young(frame.header.id).is_some() {
+        if let IfYoung::Skip { looked } = if_young
+            && self.came_since(looked, frame.header.id)?
+        {
             return Ok(());
         }
         let pack = self.pack_with_room(&mut slot, class, frame.header.frame_bytes())?;
@@ -390,6 +396,18 @@ impl Shared {
         let (ordinal, entry) = appended.map_err(|error| StoreError::io("write", &self.paths.pack(number), error))?;
         write(&self.index).insert(entry.id, Location::new(number, ordinal, &entry));
         Ok(())
+    }
+
+    /// Whether a chunk came since the caller looked for it. It may have gone from an open pack into a run meanwhile.
+    fn came_since(&self, looked: u64, id: ChunkId) -> Result<bool, StoreError> {
+        let generation = {
+            let index = read(&self.index);
+            if index.young(id).is_some() {
+                return Ok(true);
+            }
+            index.generation
+        };
+        Ok(generation != looked && self.locate(id, Purpose::Keep)?.is_some())
     }
 
     fn pack_with_room<'a>(
