@@ -23,7 +23,7 @@ mod tests {
         let before = own();
         let (after, child) = std::thread::spawn(move || {
             give_way();
-            (own(), std::thread::spawn(move || own()).join().expect("no panic"))
+            (own(), std::thread::spawn(own).join().expect("no panic"))
         })
         .join()
         .expect("no panic");

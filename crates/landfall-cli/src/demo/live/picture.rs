@@ -166,7 +166,7 @@ fn clients(view: &View<'_>) -> String {
 fn amount(figures: &JoinFigures) -> String {
     // One that was started again counts what it had before, as it comes upon it.
     if figures.entries_here == 0 {
-        return format!("sees what it has · {} came", output::bytes(figures.bytes()));
+        return format!("takes stock · {} came", output::bytes(figures.bytes()));
     }
     format!("{} here · {} came", share(figures), output::bytes(figures.bytes()))
 }
