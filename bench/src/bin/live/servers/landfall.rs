@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use landfall_bench::command::run;
 use landfall_bench::measure::{Process, wait_until};
 use serde_json::Value;
@@ -20,6 +20,8 @@ pub(crate) struct Landfall {
     /// Makes the certificates.
     tool: PathBuf,
     identities: PathBuf,
+    /// How much log is kept for members that lag; without it, what is kept by default.
+    pub(crate) log_kept_bytes: Option<u64>,
 }
 
 impl Landfall {
@@ -29,6 +31,7 @@ impl Landfall {
             server: binaries.join("landfall-kv"),
             tool: binaries.join("landfall"),
             identities: work.join("identities"),
+            log_kept_bytes: None,
         }
     }
 
@@ -52,6 +55,9 @@ impl Landfall {
         let mut command = Command::new(&self.server);
         command.arg("--data").arg(&seat.directory).args(["--listen", &clients, "--peer-listen", &peers]);
         command.arg("--identity").arg(self.identity(seat.place.number)?);
+        if let Some(bytes) = self.log_kept_bytes {
+            command.arg("--log-kept").arg(bytes.to_string());
+        }
         Ok(command)
     }
 
@@ -116,8 +122,15 @@ impl Server for Landfall {
         audit(source).map(drop)
     }
 
-    fn forget_changes(&self, _source: &mut Client) -> anyhow::Result<()> {
-        bail!("landfall-kv keeps the log for a member that lags until it is 4 GiB long, and has no option for less")
+    /// Marks until the log that was written so far is gone.
+    fn forget_changes(&self, source: &mut Client) -> anyhow::Result<()> {
+        ensure!(self.log_kept_bytes.is_some(), "a log that is kept for members that lag is not forgotten");
+        let written = log(&status(source)?, "last")?;
+        wait_until(AUDIT_LIMIT, || {
+            audit(source)?;
+            Ok(log(&status(source)?, "first")? > written)
+        })
+        .context("a log that forgets what was written")
     }
 
     fn stop(&self, process: Process, _client: &mut Client) -> anyhow::Result<()> {
@@ -151,6 +164,11 @@ fn audit(client: &mut Client) -> anyhow::Result<Value> {
 
 fn position(status: &Value) -> anyhow::Result<u64> {
     status["position"]["index"].as_u64().with_context(|| format!("a status without a position: {status}"))
+}
+
+/// The first or the last index of its log.
+fn log(status: &Value, end: &str) -> anyhow::Result<u64> {
+    status["log"][end].as_u64().with_context(|| format!("a status without a log: {status}"))
 }
 
 /// Does it hold all of the snapshot that it took, if it took one?
