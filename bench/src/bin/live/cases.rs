@@ -174,7 +174,7 @@ fn return_cases(landfall: &Landfall, keys: u32) -> Vec<Case> {
             .goal(Figure::ReceivedOfChanged, Measure::Alone, 1.3, 0.7),
         Case::new("return-log-gone", "The same, log gone, its old state still known", gone)
             .with(Redis { backlog_bytes: short, ..Redis::plain() })
-            .with(Landfall { log_kept_bytes: Some(SHORT_LOG_BYTES), ..landfall.clone() })
+            .with(landfall.clone().keeping_log(SHORT_LOG_BYTES))
             .goal(Figure::WholeSeconds, Measure::Alone, 2.0, 1.0)
             .goal(Figure::ReceivedOfChanged, Measure::Alone, 2.2, 1.1),
     ]

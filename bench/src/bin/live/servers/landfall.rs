@@ -21,7 +21,7 @@ pub(crate) struct Landfall {
     tool: PathBuf,
     identities: PathBuf,
     /// How much log is kept for members that lag; without it, what is kept by default.
-    pub(crate) log_kept_bytes: Option<u64>,
+    log_kept_bytes: Option<u64>,
 }
 
 impl Landfall {
@@ -33,6 +33,11 @@ impl Landfall {
             identities: work.join("identities"),
             log_kept_bytes: None,
         }
+    }
+
+    /// The same, with so much log kept for members that lag.
+    pub(crate) fn keeping_log(self, bytes: u64) -> Self {
+        Self { log_kept_bytes: Some(bytes), ..self }
     }
 
     fn identity(&self, number: usize) -> anyhow::Result<PathBuf> {
