@@ -122,8 +122,8 @@ async fn try_begin(cluster: &Arc<Cluster>, newcomer: &Newcomer) -> Result<Beginn
         time: cluster.time(),
     };
     write(&cluster.raft, Payload::lease(lease)).await?;
-    let stands = |leases: &BTreeMap<MemberId, Lease>| leases.get(&newcomer.member).map(|held| held.version);
-    if stands(&cluster.applied.borrow().leases) != Some(lease.version) {
+    let stands = cluster.applied.borrow().leases.get(&newcomer.member).map(|held| held.version);
+    if stands != Some(lease.version) {
         return Err(RosterError::NotYet("too many members join at once".into()));
     }
     // Until the lease stood in the log, a purge may have passed it by.

@@ -50,8 +50,8 @@ impl Shared {
         if let Some(footer) = Footer::load(file.as_ref(), number).map_err(failed)? {
             return Ok(Contents::Footer(footer));
         }
-        let (scan, content) = self.frames(number)?;
-        Ok(Contents::Frames { scan, content })
+        let (scan, _) = self.frames(number)?;
+        Ok(Contents::Frames { scan })
     }
 
     /// The frames of a pack that are whole, whatever its footer says.
@@ -191,7 +191,6 @@ pub(crate) enum Contents {
     /// The footer is damaged.
     Frames {
         scan: crate::pack::Scan,
-        content: Vec<u8>,
     },
 }
 

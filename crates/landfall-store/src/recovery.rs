@@ -1,7 +1,7 @@
 //! Owns what happens when a store is opened: reading the index, and carrying over what a crash left unfinished.
 //!
-//! A pack without a right footer, or with one that names frames which are not there, is never trusted as durable, whatever can be read from it now: its whole frames are
-//! copied to a new pack, and it is removed once they are durable there.
+//! A pack without a right footer, or with one that names frames which are not there, is never trusted as durable, whatever
+//! can be read from it now: its whole frames are copied to a new pack, and it is removed once they are durable there.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use crate::index::{PackStage, PackState, Run, RunError, RunNumber};
 use crate::index_work::{Contents, NEW_EXTENSION};
 use crate::lock::{read, write};
 use crate::lookup::Purpose;
-use crate::pack::{Footer, NewFrame, PackNumber, Scan};
+use crate::pack::{Footer, NewFrame, PackNumber};
 use crate::store::{IfYoung, Shared};
 use crate::vfs::OpenMode;
 
@@ -144,29 +144,16 @@ impl Shared {
             return Ok(());
         }
         for number in packs {
-            let (scan, content) = self.frames(*number)?;
-            self.copy_frames(*number, &scan, &content, recovery)?;
+            self.copy_whole_frames(*number, recovery)?;
             recovery.unfinished_packs.push(self.paths.pack(*number));
         }
         self.sync()?;
         self.remove_packs(packs)
     }
 
-    /// Copies what a pack with a damaged footer still holds.
+    /// Copies what a pack still holds, whatever its footer says.
     pub(crate) fn copy_whole_frames(&self, number: PackNumber, recovery: &mut Recovery) -> Result<(), StoreError> {
-        match self.contents(number)? {
-            Contents::Frames { scan, content } => self.copy_frames(number, &scan, &content, recovery),
-            Contents::Footer(_) => Ok(()),
-        }
-    }
-
-    fn copy_frames(
-        &self,
-        number: PackNumber,
-        scan: &Scan,
-        content: &[u8],
-        recovery: &mut Recovery,
-    ) -> Result<(), StoreError> {
+        let (scan, content) = self.frames(number)?;
         for (offset, header) in &scan.frames {
             let known = self.locate(header.id, Purpose::Look)?;
             if known.is_some_and(|location| location.pack != number) {
