@@ -12,6 +12,7 @@ use tokio::sync::Semaphore;
 
 use crate::ballot::Pending;
 use crate::cluster::Cluster;
+use crate::consensus::RaftVote;
 use crate::message::{Answer, Control, Install, Reply, Request};
 use crate::roster;
 
@@ -44,6 +45,13 @@ fn serve(cluster: &Arc<Cluster>, runtime: &Handle, connection: Connection) {
                 break;
             }
         };
+        // Readers wait for this one.
+        if let Request::Control(Control::Confirm(vote)) = request {
+            if !send(&answers, number, &confirm(cluster, &vote)) {
+                break;
+            }
+            continue;
+        }
         let Ok(permit) = runtime.block_on(at_once.clone().acquire_owned()) else { break };
         let (cluster, answers, closer) = (cluster.clone(), answers.clone(), closer.clone());
         runtime.spawn(async move {
@@ -54,6 +62,13 @@ fn serve(cluster: &Arc<Cluster>, runtime: &Handle, connection: Connection) {
         });
     }
     closer.close();
+}
+
+fn confirm(cluster: &Cluster, vote: &RaftVote) -> Answer {
+    Answer::Reply(match cluster.voted.is_for(vote) {
+        true => Reply::Done,
+        false => Reply::Refused("this member has voted for another leader".into()),
+    })
 }
 
 /// Whether it could be sent.
@@ -91,6 +106,7 @@ async fn answer(cluster: &Arc<Cluster>, request: Request) -> Answer {
             cluster.seals.handle_report(report);
             Ok(Reply::Done)
         }
+        Request::Control(Control::Confirm(vote)) => return confirm(cluster, &vote),
         Request::Control(Control::Begin(newcomer)) => Ok(roster::begin(cluster, &newcomer).await),
         Request::Control(Control::Admit(newcomer)) => Ok(roster::admit(cluster, newcomer).await),
         Request::Control(Control::Promote(member)) => Ok(roster::promote(cluster, member).await.into()),

@@ -23,6 +23,7 @@ use crate::owner::Owner;
 use crate::sealing::Sealing;
 use crate::seals::Seals;
 use crate::service::{Leader, ProposeError};
+use crate::voted::Voted;
 
 /// Everything of a member but its service.
 pub(crate) struct Cluster {
@@ -30,6 +31,7 @@ pub(crate) struct Cluster {
     /// Known once the member listens.
     pub(crate) address: OnceLock<MemberAddress>,
     pub(crate) raft: Raft,
+    pub(crate) voted: Voted,
     pub(crate) network: Network,
     pub(crate) keyed: Arc<Keyed>,
     pub(crate) log: Arc<Log>,

@@ -149,6 +149,11 @@ impl CommandsBuilder {
         self.count < COMMANDS_MAX && self.out.len() + LENGTH_BYTES + bytes <= ENTRY_BYTES_MAX
     }
 
+    /// How long the entry is so far.
+    pub(crate) fn bytes(&self) -> usize {
+        self.out.len()
+    }
+
     /// Adds a command that fits.
     pub(crate) fn add(&mut self, command: &[u8]) {
         self.out.put_u32_le(command.len() as u32);

@@ -39,6 +39,7 @@ mod status;
 #[cfg(test)]
 mod suite;
 mod upkeep;
+mod voted;
 
 pub use landfall;
 pub use landfall::core::keyed::{ReadError, Refused, SectionId, SectionSchema, Transaction};

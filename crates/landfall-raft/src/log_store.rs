@@ -18,6 +18,7 @@ use crate::entry::{self, EntryError};
 use crate::gather::Appended;
 use crate::message::{ENTRIES_BYTES_MAX, ENTRIES_MAX, ENTRY_HEAD_BYTES};
 use crate::owner::Owner;
+use crate::voted::Voted;
 
 /// The raft log of one member. Cheap to clone.
 #[derive(Clone)]
@@ -26,12 +27,13 @@ pub(crate) struct LogStore {
     /// The thread that waits for the disk, in order: votes and entries must not overtake each other.
     disk: Arc<Owner<Ballot>>,
     appended: Appended,
+    voted: Voted,
 }
 
 impl LogStore {
-    /// The log and the thread that owns the ballot; entries that wait for replies are noted in `appended`.
-    pub(crate) fn new(log: Arc<Log>, disk: Arc<Owner<Ballot>>, appended: Appended) -> Self {
-        Self { log, disk, appended }
+    /// The log and the thread that owns the ballot; entries that wait for replies are noted in `appended`, votes in `voted`.
+    pub(crate) fn new(log: Arc<Log>, disk: Arc<Owner<Ballot>>, appended: Appended, voted: Voted) -> Self {
+        Self { log, disk, appended, voted }
     }
 
     /// Entries of a range of openraft's indices, in order, while what an append takes for them is within `bytes_max`; at least one of those
@@ -102,12 +104,16 @@ impl RaftLogStorage<Consensus> for LogStore {
         saved
             .map_err(|error| StorageIOError::write_vote(&error))?
             .map_err(|error| StorageIOError::write_vote(&error))?;
+        // Before openraft tells anybody.
+        self.voted.note(Some(vote));
         Ok(())
     }
 
     async fn read_vote(&mut self) -> Result<Option<RaftVote>, StorageError> {
         let read = self.disk.ask(|ballot| ballot.facts().vote).await;
-        Ok(read.map_err(|error| StorageIOError::read_vote(&error))?)
+        let vote = read.map_err(|error| StorageIOError::read_vote(&error))?;
+        self.voted.note(vote);
+        Ok(vote)
     }
 
     async fn append<I>(&mut self, entries: I, callback: LogFlushed<Consensus>) -> Result<(), StorageError>
@@ -211,7 +217,7 @@ mod tests {
         let records: Vec<_> = (1..).zip(lengths).map(|(index, bytes)| record(index, *bytes)).collect();
         log.append(&records).unwrap();
         let disk = Arc::new(Owner::start("test", ballot).unwrap());
-        let store = LogStore::new(log, disk, Appended::default());
+        let store = LogStore::new(log, disk, Appended::default(), Voted::default());
         let (mut sent, end) = (0, lengths.len() as u64);
         while sent < end {
             let entries = store.read(sent, end, ENTRIES_BYTES_MAX as u64, ENTRIES_MAX as usize).unwrap();

@@ -53,6 +53,8 @@ pub(crate) enum Control {
     Renew(Renewal),
     /// What a member sealed at a mark.
     Sealed(SealedAt),
+    /// The leader of this vote asks whether the member still follows it, before it answers reads.
+    Confirm(RaftVote),
 }
 
 /// A snapshot to install.

@@ -35,6 +35,7 @@ use crate::seals::{Sealed, Seals};
 use crate::service::Service;
 use crate::state_machine::StateMachine;
 use crate::upkeep;
+use crate::voted::Voted;
 
 /// Bytes of the newest entries that are kept in memory: followers and the state read what was just appended.
 const LOG_CACHE_BYTES: u64 = 64 * 1024 * 1024;
@@ -179,7 +180,8 @@ impl<S: Service> Node<S> {
         }
         let sealing = Sealing::new(member, parts.keyed.clone(), seals.clone(), runtime.clone(), finished);
         let appended = Appended::default();
-        let waiters = Arc::new(Waiters::new(member, appended.clone()));
+        let voted = Voted::default();
+        let waiters = Arc::new(Waiters::new(member, appended.clone(), voted.clone()));
         let patience = Patience::default();
         let (keyed, section) = (parts.keyed.clone(), parts.config);
         let applier = Applier::new(service.clone(), keyed, section, waiters.clone(), sealing.clone(), patience.clone())
@@ -187,7 +189,7 @@ impl<S: Service> Node<S> {
         let applied = applier.applied();
         let applier = Arc::new(Owner::start("raft-apply", applier)?);
         let network = Network::new(config.transport.clone());
-        let log_store = LogStore::new(parts.log.clone(), parts.disk.clone(), appended);
+        let log_store = LogStore::new(parts.log.clone(), parts.disk.clone(), appended, voted.clone());
         let machine = StateMachine::new(applier, seals.clone(), parts.arrivals.clone());
         let raft = raft_config(config.timing)?;
         let raft = Raft::new(member, raft, network.clone(), log_store, machine).await;
@@ -198,6 +200,7 @@ impl<S: Service> Node<S> {
             member,
             address: OnceLock::new(),
             raft: raft.clone(),
+            voted,
             network,
             keyed: parts.keyed,
             log: parts.log,
@@ -213,10 +216,9 @@ impl<S: Service> Node<S> {
         let serving = listen(&cluster, &config, runtime).await?;
         let mut tasks = upkeep::start(&cluster, to_report);
         let (proposals, to_gather) = mpsc::channel(PROPOSALS_WAITING_MAX);
-        let time = applied.clone();
-        tasks.spawn(gather(raft.clone(), waiters, move || time.borrow().time, to_gather));
+        tasks.spawn(gather(raft, waiters, move || applied.borrow().time, to_gather));
         let (readers, to_confirm) = mpsc::channel(READERS_WAITING_MAX);
-        tasks.spawn(barrier::serve(raft, applied, to_confirm));
+        tasks.spawn(barrier::serve(cluster.clone(), to_confirm));
         Ok(Self { service, cluster, proposals, readers, tasks, serving: Some(serving) })
     }
 }

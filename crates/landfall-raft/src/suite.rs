@@ -23,6 +23,7 @@ use crate::sealing::Sealing;
 use crate::seals::Seals;
 use crate::service::Service;
 use crate::state_machine::StateMachine;
+use crate::voted::Voted;
 
 struct Silent;
 
@@ -69,12 +70,12 @@ impl StoreBuilder<Consensus, LogStore, StateMachine<Silent>, (Member, TempDir)> 
         let (finished, _) = mpsc::unbounded_channel();
         let sealing = Sealing::new(config.member, parts.keyed.clone(), seals.clone(), Handle::current(), finished);
         let appended = Appended::default();
-        let waiters = Arc::new(Waiters::new(config.member, appended.clone()));
+        let waiters = Arc::new(Waiters::new(config.member, appended.clone(), Voted::default()));
         let applier =
             Applier::new(Arc::new(Silent), parts.keyed.clone(), parts.config(), waiters, sealing, Patience::default());
         let applier = applier.unwrap();
         let applier = Arc::new(Owner::start("apply", applier).unwrap());
-        let log_store = LogStore::new(parts.log, parts.disk, appended);
+        let log_store = LogStore::new(parts.log, parts.disk, appended, Voted::default());
         Ok(((serving, directory), log_store, StateMachine::new(applier, seals, parts.arrivals)))
     }
 }
