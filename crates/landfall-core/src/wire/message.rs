@@ -88,6 +88,26 @@ pub struct Ask {
     /// Keys that it wants to hear of at most which readers of the source touched lately.
     #[prost(uint32, tag = "5")]
     pub touches_max: u32,
+    /// An [`Urgency`]: who waits for what it will fetch on this connection.
+    #[prost(uint32, tag = "6")]
+    pub urgency: u32,
+}
+
+/// Who waits for what a joiner fetches on a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Urgency {
+    /// Nobody in particular: it gives way to everything else that the source does.
+    Bulk = 0,
+    /// A reader, or a joiner that does not serve yet.
+    Reads = 1,
+}
+
+impl Ask {
+    /// Who waits for what is fetched; a number from the future is somebody.
+    pub fn urgency(&self) -> Urgency {
+        if self.urgency == Urgency::Bulk as u32 { Urgency::Bulk } else { Urgency::Reads }
+    }
 }
 
 /// The contract of one transfer.
@@ -449,6 +469,14 @@ mod tests {
         let touches = vec![TouchedKey { section: 1, key: Bytes::from_static(b"key") }];
         let offer = Message::Offer(Box::new(Offer { touches, ..Offer::default() }));
         assert_eq!(offer.encode(), b"\x03\x4a\x07\x08\x01\x12\x03key".as_slice());
+    }
+
+    #[test]
+    fn who_waits_for_an_answer_is_frozen_and_bulk_where_nothing_is_said() {
+        let ask = |urgency| Ask { urgency, ..Ask::default() };
+        assert_eq!(Message::Ask(ask(Urgency::Bulk as u32)).encode(), b"\x02");
+        assert_eq!(Message::Ask(ask(Urgency::Reads as u32)).encode(), b"\x02\x30\x01");
+        assert_eq!([0, 1, 2].map(|number| ask(number).urgency()), [Urgency::Bulk, Urgency::Reads, Urgency::Reads]);
     }
 
     #[test]

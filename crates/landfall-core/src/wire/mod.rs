@@ -9,7 +9,7 @@ mod message;
 pub use item::{ITEM_HEAD_BYTES, Item, ItemBody, ItemForm};
 pub use message::{
     Ask, ChunkRequest, Fetch, FetchWhat, Hello, Lease, Message, NodeRequest, Offer, Open, PathRequest, Refusal,
-    RefusalReason, SignedHead, TouchedKey, UnitRequest,
+    RefusalReason, SignedHead, TouchedKey, UnitRequest, Urgency,
 };
 
 /// Oldest protocol version that this member speaks.

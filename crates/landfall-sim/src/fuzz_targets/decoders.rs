@@ -147,7 +147,8 @@ pub(super) fn valid_wire_message(random: &mut Random) -> Vec<u8> {
             let (snapshots_held, sections) = (ids(random), vec!["config".to_owned(), "data".to_owned()]);
             let snapshot_wanted = random.chance(500).then(|| random.bytes(32).into());
             let (state, touches_max) = ("orders".to_owned(), random.below(1000) as u32);
-            Message::Ask(Ask { state, sections, snapshots_held, snapshot_wanted, touches_max }).encode()
+            let urgency = random.below(3) as u32;
+            Message::Ask(Ask { state, sections, snapshots_held, snapshot_wanted, touches_max, urgency }).encode()
         }
         10 => {
             let manifest = valid_snapshot(random).into();

@@ -7,8 +7,8 @@ use landfall_core::ChunkId;
 use landfall_core::offer::Strategy;
 use landfall_core::snapshot::{Head, Manifest, SnapshotError, StateName};
 use landfall_core::wire::{
-    Ask, Lease, Message, Offer, Refusal, RefusalReason, SignedHead, TouchedKey, VERSION_MAX, VERSION_MIN, WireError,
-    common_version,
+    Ask, Lease, Message, Offer, Refusal, RefusalReason, SignedHead, TouchedKey, Urgency, VERSION_MAX, VERSION_MIN,
+    WireError, common_version,
 };
 use landfall_core::{Chunk, Domain, HashMismatch};
 use landfall_net::{ConnectError, Connection, ReceiveError, SendError, Transport};
@@ -95,6 +95,8 @@ pub(crate) struct Question {
     pub(crate) wanted: Option<ChunkId>,
     /// Touched keys that it wants to hear of at most.
     pub(crate) touches_max: u32,
+    /// Who waits for what it will fetch.
+    pub(crate) urgency: Urgency,
 }
 
 /// A source that answered.
@@ -142,6 +144,7 @@ fn ask(question: &Question) -> Ask {
         snapshots_held: question.held.iter().map(|id| id.to_bytes()).collect(),
         snapshot_wanted: question.wanted.map(ChunkId::to_bytes),
         touches_max: question.touches_max,
+        urgency: question.urgency as u32,
     }
 }
 

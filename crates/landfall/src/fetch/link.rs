@@ -10,6 +10,7 @@ use landfall_net::{Connection, FrameReceiver, ReceiveError, Transport};
 use super::greet::{Greeted, Question, SourceError, Trust, greet};
 use super::landing::Landing;
 use super::session::{LaneHandle, Session, Workbench};
+use crate::background::Courtesy;
 
 /// Silence of a source that has work is the transfer's to judge; this only ends threads that nobody needs.
 const SILENCE_MAX: Duration = Duration::from_secs(120);
@@ -124,6 +125,7 @@ impl Source<'_> {
 /// Takes what comes on one lane until it ends; says why it ended.
 fn listen<L: Landing>(session: &Session<L>, lane: Lane, mut receiver: Box<dyn FrameReceiver>, lease: Lease) -> String {
     let mut bench = Workbench::new();
+    let mut courtesy = Courtesy::of_this_thread();
     let mut renewal = Renewal { lease, renewed: Instant::now(), heard: Instant::now() };
     let mut counted = 0;
     let why = loop {
@@ -147,6 +149,9 @@ fn listen<L: Landing>(session: &Session<L>, lane: Lane, mut receiver: Box<dyn Fr
         renewal.renew_in_time(session, lane);
         session.status.note_wire(received - counted, 0);
         counted = received;
+        if let Some(courtesy) = &mut courtesy {
+            courtesy.let_others_go();
+        }
     };
     session.status.note_wire(receiver.bytes_received() - counted, 0);
     why

@@ -18,6 +18,7 @@ use landfall_net::{Closer, FrameSender};
 
 use super::landing::Landing;
 use super::status::Status;
+use crate::background::Courtesy;
 use crate::clock::Clock;
 
 /// A transfer and everything that carries it out.
@@ -234,9 +235,13 @@ impl<L: Landing> Session<L> {
 
     /// Compares leaves with what is here until the transfer ends.
     pub(crate) fn inspect_until_end(&self) {
+        let mut courtesy = Courtesy::of_this_thread();
         while let Some((tree, leaf)) = self.next_inspection() {
             if let Err(failure) = self.inspect(tree, leaf) {
                 self.fail(failure);
+            }
+            if let Some(courtesy) = &mut courtesy {
+                courtesy.let_others_go();
             }
         }
     }

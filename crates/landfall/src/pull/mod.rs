@@ -19,6 +19,7 @@ use landfall_core::offer::Strategy;
 use landfall_core::snapshot::{Manifest, Position, SectionKind, StateName, StateRoot};
 use landfall_core::transfer::TreePair;
 use landfall_core::tree::Root;
+use landfall_core::wire::Urgency;
 use landfall_net::Transport;
 use landfall_store::vfs::RealVfs;
 use landfall_store::{Store, StoreOptions};
@@ -262,8 +263,7 @@ fn report(
 
 /// Asks every source.
 fn ask_all(options: &PullOptions, status: &Status, held: Option<ChunkId>) -> Result<(Planned, Vec<Asked>), PullError> {
-    let question =
-        Question { state: options.state.clone(), held: held.into_iter().collect(), wanted: None, touches_max: 0 };
+    let question = Question { held: held.into_iter().collect(), ..question(options, None) };
     let answers = ways(options).ask_all(&question);
     let newest = answers.newest().map(Planned::from);
     let Answers { asked, failures } = answers;
@@ -272,6 +272,11 @@ fn ask_all(options: &PullOptions, status: &Status, held: Option<ChunkId>) -> Res
         status.note(format!("{address}: {error}"));
     }
     Ok((newest, asked))
+}
+
+fn question(options: &PullOptions, wanted: Option<ChunkId>) -> Question {
+    let state = options.state.clone();
+    Question { state, held: Vec::new(), wanted, touches_max: 0, urgency: Urgency::Bulk }
 }
 
 fn ways(options: &PullOptions) -> Ways<'_> {
@@ -307,8 +312,7 @@ fn fetch(
 ) -> Result<(), PullError> {
     let trees = vec![TreePair { base: assembly.base, target: assembly.target }];
     let session = Session::new(trees, assembly.clone(), status.clone());
-    let question =
-        Question { state: options.state.clone(), held: Vec::new(), wanted: Some(plan.snapshot), touches_max: 0 };
+    let question = question(options, Some(plan.snapshot));
     let end = ways(options).fetch(&session, plan.snapshot, &question, asked);
     match end {
         SessionEnd::Complete => session.late_failure().map_or(Ok(()), |failure| Err(failure.into())),

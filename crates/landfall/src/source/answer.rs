@@ -13,13 +13,15 @@ use landfall_core::files::FileKey;
 use landfall_core::tree::{ChunkRef, Leaf, Nodes, Value, get};
 use landfall_core::wire::{
     ChunkRequest, Fetch, FetchWhat, Item, ItemBody, ItemForm, NodeRequest, PathRequest, Refusal, RefusalReason,
-    UnitRequest,
+    UnitRequest, Urgency,
 };
 use landfall_core::{ChunkId, Domain};
 use landfall_net::{FrameSender, SendError};
+use landfall_store::{StoreError, StoredFrame};
 
 use super::link_watch::LinkWatch;
 use super::state::{Content, ServedState};
+use crate::background::{Courtesy, give_way};
 use crate::content::{ContentError, PackedContent};
 use crate::nodes::NodeCache;
 
@@ -28,6 +30,9 @@ pub(super) struct Answers {
     state: Arc<ServedState>,
     coder: Coder,
     link: LinkWatch,
+    urgency: Urgency,
+    /// What bulk is answered with, from the first request on: the answer to the question itself is waited for.
+    courtesy: Option<Courtesy>,
 }
 
 /// Buffers and contexts that are used again for every chunk.
@@ -49,8 +54,8 @@ enum Found {
 }
 
 impl Answers {
-    /// Answers in the codecs that the joiner knows.
-    pub(super) fn new(state: Arc<ServedState>, known: CodecSet) -> Self {
+    /// Answers in the codecs that the joiner knows, on the calling thread.
+    pub(super) fn new(state: Arc<ServedState>, known: CodecSet, urgency: Urgency) -> Self {
         let coder = Coder {
             policy: Within::new(Automatic::new(), known),
             encoder: Encoder::new(),
@@ -61,7 +66,7 @@ impl Answers {
         };
         // A window begins here, so that the first answers know what the machine is doing.
         state.spare_cores.lately();
-        Self { state, coder, link: LinkWatch::of_this_thread() }
+        Self { state, coder, link: LinkWatch::of_this_thread(), urgency, courtesy: None }
     }
 
     /// Sends one item for each want of `fetch`.
@@ -70,6 +75,10 @@ impl Answers {
         fetch: &Fetch,
         sender: &mut dyn FrameSender,
     ) -> Result<Result<(), Refusal>, SendError> {
+        if self.urgency == Urgency::Bulk && self.courtesy.is_none() {
+            give_way();
+            self.courtesy = Courtesy::of_this_thread();
+        }
         let began = self.link.begin(sender.pressure());
         let answered = match &fetch.what {
             Some(FetchWhat::Nodes(nodes)) => self.answer_nodes(fetch.request, nodes, sender)?,
@@ -164,12 +173,43 @@ impl Answers {
         Ok(Ok(()))
     }
 
+    /// A node in the form in which it rests, if it can go out so. The joiner checks its hash; here its checksum was.
+    fn stored_node(&self, id: ChunkId, base: Option<ChunkId>) -> Result<Option<Found>, StoreError> {
+        let frame = match self.state.store.get_encoded(id) {
+            // Another way of reading it says what that means.
+            Err(StoreError::Damaged(_)) => None,
+            found => found?.filter(|frame| frame.domain == Domain::Node),
+        };
+        Ok(frame.and_then(|StoredFrame { codec, base: stored_base, plain_bytes, bytes, .. }| {
+            let codec = Codec::from_byte(codec)?;
+            self.coder.goes_out_as_stored(codec, stored_base, base).then_some(Found::Stored {
+                codec,
+                plain_bytes,
+                bytes,
+            })
+        }))
+    }
+
+    /// What goes out with the bulk is not remembered: readers' nodes stay in memory, and it takes none for a joiner's sake.
+    fn read_node(&self, id: ChunkId) -> Result<Option<Bytes>, StoreError> {
+        match self.urgency {
+            Urgency::Bulk => self.state.nodes.get_once(id),
+            Urgency::Reads => self.state.nodes.get(id),
+        }
+    }
+
     fn find_node(&mut self, id: ChunkId, base: Option<ChunkId>) -> Result<Found, ContentError> {
-        let node = self.state.nodes.get(id)?.ok_or(ContentError::Missing)?;
+        if self.urgency == Urgency::Bulk
+            && let Some(stored) = self.stored_node(id, base)?
+        {
+            return Ok(stored);
+        }
+        let node = self.read_node(id)?.ok_or(ContentError::Missing)?;
+        let base = base.map(|base| self.read_node(base)).transpose()?.flatten();
         let coder = &mut self.coder;
         coder.plain.clear();
         coder.plain.extend_from_slice(&node);
-        let base = match base.map(|base| self.state.nodes.get(base)).transpose()?.flatten() {
+        let base = match base {
             Some(base) => {
                 coder.base.clear();
                 coder.base.extend_from_slice(&base);
@@ -243,7 +283,11 @@ impl Answers {
             }
         };
         let item = Item { request, want, body };
-        sender.send(&item.head(), item.payload())
+        sender.send(&item.head(), item.payload())?;
+        if let Some(courtesy) = &mut self.courtesy {
+            courtesy.let_others_go();
+        }
+        Ok(())
     }
 }
 

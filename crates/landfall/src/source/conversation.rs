@@ -9,8 +9,7 @@ use std::time::Duration;
 use landfall_core::codec::{Codec, CodecSet};
 use landfall_core::snapshot::StateName;
 use landfall_core::wire::{
-    Ask, Fetch, FetchWhat, Hello, Lease, Message, Open, Refusal, RefusalReason, VERSION_MAX, VERSION_MIN,
-    common_version,
+    Ask, Fetch, Hello, Lease, Message, Open, Refusal, RefusalReason, VERSION_MAX, VERSION_MIN, common_version,
 };
 use landfall_net::{Connection, FrameSender, SendError};
 
@@ -18,7 +17,6 @@ use super::answer::Answers;
 use super::lease::LEASE_DURATION;
 use super::offering;
 use super::state::{ServedState, ServedStates};
-use crate::background::give_way;
 use crate::clock::Clock;
 
 /// Requests that a joiner may have waiting on one connection.
@@ -86,7 +84,6 @@ pub(crate) fn converse(member: &ServingMember, connection: Connection) {
             known: None,
             asked: None,
             opened: None,
-            gives_way: false,
         };
         let end = talk.run().unwrap_or_else(|error| {
             tracing::debug!(peer = %peer.name, %error, "conversation ended");
@@ -192,8 +189,6 @@ struct Talk<'a> {
     asked: Option<Asked>,
     /// The service that is to have the connection.
     opened: Option<ConnectionService>,
-    /// Units were asked for: from then on it is bulk that is answered here, not what a read waits for.
-    gives_way: bool,
 }
 
 /// The state that the joiner asked for, and what answering it needs.
@@ -292,7 +287,7 @@ impl Talk<'_> {
         if offer.lease.is_none() {
             return Ok(Err(Refusal::new(RefusalReason::Busy, "too many transfers run at once: try again later")));
         }
-        let answers = Answers::new(state.clone(), known);
+        let answers = Answers::new(state.clone(), known, ask.urgency());
         self.asked = Some(Asked { state, lease: offer.lease.clone(), answers });
         self.say(&Message::Offer(Box::new(offer)))?;
         Ok(Ok(()))
@@ -302,9 +297,6 @@ impl Talk<'_> {
         let Some(asked) = &mut self.asked else {
             return Ok(Err(Refusal::new(RefusalReason::Protocol, "ask for a state before its chunks")));
         };
-        if matches!(fetch.what, Some(FetchWhat::Unit(_))) && !std::mem::replace(&mut self.gives_way, true) {
-            give_way();
-        }
         if !self.inbox.was_cancelled(fetch.request)
             && let Err(refusal) = asked.answers.answer(fetch, &mut *self.sender)?
         {

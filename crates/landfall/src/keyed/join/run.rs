@@ -7,7 +7,7 @@ use landfall_core::join::{LeaseVersion, Part, TOUCHES_MAX};
 use landfall_core::keyed::KeyedState;
 use landfall_core::snapshot::{Section, SectionPriority};
 use landfall_core::transfer::TreePair;
-use landfall_core::wire::TouchedKey;
+use landfall_core::wire::{TouchedKey, Urgency};
 use landfall_store::CollectBudget;
 
 use super::early::{fetch_upper_levels, fetch_whole};
@@ -68,7 +68,8 @@ impl Run {
     }
 
     fn question(&self, wanted: Option<ChunkId>) -> Question {
-        Question { state: self.keyed.name().clone(), held: Vec::new(), wanted, touches_max: 0 }
+        let state = self.keyed.name().clone();
+        Question { state, held: Vec::new(), wanted, touches_max: 0, urgency: Urgency::Bulk }
     }
 
     /// Asks every source and chooses the snapshot.
@@ -117,7 +118,7 @@ impl Run {
 
     /// Ways to the sources that do not stand behind anything else.
     fn lanes(&self, snapshot: ChunkId) -> FaultLanes {
-        let question = self.question(Some(snapshot));
+        let question = Question { urgency: Urgency::Reads, ..self.question(Some(snapshot)) };
         FaultLanes::new(&self.options, question, self.keyed.here.clone(), self.progress.status.clone())
     }
 
