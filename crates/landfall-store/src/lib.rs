@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod bitmap;
+mod chain;
 mod control;
 mod error;
 mod files;
@@ -24,6 +25,7 @@ mod store;
 mod verify;
 pub mod vfs;
 
+pub use chain::{Chain, SoundBase};
 pub use control::{Changes, Lease, LeaseError, NAME_BYTES_MAX, Pin, RECORD_BYTES_MAX, UnixMillis};
 pub use error::{DamagedFrame, OpenError, StoreError};
 pub use frame::{CODEC_RAW, Encoded, PAYLOAD_BYTES_MAX, StoredFrame};

@@ -23,6 +23,10 @@ impl Session {
         let began = lock(sessions).begin();
         Self { sessions: Arc::clone(sessions), began }
     }
+
+    pub(crate) fn is_of(&self, sessions: &Arc<Mutex<Sessions>>) -> bool {
+        Arc::ptr_eq(&self.sessions, sessions)
+    }
 }
 
 impl Drop for Session {

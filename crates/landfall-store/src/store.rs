@@ -12,7 +12,7 @@ use landfall_core::{Chunk, ChunkId};
 use crate::control::{Changes, Control, Lease, LeaseError, Pin, UnixMillis};
 use crate::error::{OpenError, StoreError};
 use crate::files::OpenPacks;
-use crate::frame::{CODEC_RAW, Encoded, FrameHeader, PAYLOAD_BYTES_MAX, StoredFrame};
+use crate::frame::{CODEC_RAW, Encoded, PAYLOAD_BYTES_MAX, StoredFrame};
 use crate::index::{Index, Location, PackStage, PackState};
 use crate::lock::{lock, read, write};
 use crate::lookup::Purpose;
@@ -147,10 +147,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::BaseUnusable`] if the form needs a base that is not here or hangs on too many patches itself.
     pub fn put_encoded(&self, chunk: &Chunk, form: Encoded<'_>) -> Result<(), StoreError> {
-        self.shared.check_sync()?;
-        if form.bytes.len() > PAYLOAD_BYTES_MAX as usize {
-            return Err(StoreError::FormTooLong { bytes: form.bytes.len() });
-        }
+        self.shared.check_put(form)?;
         // Garbage collection must not take the base, or the copy that was found, before this call ends.
         let _session = self.begin_session();
         let looked = read(&self.shared.index).generation;
@@ -160,8 +157,7 @@ impl Store {
         if let Some(base) = form.base {
             self.shared.keep_base(chunk.id(), base)?;
         }
-        self.shared.append(&frame_of(chunk, form), IfYoung::Skip { looked })?;
-        Ok(())
+        self.shared.append(&NewFrame::of(chunk, form), IfYoung::Skip { looked })
     }
 
     /// Reads a chunk in the form in which it is stored; `None` if it is not here.
@@ -377,6 +373,15 @@ impl Shared {
         })
     }
 
+    /// Fails if nothing can be put, or not in this form.
+    pub(crate) fn check_put(&self, form: Encoded<'_>) -> Result<(), StoreError> {
+        self.check_sync()?;
+        if form.bytes.len() > PAYLOAD_BYTES_MAX as usize {
+            return Err(StoreError::FormTooLong { bytes: form.bytes.len() });
+        }
+        Ok(())
+    }
+
     pub(crate) fn writer(&self, class: PackClass) -> &Mutex<WriterSlot> {
         &self.writers[class as usize]
     }
@@ -466,19 +471,6 @@ impl Shared {
             index_failures: self.index_failures.load(Ordering::Relaxed),
         }
     }
-}
-
-fn frame_of<'a>(chunk: &Chunk, form: Encoded<'a>) -> NewFrame<'a> {
-    let header = FrameHeader {
-        id: chunk.id(),
-        domain: chunk.domain(),
-        codec: form.codec,
-        base: form.base,
-        plain_bytes: chunk.bytes().len() as u32,
-        payload_bytes: form.bytes.len() as u32,
-        payload_crc: crc32c::crc32c(form.bytes),
-    };
-    NewFrame { header, payload: form.bytes }
 }
 
 fn check_options(options: StoreOptions) -> Result<(), OpenError> {

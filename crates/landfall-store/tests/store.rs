@@ -274,6 +274,61 @@ fn a_chain_of_patches_has_an_end() {
 }
 
 #[test]
+fn what_was_read_with_all_that_it_is_patched_on_can_be_patched_until_the_chain_ends() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(&directory);
+    let session = store.begin_session();
+    store.put(&chunk(0)).unwrap();
+    let longest = (1..200_u32).find(|number| {
+        let chain = store.get_chain(&session, chunk(number - 1).id()).unwrap().unwrap();
+        let bases: Vec<_> = chain.frames().iter().map(|frame| frame.base).collect();
+        let expected: Vec<_> = (0..*number).rev().map(|base| (base > 0).then(|| chunk(base - 1).id())).collect();
+        assert_eq!(bases, expected, "itself first, a whole chunk last");
+        let base = chain.as_base();
+        let put = store.put_patch(&chunk(*number), 1, b"patch", base);
+        assert_eq!(put.is_ok(), base.bears_a_patch(), "{put:?}");
+        put.is_err()
+    });
+    let by_name = (1..200_u32).find(|number| {
+        let form = Encoded { codec: 1, base: Some(chunk(1_000 + number - 1).id()), bytes: b"patch" };
+        store.put(&chunk(1_000)).unwrap();
+        store.put_encoded(&chunk(1_000 + number), form).is_err()
+    });
+    assert_eq!(longest, by_name, "the limit is the same for one who only names the base");
+    assert_eq!(store.get_chain(&session, chunk(longest.unwrap()).id()).unwrap().map(drop), None);
+}
+
+#[test]
+fn a_chain_that_was_read_in_a_session_outlives_collections_until_a_patch_is_put_on_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(&directory);
+    let form = Encoded { codec: 1, base: Some(chunk(1).id()), bytes: b"patch" };
+    store.put(&chunk(1)).unwrap();
+    store.put_encoded(&chunk(2), form).unwrap();
+    (10..200).for_each(|number| store.put(&chunk(number)).unwrap());
+    drop(store);
+
+    let store = open(&directory);
+    let session = store.begin_session();
+    let base = store.get_chain(&session, chunk(2).id()).unwrap().unwrap().as_base();
+    let report = store.collect(&[], &Lists, UnixMillis(0), CollectBudget::default()).unwrap();
+    assert!(report.packs_removed > 0, "{report:?}");
+    store.put_patch(&chunk(3), 1, b"patch", base).unwrap();
+    let chain = store.get_chain(&session, chunk(3).id()).unwrap().unwrap();
+    assert_eq!(chain.frames().len(), 3);
+    assert_eq!(chain.frames()[2].bytes, chunk(1).bytes());
+}
+
+#[test]
+#[should_panic(expected = "a session of another store")]
+fn a_session_of_another_store_protects_nothing_here() {
+    let directories = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let (store, other) = (open(&directories[0]), open(&directories[1]));
+    let session = other.begin_session();
+    drop(store.get_chain(&session, chunk(1).id()));
+}
+
+#[test]
 fn the_index_needs_less_than_two_bytes_of_memory_per_chunk() {
     let directory = tempfile::tempdir().unwrap();
     let options =

@@ -1,14 +1,18 @@
 //! Owns the tree nodes that are near: a bounded cache over the store. It never asks a peer.
 
+mod patching;
+
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
-use landfall_core::codec::{Codec, Decoder, Encoder};
+use landfall_core::codec::{Codec, Decoder};
 use landfall_core::tree::{Node, NodeSink, Nodes, TreeError};
 use landfall_core::{Chunk, ChunkId, Domain};
-use landfall_store::{Encoded, PATCHES_IN_CHAIN_MAX, Store, StoreError, StoredFrame};
+use landfall_store::{Encoded, PATCHES_IN_CHAIN_MAX, Session, SoundBase, Store, StoreError, StoredFrame};
+
+pub(crate) use patching::{Patching, Replaced};
 
 /// Memory for nodes that a cache takes unless it is told otherwise.
 const CACHE_BYTES_DEFAULT: u64 = 24 * 1024 * 1024;
@@ -45,22 +49,20 @@ impl NodeCache {
         Ok(())
     }
 
-    /// Stores a node for good, as what differs from the node `replaced` with the bytes `base` if that saves at least half. It is
-    /// remembered if `replaced` is: a node that nobody read does not become one that somebody did.
+    /// Stores a node for good, as what differs from the one that it replaces if that saves at least half. It is remembered if that one is: a
+    /// node that nobody read does not become one that somebody did.
     pub(crate) fn put_in_place_of(
         &self,
         node: &Chunk,
-        replaced: ChunkId,
-        base: &Bytes,
+        old: &Replaced<'_>,
         patching: &mut Patching,
     ) -> Result<(), StoreError> {
-        let encoded = patching.encoder.encode(Codec::ZstdPatch, node.bytes(), Some(base), &mut patching.patch);
-        if encoded.is_ok() && Codec::ZstdPatch.is_worth_it(node.bytes().len(), patching.patch.len()) {
-            self.store_patch(node, replaced, &patching.patch)?;
+        if let Some(patch) = patching.make(node, old) {
+            self.store_patch(node, old.id, old.kept, patch)?;
         } else {
             self.store.put(node)?;
         }
-        if self.part(replaced).has(replaced) {
+        if self.part(old.id).has(old.id) {
             self.remember(node.id(), Kept::Plain(node.bytes().clone()));
         }
         Ok(())
@@ -68,14 +70,24 @@ impl NodeCache {
 
     /// Keeps a node for good, as the patch that makes it of the node `base`.
     pub(crate) fn put_patch(&self, node: &Chunk, base: ChunkId, patch: &[u8]) -> Result<(), StoreError> {
-        self.store_patch(node, base, patch)?;
+        self.store_patch(node, base, None, patch)?;
         self.remember(node.id(), Kept::Plain(node.bytes().clone()));
         Ok(())
     }
 
-    fn store_patch(&self, node: &Chunk, base: ChunkId, patch: &[u8]) -> Result<(), StoreError> {
-        let form = Encoded { codec: Codec::ZstdPatch as u8, base: Some(base), bytes: patch };
-        match self.store.put_encoded(node, form) {
+    fn store_patch(
+        &self,
+        node: &Chunk,
+        base: ChunkId,
+        kept: Option<SoundBase<'_>>,
+        patch: &[u8],
+    ) -> Result<(), StoreError> {
+        let codec = Codec::ZstdPatch as u8;
+        let put = match kept {
+            Some(base) => self.store.put_patch(node, codec, patch, base),
+            None => self.store.put_encoded(node, Encoded { codec, base: Some(base), bytes: patch }),
+        };
+        match put {
             // It hangs on too many patches already: a whole node ends the chain.
             Err(StoreError::BaseUnusable { .. }) => self.store.put(node),
             put => put,
@@ -91,9 +103,24 @@ impl NodeCache {
         Ok(bytes)
     }
 
-    /// The same, for one who reads it once: it is not remembered for that.
-    pub(crate) fn get_once(&self, id: ChunkId) -> Result<Option<Bytes>, StoreError> {
+    /// The same, for one who passes it on: it is not remembered for that.
+    pub(crate) fn get_in_passing(&self, id: ChunkId) -> Result<Option<Bytes>, StoreError> {
         self.get_within(id, PATCHES_IN_CHAIN_MAX)
+    }
+
+    /// A node of the store, for one who reads it once: it is not remembered for that. It comes with what a patch on it needs.
+    pub(crate) fn get_once<'s>(&self, id: ChunkId, session: &'s Session) -> Result<Option<Once<'s>>, StoreError> {
+        let chain = match self.store.get_chain(session, id) {
+            Err(StoreError::Damaged(_)) => None,
+            chain => chain?,
+        };
+        if let Some(chain) = chain
+            && let Some(node) = plain_of_chain(chain.frames()).and_then(|bytes| verified(id, bytes))
+        {
+            return Ok(Some(Once { bytes: node, kept: Some(chain.as_base()) }));
+        }
+        // Something is wrong with it or with what it is patched on: this way finds out what.
+        Ok(self.get_within(id, PATCHES_IN_CHAIN_MAX)?.map(|bytes| Once { bytes, kept: None }))
     }
 
     /// Forgets nodes in memory that nobody will read again.
@@ -126,11 +153,11 @@ impl NodeCache {
             _ => None,
         };
         let plain = plain(&frame, base.as_ref());
-        let Some(node) = plain.and_then(|bytes| Chunk::verify(id, Domain::Node, bytes).ok()) else {
+        let Some(node) = plain.and_then(|bytes| verified(id, bytes)) else {
             self.store.forget(id)?;
             return Ok(None);
         };
-        Ok(Some(node.into_bytes()))
+        Ok(Some(node))
     }
 
     /// A node with its entries found, which is done once for as long as it is remembered.
@@ -198,10 +225,27 @@ fn plain(frame: &StoredFrame, base: Option<&Bytes>) -> Option<Bytes> {
     if codec == Codec::Raw {
         return Some(frame.bytes.clone());
     }
-    let mut plain = Vec::new();
+    let mut plain = Vec::with_capacity(frame.plain_bytes as usize);
     let base = base.map(|base| &base[..]);
     with_decoder(|decoder| decoder.decode(codec, &frame.bytes, frame.plain_bytes, base, &mut plain)).ok()?;
     Some(plain.into())
+}
+
+/// The plaintext of the first of some stored nodes, each patched on the next. What is between is checked with it: the first is what its id
+/// says only if all others are.
+fn plain_of_chain(frames: &[StoredFrame]) -> Option<Bytes> {
+    let mut bytes = None;
+    for frame in frames.iter().rev() {
+        if frame.domain != Domain::Node {
+            return None;
+        }
+        bytes = Some(plain(frame, bytes.as_ref())?);
+    }
+    bytes
+}
+
+fn verified(id: ChunkId, bytes: Bytes) -> Option<Bytes> {
+    Chunk::verify(id, Domain::Node, bytes).ok().map(Chunk::into_bytes)
 }
 
 /// Works with the decoder of this thread.
@@ -214,11 +258,11 @@ thread_local! {
     static DECODER: RefCell<Decoder> = RefCell::new(Decoder::new());
 }
 
-/// What making patches needs, used again from node to node.
-#[derive(Default)]
-pub(crate) struct Patching {
-    encoder: Encoder,
-    patch: Vec<u8>,
+/// A node that was read once.
+pub(crate) struct Once<'s> {
+    pub(crate) bytes: Bytes,
+    /// Whether a patch can be put on it is known.
+    pub(crate) kept: Option<SoundBase<'s>>,
 }
 
 /// A sink that keeps every node and remembers the first failure.
@@ -314,6 +358,7 @@ impl Generations {
 
 #[cfg(test)]
 mod tests {
+    use landfall_core::codec::Copied;
     use landfall_store::vfs::RealVfs;
     use landfall_store::{StoreOptions, StoreStats};
 
@@ -329,6 +374,10 @@ mod tests {
             (0..2048_u64).flat_map(|at| at.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes()).collect();
         bytes[4096..4104].copy_from_slice(&version.to_le_bytes());
         Chunk::new(Domain::Node, bytes.into())
+    }
+
+    fn replaced(old: &Chunk) -> Replaced<'_> {
+        Replaced { id: old.id(), bytes: old.bytes(), copied: &[], kept: None }
     }
 
     fn stored_bytes(store: Arc<Store>, directory: &std::path::Path) -> (Arc<Store>, StoreStats) {
@@ -347,7 +396,7 @@ mod tests {
         cache.put(&node(0)).unwrap();
         for version in 1..64 {
             let old = node(version - 1);
-            cache.put_in_place_of(&node(version), old.id(), old.bytes(), &mut patching).unwrap();
+            cache.put_in_place_of(&node(version), &replaced(&old), &mut patching).unwrap();
         }
         drop(cache);
         let (store, stats) = stored_bytes(store, directory.path());
@@ -355,6 +404,47 @@ mod tests {
         for version in (0..64).rev() {
             let cold = NodeCache::new(store.clone());
             assert_eq!(cold.get(node(version).id()).unwrap().as_ref(), Some(node(version).bytes()), "{version}");
+        }
+    }
+
+    #[test]
+    fn what_was_read_once_is_patched_again_and_again_and_stays_readable() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = open(directory.path());
+        let cache = NodeCache::with_cache_bytes(store.clone(), 0);
+        let session = store.begin_session();
+        let mut patching = Patching::default();
+        store.put(&node(0)).unwrap();
+        for version in 1..30 {
+            let old = cache.get_once(node(version - 1).id(), &session).unwrap().unwrap();
+            assert_eq!(&old.bytes, node(version - 1).bytes());
+            let bytes = old.bytes.len() as u32;
+            // All but the eight bytes that differ, and the four of the header.
+            let copied =
+                [Copied { at: 4, from: 4, bytes: 4_092 }, Copied { at: 4_104, from: 4_104, bytes: bytes - 4_104 }];
+            let old = Replaced { id: node(version - 1).id(), bytes: &old.bytes, copied: &copied, kept: old.kept };
+            cache.put_in_place_of(&node(version), &old, &mut patching).unwrap();
+        }
+        drop((session, cache));
+        let (_, stats) = stored_bytes(store, directory.path());
+        assert!(stats.pack_bytes < 30 * 16 * 1024 / 4, "{stats:?}");
+    }
+
+    #[test]
+    fn a_node_that_is_not_what_its_name_says_is_not_here_and_neither_is_what_is_patched_on_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = open(directory.path());
+        let session = store.begin_session();
+        // In a byte that the next version copies.
+        let mut other = node(0).bytes().to_vec();
+        other[100] ^= 1;
+        let wrong = Encoded { codec: Codec::Raw as u8, base: None, bytes: &other };
+        store.put_encoded(&node(0), wrong).unwrap();
+        let cache = NodeCache::with_cache_bytes(store.clone(), 0);
+        cache.put_in_place_of(&node(1), &replaced(&node(0)), &mut Patching::default()).unwrap();
+        for version in [1, 0] {
+            assert!(cache.get_once(node(version).id(), &session).unwrap().is_none());
+            assert!(!store.contains(node(version).id()).unwrap(), "{version}");
         }
     }
 
@@ -367,7 +457,7 @@ mod tests {
         let other = Chunk::new(Domain::Node, vec![7; 100].into());
         cache.put(&other).unwrap();
         for (version, base) in [(1, &other), (2, &node(9))] {
-            cache.put_in_place_of(&node(version), base.id(), base.bytes(), &mut patching).unwrap();
+            cache.put_in_place_of(&node(version), &replaced(base), &mut patching).unwrap();
             assert_eq!(store.get_encoded(node(version).id()).unwrap().unwrap().base, None);
         }
     }

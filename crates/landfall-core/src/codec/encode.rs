@@ -4,7 +4,7 @@ use lz4_flex::block::{CompressTable, compress_into_with_table, get_maximum_outpu
 use zstd_safe::{CCtx, CParameter, compress_bound};
 
 use super::policy::{Base, ChunkFacts, CodecPolicy, Compressible};
-use super::{Codec, CodecError, looks_incompressible, patch};
+use super::{Codec, CodecError, Copied, looks_incompressible, patch};
 use crate::limits::CHUNK_BYTES_MAX;
 
 /// Encodes chunks. It keeps its buffers and compression contexts (about 1 MiB), so each thread has its own.
@@ -42,16 +42,28 @@ impl Encoder {
         out: &mut Vec<u8>,
     ) -> Result<(), CodecError> {
         out.clear();
-        let too_long = |bytes: &[u8]| bytes.len() > CHUNK_BYTES_MAX as usize;
-        if let Some(long) = [plain, base.unwrap_or_default()].into_iter().find(|bytes| too_long(bytes)) {
-            return Err(CodecError::TooLong { bytes: long.len() as u64 });
-        }
+        check_lengths(plain, base.unwrap_or_default())?;
         match codec {
             Codec::Raw => out.extend_from_slice(plain),
             Codec::Lz4 => self.encode_lz4(plain, out),
             Codec::Zstd => self.encode_zstd(plain, out),
             Codec::ZstdPatch => self.patch.write(plain, base.ok_or(CodecError::NoBase)?, out),
         }
+        Ok(())
+    }
+
+    /// Replaces `out` with the patch that makes `plain` of `base`, of which it is known what was copied, in ascending order. It is right
+    /// whatever `copied` says, only longer where that is wrong.
+    pub fn encode_copied(
+        &mut self,
+        plain: &[u8],
+        base: &[u8],
+        copied: &[Copied],
+        out: &mut Vec<u8>,
+    ) -> Result<(), CodecError> {
+        out.clear();
+        check_lengths(plain, base)?;
+        self.patch.write_copied(plain, base, copied, out);
         Ok(())
     }
 
@@ -93,6 +105,14 @@ impl Encoder {
     fn encode_zstd(&mut self, plain: &[u8], out: &mut Vec<u8>) {
         out.reserve(compress_bound(plain.len()));
         self.zstd.compress2(out, plain).expect("the output holds the longest form");
+    }
+}
+
+fn check_lengths(plain: &[u8], base: &[u8]) -> Result<(), CodecError> {
+    let too_long = |bytes: &[u8]| bytes.len() > CHUNK_BYTES_MAX as usize;
+    match [plain, base].into_iter().find(|bytes| too_long(bytes)) {
+        Some(long) => Err(CodecError::TooLong { bytes: long.len() as u64 }),
+        None => Ok(()),
     }
 }
 

@@ -46,6 +46,17 @@ impl Codec {
     }
 }
 
+/// Bytes of a plaintext that stand in its base too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Copied {
+    /// Where they stand in the plaintext.
+    pub at: u32,
+    /// Where they stand in the base.
+    pub from: u32,
+    /// How many they are.
+    pub bytes: u32,
+}
+
 /// Why bytes were not encoded or decoded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CodecError {

@@ -8,7 +8,7 @@
 use zstd_safe::{CCtx, DCtx, compress_bound};
 
 use super::decode::decode_zstd;
-use super::{ZSTD_MAGIC, zstd_prefix};
+use super::{Copied, ZSTD_MAGIC, zstd_prefix};
 
 /// A stretch of literals, then a copy out of the base.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,8 +34,18 @@ impl Writer {
     /// Appends the patch that turns `base` into `plain`.
     pub(super) fn write(&mut self, plain: &[u8], base: &[u8], out: &mut Vec<u8>) {
         find_runs(plain, base, &mut self.runs);
+        self.write_runs(plain, base, LITERAL_BYTES_RAW_MAX, out);
+    }
+
+    /// The same, for whoever knows what was copied. Nothing need be looked for, and few literals are not worth compressing.
+    pub(super) fn write_copied(&mut self, plain: &[u8], base: &[u8], copied: &[Copied], out: &mut Vec<u8>) {
+        runs_of(plain, base, copied, &mut self.runs);
+        self.write_runs(plain, base, LITERAL_BYTES_RAW_MAX_KNOWN, out);
+    }
+
+    fn write_runs(&mut self, plain: &[u8], base: &[u8], literal_bytes_raw_max: usize, out: &mut Vec<u8>) {
         self.collect_literals(plain);
-        let compressed = self.compress_literals(base);
+        let compressed = self.compress_literals(base, literal_bytes_raw_max);
         put_varint(out, (self.runs.len() as u64) << 1 | u64::from(compressed));
         for run in &self.runs {
             put_varint(out, run.literal_bytes as u64);
@@ -56,9 +66,9 @@ impl Writer {
     }
 
     /// Is the compressed form, now in `frame`, the shorter one?
-    fn compress_literals(&mut self, base: &[u8]) -> bool {
+    fn compress_literals(&mut self, base: &[u8], literal_bytes_raw_max: usize) -> bool {
         let near = near_literals(&self.runs, self.literals.len(), base);
-        if self.literals.len() <= LITERAL_BYTES_RAW_MAX.max(near.len() / 128) {
+        if self.literals.len() <= literal_bytes_raw_max.max(near.len() / 128) {
             return false;
         }
         if self.literals.len() >= LITERAL_BYTES_DOUBTFUL && !looks_related(&self.literals, near) {
@@ -195,6 +205,79 @@ fn find_runs(plain: &[u8], base: &[u8], runs: &mut Vec<Run>) {
     }
 }
 
+/// The runs of what is known to be copied. What begins and ends a replaced stretch as it did before is copied too; what is not as it
+/// was said to be is not.
+fn runs_of(plain: &[u8], base: &[u8], copied: &[Copied], runs: &mut Vec<Run>) {
+    runs.clear();
+    let mut made = Made::default();
+    for copied in copied {
+        let Some(mut next) = copied.within(plain, base).filter(|next| made.may_be_before(next)) else { continue };
+        let (gap, base_gap) = (&plain[made.end..next.at], &base[made.base_end..next.from]);
+        if let Some(last) = runs.last_mut() {
+            let prefix = common_prefix(gap, base_gap);
+            last.copied_bytes += prefix;
+            made.pass(prefix);
+        }
+        let suffix = common_suffix(&plain[made.end..next.at], &base[made.base_end..next.from]);
+        next.begin_earlier(suffix);
+        if next.bytes >= COPY_BYTES_MIN {
+            runs.push(made.copy(&next));
+        }
+    }
+    if let Some(last) = runs.last_mut() {
+        last.copied_bytes += common_prefix(&plain[made.end..], &base[made.base_end..]);
+    }
+}
+
+/// How far runs have come.
+#[derive(Default)]
+struct Made {
+    end: usize,
+    base_end: usize,
+}
+
+impl Made {
+    /// Copies go forward, in both.
+    fn may_be_before(&self, next: &Stretch) -> bool {
+        self.end <= next.at && self.base_end <= next.from
+    }
+
+    fn pass(&mut self, bytes: usize) {
+        self.end += bytes;
+        self.base_end += bytes;
+    }
+
+    fn copy(&mut self, next: &Stretch) -> Run {
+        let literal_bytes = next.at - self.end;
+        let skew = next.from as isize - (self.base_end + literal_bytes) as isize;
+        (self.end, self.base_end) = (next.at + next.bytes, next.from + next.bytes);
+        Run { literal_bytes, copied_bytes: next.bytes, skew }
+    }
+}
+
+/// Equal bytes, at one place of the plaintext and at one of the base.
+struct Stretch {
+    at: usize,
+    from: usize,
+    bytes: usize,
+}
+
+impl Stretch {
+    fn begin_earlier(&mut self, bytes: usize) {
+        self.at -= bytes;
+        self.from -= bytes;
+        self.bytes += bytes;
+    }
+}
+
+impl Copied {
+    fn within(&self, plain: &[u8], base: &[u8]) -> Option<Stretch> {
+        let (at, from, bytes) = (self.at as usize, self.from as usize, self.bytes as usize);
+        let is_copy = plain.get(at..at.checked_add(bytes)?)? == base.get(from..from.checked_add(bytes)?)?;
+        is_copy.then_some(Stretch { at, from, bytes })
+    }
+}
+
 /// The next stretch of at least [`COPY_BYTES_MIN`] equal bytes from `at` on; it may begin as early as `floor`.
 fn next_shared(left: &[u8], right: &[u8], at: usize, floor: usize) -> Option<(usize, usize)> {
     let (left_steps, right_steps) = (left[at..].as_chunks::<STEP>().0, right[at..].as_chunks::<STEP>().0);
@@ -265,6 +348,8 @@ const RUN_BYTES_MIN: usize = 3;
 const MARGIN_BYTES: usize = 4096;
 /// So few literals are not worth hashing any prefix; see also [`Writer::compress_literals`].
 const LITERAL_BYTES_RAW_MAX: usize = 128;
+/// The same where what was copied is known: what else would be found in the base is little.
+const LITERAL_BYTES_RAW_MAX_KNOWN: usize = 1024;
 /// From so many literals on, it is first asked whether the base resembles them at all.
 const LITERAL_BYTES_DOUBTFUL: usize = 8 * 1024;
 const SAMPLES: usize = 8;

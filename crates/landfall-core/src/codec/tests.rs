@@ -61,6 +61,27 @@ fn apply(base: &[u8], edits: &[Edit]) -> Vec<u8> {
     plain
 }
 
+/// Stretches of a base that are kept, each followed by bytes that go and others that come in their place.
+fn spliced(seed: u64, pieces: &[(usize, usize, Vec<u8>)]) -> (Vec<u8>, Vec<u8>, Vec<Copied>) {
+    let base = noise(seed, pieces.iter().map(|(kept, removed, _)| kept + removed).sum());
+    let (mut plain, mut copied, mut from) = (Vec::new(), Vec::new(), 0);
+    for (kept, removed, inserted) in pieces {
+        copied.push(Copied { at: plain.len() as u32, from: from as u32, bytes: *kept as u32 });
+        plain.extend_from_slice(&base[from..from + kept]);
+        plain.extend_from_slice(inserted);
+        from += kept + removed;
+    }
+    (base, plain, copied)
+}
+
+#[track_caller]
+fn check_copied(plain: &[u8], base: &[u8], copied: &[Copied]) -> usize {
+    let mut encoded = vec![7; 100];
+    Encoder::new().encode_copied(plain, base, copied, &mut encoded).unwrap();
+    assert!(decode(Codec::ZstdPatch, &encoded, plain.len(), Some(base)).unwrap() == plain);
+    encoded.len()
+}
+
 proptest! {
     #[test]
     fn every_codec_gives_back_what_it_took(plain in vec(0..4u8, 0..3000), base in vec(0..4u8, 0..3000)) {
@@ -80,6 +101,27 @@ proptest! {
         let bytes = check_round_trip(Codec::ZstdPatch, &plain, &base);
         let changed: usize = edits.iter().map(|edit| edit.inserted.len()).sum();
         prop_assert!(bytes <= changed + edits.len() * 80 + 80, "{bytes} bytes for {changed}");
+    }
+
+    #[test]
+    fn a_patch_of_what_is_known_to_be_copied_is_as_long_as_what_is_not(
+        seed: u64,
+        pieces in vec((0..3000usize, 0..200usize, vec(any::<u8>(), 0..100)), 0..8),
+    ) {
+        let (base, plain, copied) = spliced(seed, &pieces);
+        let bytes = check_copied(&plain, &base, &copied);
+        let changed: usize = pieces.iter().map(|(kept, _, inserted)| if *kept < 32 { kept } else { &0 } + inserted.len()).sum();
+        prop_assert!(bytes <= changed + pieces.len() * 8 + 8, "{bytes} bytes for {changed}");
+    }
+
+    #[test]
+    fn a_patch_is_right_whatever_is_said_to_be_copied(
+        plain in vec(0..2u8, 0..600),
+        base in vec(0..2u8, 0..600),
+        copied in vec((0..700u32, 0..700u32, 0..100u32), 0..12),
+    ) {
+        let copied: Vec<_> = copied.into_iter().map(|(at, from, bytes)| Copied { at, from, bytes }).collect();
+        check_copied(&plain, &base, &copied);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use crate::tree::{ChunkRef, NodeWant, Nodes, Root, TreeError};
 mod batch;
 mod memory;
 mod overlay;
+mod part;
 mod read;
 mod record;
 mod schema;
@@ -21,6 +22,7 @@ mod transaction;
 
 pub use batch::{BATCH_BYTES_MAX, BATCH_OPS_MAX, Batch, BatchError, Op, Refused};
 pub use memory::MemoryChunks;
+pub use part::{MergedPart, Part};
 pub use read::read_below;
 pub use record::{RECORD_BYTES_MAX, RECORD_HEAD_BYTES, Record, RecordError, RecordKind};
 pub use schema::{Schema, SchemaError, SchemaMismatch, SectionId, SectionSchema};

@@ -101,9 +101,14 @@ impl Layer {
         }
     }
 
-    /// All entries whose keys `start` admits, in order.
-    pub(super) fn entries(&self, start: Bound<&[u8]>) -> Range<'_, Bytes, Entry> {
-        self.entries.range::<[u8], _>((start, Bound::Unbounded))
+    /// All entries whose keys `start` and `end` admit, in order. The start is before the end.
+    pub(super) fn entries(&self, start: Bound<&[u8]>, end: Bound<&[u8]>) -> Range<'_, Bytes, Entry> {
+        self.entries.range::<[u8], _>((start, end))
+    }
+
+    /// How many entries there are.
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
     }
 
     /// Enters the last change of a key, which is owned as `own` says.

@@ -148,7 +148,7 @@ struct TreeHead {
 impl<'a> Merge<'a> {
     fn new(view: &View<'a>, from: &[u8]) -> Self {
         let (layers, root) = view.visible();
-        let overlays = layers.map(|layer| layer.entries(Bound::Included(from)).peekable()).collect();
+        let overlays = layers.map(|layer| layer.entries(Bound::Included(from), Bound::Unbounded).peekable()).collect();
         let tree = root.map(|root| TreeHead {
             root,
             from: Bytes::copy_from_slice(from),

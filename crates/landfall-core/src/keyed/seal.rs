@@ -8,10 +8,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::SectionId;
-use super::overlay::Overlay;
+use super::overlay::{Layer, Overlay};
+use super::part::{MergedPart, Part, parts};
 use crate::limits::INLINE_VALUE_BYTES_MAX;
 use crate::snapshot::{Manifest, Position};
-use crate::tree::{Editor, Node, NodeSink, Nodes, Root, TreeError, Value, empty_leaf};
+use crate::tree::{Adopted, Editor, Node, NodeSink, Nodes, Root, Salt, TreeError, Value, empty_leaf};
 use crate::{Chunk, ChunkId, Domain};
 
 /// Receives what a seal makes.
@@ -105,24 +106,80 @@ impl Sealing {
         Ok(Step::Done(Sealed { number: self.number, manifest: self.manifest.clone(), _overlay: overlay }))
     }
 
+    /// What can be merged apart, in the order in which [`Self::adopt`] takes it. Ask before the first step.
+    ///
+    /// # Errors
+    /// [`TreeError::Missing`] if a node above level 1 is not here.
+    pub fn parts(&self, nodes: &dyn Nodes) -> Result<Vec<Part>, TreeError> {
+        let mut found = Vec::new();
+        for (section, place) in self.manifest.sections.iter().zip(0..).skip(self.section) {
+            let id = SectionId(place);
+            let layer = self.overlay.layer(id);
+            if layer.len() >= ENTRIES_APART_MIN && !layer.hides_below() {
+                found.extend(parts(&self.overlay, id, section.salt, &section.root, nodes)?);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Takes a part that was merged, and merges what is before it. One that does not fit is merged by the steps that follow.
+    ///
+    /// # Errors
+    /// As [`Self::step`].
+    pub fn adopt(&mut self, nodes: &dyn Nodes, part: MergedPart, sink: &mut impl SealSink) -> Result<(), TreeError> {
+        let (nodes, mut all) = (&WithEmptyLeaf(nodes), usize::MAX);
+        while self.section < part.section.index() {
+            self.merge_section(nodes, &mut all, sink)?;
+            self.section += 1;
+        }
+        let Some(unit) = part.unit.filter(|_| self.section == part.section.index()) else { return Ok(()) };
+        self.merge_entries(nodes, Bound::Excluded(unit.first_key()), &mut all, sink)?;
+        let Some(merge) = self.merge.as_mut().filter(|merge| merge.is_before(unit.first_key())) else { return Ok(()) };
+        if merge.editor.adopt(nodes, &unit, sink)? == Adopted::Yes {
+            merge.last_key = Some(unit.last_key().clone());
+            self.entries_done += part.entries;
+        }
+        Ok(())
+    }
+
     fn merge_section(
         &mut self,
         nodes: &dyn Nodes,
         entries_left: &mut usize,
         sink: &mut impl SealSink,
     ) -> Result<Merged, TreeError> {
-        let layer = self.overlay.layer(SectionId(self.section as u16));
-        if layer.is_empty() {
+        if self.overlay.layer(SectionId(self.section as u16)).is_empty() {
             return Ok(Merged::All);
         }
-        let section = &mut self.manifest.sections[self.section];
-        let merge = self.merge.get_or_insert_with(|| {
-            let root = if layer.hides_below() { Root::empty() } else { section.root };
-            Merge { editor: Editor::new(root, section.salt), last_key: None }
-        });
+        if self.merge_entries(nodes, Bound::Unbounded, entries_left, sink)? == Merged::Part {
+            return Ok(Merged::Part);
+        }
+        if let Some(merge) = &mut self.merge {
+            self.manifest.sections[self.section].root = merge.editor.finish(nodes, sink)?;
+        }
+        self.merge = None;
+        Ok(Merged::All)
+    }
+
+    /// Merges entries of the present section that are before `end`.
+    fn merge_entries(
+        &mut self,
+        nodes: &dyn Nodes,
+        end: Bound<&[u8]>,
+        entries_left: &mut usize,
+        sink: &mut impl SealSink,
+    ) -> Result<Merged, TreeError> {
+        let layer = self.overlay.layer(SectionId(self.section as u16));
+        let section = &self.manifest.sections[self.section];
+        let merge = self.merge.get_or_insert_with(|| Merge::new(layer, section.root, section.salt));
         let start = merge.last_key.clone();
+        if let Bound::Excluded(end) = end
+            && !merge.is_before(end)
+        {
+            return Ok(Merged::All);
+        }
         let start = start.as_ref().map_or(Bound::Unbounded, |key| Bound::Excluded(key.as_ref()));
-        for (key, entry) in layer.entries(start) {
+        for (key, entry) in layer.entries(start, end) {
             if *entries_left == 0 {
                 return Ok(Merged::Part);
             }
@@ -132,11 +189,23 @@ impl Sealing {
             *entries_left -= 1;
             self.entries_done += 1;
         }
-        section.root = merge.editor.finish(nodes, sink)?;
-        self.merge = None;
         Ok(Merged::All)
     }
 }
+
+impl Merge {
+    fn new(layer: &Layer, root: Root, salt: Salt) -> Self {
+        let root = if layer.hides_below() { Root::empty() } else { root };
+        Self { editor: Editor::new(root, salt), last_key: None }
+    }
+
+    fn is_before(&self, key: &[u8]) -> bool {
+        self.last_key.as_ref().is_none_or(|last_key| last_key < key)
+    }
+}
+
+/// Fewer changes of a section are merged sooner than any thread begins.
+const ENTRIES_APART_MIN: usize = 256;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Merged {
@@ -145,7 +214,7 @@ enum Merged {
 }
 
 /// A value as a leaf holds it; a long one goes into a chunk beside it.
-fn as_tree_value(value: &Bytes, sink: &mut impl SealSink) -> Value {
+pub(super) fn as_tree_value(value: &Bytes, sink: &mut impl SealSink) -> Value {
     if value.len() <= INLINE_VALUE_BYTES_MAX as usize {
         return Value::inline(value.clone());
     }

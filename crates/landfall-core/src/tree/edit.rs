@@ -6,7 +6,8 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 
-use super::node::{Node, check_entry, check_key, is_below};
+use super::node::{Node, Totals, check_entry, check_key, is_below};
+use super::units::EditedUnit;
 use super::write::Writer;
 use super::{NODE_WANTS_MAX, NodeSink, NodeWant, Nodes, Root, Salt, TreeError, Value};
 
@@ -83,6 +84,14 @@ impl Editor {
         Self { root, writer: Writer::new(salt), old, last_key: None, stage: Stage::Editing }
     }
 
+    /// Starts editing the leaves below a node of level 1, whose keys are all below `end_key`. [`Self::finish_unit`] ends it.
+    pub(super) fn of_unit(node: Node, totals: Totals, end_key: Option<Bytes>, salt: Salt) -> Self {
+        let root = Root::new(node.id(), node.level(), totals);
+        let writer = Writer::gathering(salt, node.level());
+        let old = vec![None, Some(OldNode { node, next: 0, end_key })];
+        Self { root, writer, old, last_key: None, stage: Stage::Editing }
+    }
+
     /// Puts `value` at `key`, or deletes the key, which may be absent. Keys come in ascending order.
     ///
     /// # Errors
@@ -96,12 +105,7 @@ impl Editor {
         sink: &mut impl NodeSink,
     ) -> Result<(), TreeError> {
         value.map_or_else(|| check_key(key), |value| check_entry(key, value).map(drop))?;
-        if self.stage != Stage::Editing {
-            return Err(TreeError::Refused("the edits have ended"));
-        }
-        if self.last_key.as_ref().is_some_and(|last_key| !is_below(last_key, key)) {
-            return Err(TreeError::Refused("the keys do not ascend"));
-        }
+        self.check_next(key)?;
         self.seek(nodes, 0, key, sink)?;
         if let Some(old) = &mut self.old[0] {
             let at = old.node.lower_bound(old.next, key);
@@ -116,12 +120,57 @@ impl Editor {
         Ok(())
     }
 
+    /// Takes what editing a unit by itself gave, instead of the edits that fall into it. Those before it come first.
+    ///
+    /// # Errors
+    /// As [`Self::apply`].
+    pub fn adopt(
+        &mut self,
+        nodes: &dyn Nodes,
+        unit: &EditedUnit,
+        sink: &mut impl NodeSink,
+    ) -> Result<Adopted, TreeError> {
+        self.check_next(&unit.first_key)?;
+        if self.root.level < 1 || self.old[0].as_ref().is_some_and(|old| old.covers(&unit.first_key)) {
+            return Ok(Adopted::No);
+        }
+        self.copy_rest(0, sink);
+        if self.writer.is_open(0) {
+            return Ok(Adopted::No);
+        }
+        self.seek(nodes, 1, &unit.first_key, sink)?;
+        let Some(old) = self.old[1].as_mut().filter(|old| old.next == 0 && old.node.id() == unit.id) else {
+            return Ok(Adopted::No);
+        };
+        old.next = old.node.len();
+        self.writer.enter(1, &unit.leaves, sink);
+        self.last_key = Some(unit.last_key.clone());
+        Ok(Adopted::Yes)
+    }
+
+    /// Ends the edits of a unit and gives the entries of all its leaves; nothing if the last of them is not complete.
+    pub(super) fn finish_unit(
+        mut self,
+        nodes: &dyn Nodes,
+        sink: &mut impl NodeSink,
+    ) -> Result<Option<Vec<u8>>, TreeError> {
+        self.drain(nodes, 0, sink)?;
+        let is_last = self.old[1].as_ref().is_none_or(|unit| unit.end_key.is_none());
+        match self.writer.is_open(0) {
+            true if is_last => self.writer.close(0, sink),
+            true => return Ok(None),
+            false => {}
+        }
+        self.copy_rest(1, sink);
+        Ok(Some(self.writer.into_gathered()))
+    }
+
     /// Ends the edits and gives the new root.
     ///
     /// # Errors
     /// [`TreeError::Missing`]: call again once the node is here.
     pub fn finish(&mut self, nodes: &dyn Nodes, sink: &mut impl NodeSink) -> Result<Root, TreeError> {
-        if self.old[0].is_none() {
+        if self.last_key.is_none() {
             return Ok(self.root);
         }
         let root = match self.stage {
@@ -130,6 +179,16 @@ impl Editor {
         };
         self.stage = Stage::Written(root);
         self.skip_single_children(nodes, root)
+    }
+
+    fn check_next(&self, key: &[u8]) -> Result<(), TreeError> {
+        if self.stage != Stage::Editing {
+            return Err(TreeError::Refused("the edits have ended"));
+        }
+        if self.last_key.as_ref().is_some_and(|last_key| !is_below(last_key, key)) {
+            return Err(TreeError::Refused("the keys do not ascend"));
+        }
+        Ok(())
     }
 
     fn finish_levels(&mut self, nodes: &dyn Nodes, sink: &mut impl NodeSink) -> Result<Root, TreeError> {
@@ -249,6 +308,15 @@ impl Editor {
     fn is_merged_above(&self, level: u8) -> bool {
         self.old.iter().skip(usize::from(level) + 1).flatten().all(OldNode::is_merged)
     }
+}
+
+/// Whether a unit that was edited by itself fits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Adopted {
+    /// Its edits are done.
+    Yes,
+    /// The leaf before it reaches into it, or it was begun: its edits are to be applied one by one.
+    No,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

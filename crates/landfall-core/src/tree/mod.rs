@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use crate::codec::Copied;
 use crate::{Chunk, ChunkId};
 
 mod boundary;
@@ -14,16 +15,18 @@ mod leaves;
 mod lookup;
 mod memory;
 mod node;
+mod units;
 mod write;
 
 pub use build::Builder;
 pub use diff::Diff;
-pub use edit::{Editor, edit};
+pub use edit::{Adopted, Editor, edit};
 pub use leaf::{Child, Children, Leaf, check_node, children};
 pub use leaves::NewLeaves;
 pub use lookup::{Cursor, KeySpan, get, leaf_of};
 pub use memory::MemoryNodes;
 pub use node::{Claim, Node, empty_leaf};
+pub use units::{EditedUnit, Unit, UnitEditor, units};
 
 /// The secret, or public, key of a tree's boundary hash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -160,6 +163,12 @@ pub trait NodeSink {
         let _ = old;
         self.put(node);
     }
+
+    /// Takes one new leaf and hears which bytes of it stand in the old one too, in ascending order. It is a hint.
+    fn put_copied(&mut self, node: Chunk, old: ChunkId, copied: &[Copied]) {
+        let _ = copied;
+        self.put_in_place_of(node, Some(old));
+    }
 }
 
 impl<S: NodeSink + ?Sized> NodeSink for &mut S {
@@ -169,6 +178,10 @@ impl<S: NodeSink + ?Sized> NodeSink for &mut S {
 
     fn put_in_place_of(&mut self, node: Chunk, old: Option<ChunkId>) {
         (**self).put_in_place_of(node, old);
+    }
+
+    fn put_copied(&mut self, node: Chunk, old: ChunkId, copied: &[Copied]) {
+        (**self).put_copied(node, old, copied);
     }
 }
 

@@ -208,10 +208,15 @@ impl<'a> InnerEntry<'a> {
 
     /// The first child of a node that this member is writing.
     pub(super) fn first(node: &'a [u8]) -> Self {
-        Self::read(&node[HEADER_BYTES..]).expect("written by this member")
+        Self::written(&node[HEADER_BYTES..])
     }
 
-    fn bytes(&self) -> usize {
+    /// The first of some entries that this member wrote.
+    pub(super) fn written(entries: &'a [u8]) -> Self {
+        Self::read(entries).expect("written by this member")
+    }
+
+    pub(super) fn bytes(&self) -> usize {
         INNER_ENTRY_HEADER_BYTES + self.key.len() + CHILD_BYTES
     }
 }

@@ -12,6 +12,7 @@ use super::node::{
     write_leaf_entry,
 };
 use super::{NodeSink, Root, Salt, TreeError, Value};
+use crate::codec::Copied;
 use crate::{Chunk, ChunkId, Domain};
 
 /// Writes the levels of a tree side by side, from entries in ascending order.
@@ -19,11 +20,24 @@ use crate::{Chunk, ChunkId, Domain};
 pub(super) struct Writer {
     salt: Salt,
     levels: Vec<OpenNode>,
+    /// Entries of this level are only gathered: whoever takes them decides where its nodes end.
+    gathered: Option<u8>,
 }
 
 impl Writer {
     pub(super) fn new(salt: Salt) -> Self {
-        Self { salt, levels: vec![OpenNode::new(salt, 0)] }
+        Self { salt, levels: vec![OpenNode::new(salt, 0)], gathered: None }
+    }
+
+    /// Writes the levels below `level`, and gathers the entries of that one.
+    pub(super) fn gathering(salt: Salt, level: u8) -> Self {
+        Self { gathered: Some(level), ..Self::new(salt) }
+    }
+
+    /// The entries that were gathered.
+    pub(super) fn into_gathered(mut self) -> Vec<u8> {
+        let Some(level) = self.gathered else { return Vec::new() };
+        self.open(level).bytes.split_off(HEADER_BYTES)
     }
 
     /// Appends an entry to the open leaf.
@@ -42,6 +56,10 @@ impl Writer {
     /// Appends entries of an old node to the open node of the same level.
     pub(super) fn copy(&mut self, node: &Node, mut range: Range<usize>, sink: &mut impl NodeSink) {
         let level = node.level();
+        if self.gathered == Some(level) {
+            self.open(level).extend(node, range);
+            return;
+        }
         while !range.is_empty() {
             let open = self.open(level);
             if open.bytes.len() == node.start(range.start) {
@@ -87,13 +105,22 @@ impl Writer {
         let (node, above) = (&mut below[usize::from(level)], &mut above[0]);
         let id = node.put(sink);
         let entry = InnerEntry { key: first_key_of(&node.bytes, level), id, totals: node.totals };
-        let start = above.bytes.len();
-        write_inner_entry(&mut above.bytes, &entry);
-        above.count(1, entry.totals);
-        let closes_above = above.closes_after(start, entry.key);
+        let closes_above = above.enter(&entry) && self.gathered != Some(level + 1);
         node.clear();
         if closes_above {
             self.close(level + 1, sink);
+        }
+    }
+
+    /// Enters nodes that were written elsewhere, as [`Self::into_gathered`] gave them, into the node of `level`.
+    pub(super) fn enter(&mut self, level: u8, gathered: &[u8], sink: &mut impl NodeSink) {
+        let mut rest = gathered;
+        while !rest.is_empty() {
+            let entry = InnerEntry::written(rest);
+            rest = &rest[entry.bytes()..];
+            if self.open(level).enter(&entry) {
+                self.close(level, sink);
+            }
         }
     }
 
@@ -123,13 +150,15 @@ struct OpenNode {
     boundary: Boundary,
     /// Kept from node to node, so that only the bytes of complete nodes are allocated.
     bytes: Vec<u8>,
-    entries: u16,
+    entries: u32,
     totals: Totals,
     last_closed: Option<ChunkId>,
     /// The old node whose entries are being merged at this level.
     replaced: Option<ChunkId>,
     /// The old node that was being merged when this node got its first entry.
     began_in: Option<ChunkId>,
+    /// What a leaf has of that old node.
+    copied: Vec<Copied>,
 }
 
 impl OpenNode {
@@ -145,10 +174,11 @@ impl OpenNode {
             last_closed: None,
             replaced: None,
             began_in: None,
+            copied: Vec::new(),
         }
     }
 
-    fn count(&mut self, entries: u16, totals: Totals) {
+    fn count(&mut self, entries: u32, totals: Totals) {
         if self.entries == 0 {
             self.began_in = self.replaced;
         }
@@ -157,8 +187,35 @@ impl OpenNode {
     }
 
     fn extend(&mut self, node: &Node, range: Range<usize>) {
+        if range.is_empty() {
+            return;
+        }
+        let at = self.bytes.len();
         self.bytes.extend_from_slice(node.entries_bytes(range.clone()));
-        self.count(range.len() as u16, node.totals(range));
+        let from = node.start(range.start);
+        self.count(range.len() as u32, node.totals(range));
+        if self.level == 0 && self.began_in == Some(node.id()) {
+            self.note_copied(at, from);
+        }
+    }
+
+    /// Remembers that everything from `at` on is copied.
+    fn note_copied(&mut self, at: usize, from: usize) {
+        let copied = Copied { at: at as u32, from: from as u32, bytes: (self.bytes.len() - at) as u32 };
+        match self.copied.last_mut() {
+            Some(last) if last.at + last.bytes == copied.at && last.from + last.bytes == copied.from => {
+                last.bytes += copied.bytes;
+            }
+            _ => self.copied.push(copied),
+        }
+    }
+
+    /// Appends the entry of a child; whether the node closes after it.
+    fn enter(&mut self, entry: &InnerEntry<'_>) -> bool {
+        let start = self.bytes.len();
+        write_inner_entry(&mut self.bytes, entry);
+        self.count(1, entry.totals);
+        self.closes_after(start, entry.key)
     }
 
     /// Whether the node closes after its last entry, which starts at `start`.
@@ -170,11 +227,15 @@ impl OpenNode {
 
     /// Completes the node and puts it if it is new.
     fn put(&mut self, sink: &mut impl NodeSink) -> ChunkId {
-        seal_header(&mut self.bytes, self.entries);
+        // A node has far fewer entries than fit into its count.
+        seal_header(&mut self.bytes, self.entries as u16);
         let node = Chunk::new(Domain::Node, Bytes::copy_from_slice(&self.bytes));
         let id = node.id();
         if self.replaced != Some(id) {
-            sink.put_in_place_of(node, self.began_in);
+            match self.began_in {
+                Some(old) if !self.copied.is_empty() => sink.put_copied(node, old, &self.copied),
+                old => sink.put_in_place_of(node, old),
+            }
         }
         self.last_closed = Some(id);
         id
@@ -184,6 +245,7 @@ impl OpenNode {
     fn clear(&mut self) {
         self.entries = 0;
         self.began_in = None;
+        self.copied.clear();
         self.totals = Totals::default();
         self.bytes.truncate(HEADER_BYTES);
     }

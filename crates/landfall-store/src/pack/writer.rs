@@ -6,9 +6,9 @@
 use std::io;
 use std::sync::Arc;
 
-use landfall_core::ChunkId;
+use landfall_core::{Chunk, ChunkId};
 
-use crate::frame::{FrameHeader, FramePlace};
+use crate::frame::{Encoded, FrameHeader, FramePlace};
 use crate::vfs::VfsFile;
 
 use super::{FRAMES_PER_PACK_MAX, Footer, FooterEntry, PackClass, PackNumber, pack_header};
@@ -17,6 +17,22 @@ use super::{FRAMES_PER_PACK_MAX, Footer, FooterEntry, PackClass, PackNumber, pac
 pub(crate) struct NewFrame<'a> {
     pub(crate) header: FrameHeader,
     pub(crate) payload: &'a [u8],
+}
+
+impl<'a> NewFrame<'a> {
+    /// The frame of a chunk in a form.
+    pub(crate) fn of(chunk: &Chunk, form: Encoded<'a>) -> Self {
+        let header = FrameHeader {
+            id: chunk.id(),
+            domain: chunk.domain(),
+            codec: form.codec,
+            base: form.base,
+            plain_bytes: chunk.bytes().len() as u32,
+            payload_bytes: form.bytes.len() as u32,
+            payload_crc: crc32c::crc32c(form.bytes),
+        };
+        Self { header, payload: form.bytes }
+    }
 }
 
 /// A pack that got its footer and still has to be synced.

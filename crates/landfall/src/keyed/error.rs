@@ -88,6 +88,9 @@ pub enum SealRefused {
     /// The state stands on a snapshot that is not all here: re-base onto what the others seal here.
     #[error("the state stands on a snapshot that is still being fetched")]
     Filling,
+    /// The system gave no thread for it.
+    #[error("the system gave no thread for a seal")]
+    NoThread,
 }
 
 impl From<keyed::SealRefused> for SealRefused {

@@ -7,6 +7,7 @@ mod differ;
 mod error;
 mod here;
 mod join;
+mod merging;
 mod near;
 mod records;
 mod seal;

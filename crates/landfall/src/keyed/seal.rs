@@ -1,30 +1,23 @@
 //! Owns the carrying out of a seal: on a thread of its own, in slices, while writers go on; then durable, then the newest snapshot.
 
-use std::cell::RefCell;
-use std::collections::VecDeque;
+use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use landfall_core::keyed::{SealSink, Sealed, Sealing, Step};
+use landfall_core::ChunkId;
+use landfall_core::keyed::{Sealed, Sealing};
 use landfall_core::snapshot::{Manifest, Position, StateRoot};
-use landfall_core::tree::{Node, NodeSink, Nodes, TreeError};
-use landfall_core::{Chunk, ChunkId};
-use landfall_store::{CollectBudget, StoreError};
+use landfall_store::CollectBudget;
 
-use super::here::Here;
+use super::merging::{Merged, merge};
 use super::{Extent, Keyed, SealError, SealRefused};
+use crate::background::give_way;
 use crate::clock::wall_seconds;
 use crate::history::Held;
 use crate::member::collect;
-use crate::nodes::{NodeCache, Patching};
 use crate::source::LetGo;
 
-/// Changes that are merged before the thread looks up.
-const SLICE_ENTRIES_MAX: usize = 4096;
-/// Nodes that were read last and may be the base of the next patch: one of each level, and some more where boundaries move.
-const NODES_READ_LAST: usize = 16;
 /// What a seal that lets an older snapshot go may spend on making room.
 const COLLECT_COPY_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
@@ -68,8 +61,18 @@ impl Keyed {
     /// Freezes the state at its present position and makes a snapshot of it, on a thread.
     ///
     /// # Errors
-    /// [`SealRefused`] if another seal runs, or the state stands on a snapshot that is not all here.
+    /// [`SealRefused`] if another seal runs, the state stands on a snapshot that is not all here, or there is no thread to be had.
     pub fn seal(self: &Arc<Self>) -> Result<SealTicket, SealRefused> {
+        let spawn =
+            |run: Box<dyn FnOnce() + Send>| std::thread::Builder::new().name("seal".into()).spawn(run).map(drop);
+        self.seal_on(spawn)
+    }
+
+    /// Seals on the thread that `spawn` starts.
+    fn seal_on(
+        self: &Arc<Self>,
+        spawn: impl FnOnce(Box<dyn FnOnce() + Send>) -> io::Result<()>,
+    ) -> Result<SealTicket, SealRefused> {
         let rebased = self.lock_base();
         if self.sealed().is_some_and(|sealed| sealed.extent == Extent::Filling) {
             return Err(SealRefused::Filling);
@@ -79,15 +82,27 @@ impl Keyed {
         drop(rebased);
         let position = sealing.position();
         let (says, ends) = sync_channel(1);
+        let (gives, takes) = sync_channel(1);
         let keyed = self.clone();
         let run = move || {
-            let ended = Run { keyed: &keyed, rebased_before, began: Instant::now() }.seal(sealing);
+            let Ok(sealing) = takes.recv() else { return };
+            // Writers and readers go first.
+            give_way();
+            let (ended, merged) = Run { keyed: &keyed, rebased_before, began: Instant::now() }.seal(sealing);
             // The state goes before the waiting thread does: who waited may open its directory again.
             drop(keyed);
             // Nobody may be waiting.
             drop(says.send(ended));
+            // Many small pieces of memory: nobody need wait until they are given back.
+            drop(merged);
         };
-        std::thread::Builder::new().name("seal".into()).spawn(run).expect("a thread for a seal");
+        if let Err(error) = spawn(Box::new(run)) {
+            tracing::warn!(%error, "no thread for a seal");
+            // A re-base meanwhile has put the changes where they belong already.
+            let _ = self.write_state().abandon_seal(sealing);
+            return Err(SealRefused::NoThread);
+        }
+        gives.send(sealing).expect("the thread waits for it");
         Ok(SealTicket { position, ends })
     }
 }
@@ -100,53 +115,39 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    fn seal(&self, mut sealing: Sealing) -> Result<SealReport, SealError> {
-        let writing = self.keyed.here.store.begin_session();
-        let sealed = self.merge(&mut sealing).and_then(|Merged { sealed, nodes, replaced }| {
-            let held = self.make_durable(&sealed)?;
-            let report = self.report(&held, sealing.entries_done(), nodes);
-            let let_go = self.publish(&sealed, held)?;
-            // From now on readers go by the new nodes; the memory of the old ones is there for the next seal.
-            self.keyed.here.nodes.outlive(&replaced);
-            Ok((SealReport { elapsed: self.began.elapsed(), ..report }, let_go))
-        });
-        drop(writing);
-        if sealed.is_err() {
-            let abandoned = self.keyed.write_state().abandon_seal(sealing);
-            tracing::debug!(is_outdated = abandoned.is_err(), "a seal failed; its changes are where they belong");
+    /// Says how the seal ended, and gives back what it merged.
+    fn seal(&self, mut sealing: Sealing) -> (Result<SealReport, SealError>, Option<Sealing>) {
+        match self.make_snapshot(&mut sealing) {
+            Ok((report, let_go)) => {
+                self.make_room(let_go);
+                (Ok(report), Some(sealing))
+            }
+            Err(error) => {
+                let abandoned = self.keyed.write_state().abandon_seal(sealing);
+                tracing::debug!(is_outdated = abandoned.is_err(), "a seal failed; its changes are where they belong");
+                (Err(error), None)
+            }
         }
-        let (report, let_go) = sealed?;
-        if let_go == LetGo::Some
-            && let Err(error) =
-                collect(&self.keyed.here.store, CollectBudget { copy_bytes_max: COLLECT_COPY_BYTES_MAX })
-        {
-            tracing::warn!(%error, "cannot make room; the next seal tries again");
-        }
-        Ok(report)
     }
 
-    /// Merges all slices.
-    fn merge(&self, sealing: &mut Sealing) -> Result<Merged, SealError> {
+    fn make_snapshot(&self, sealing: &mut Sealing) -> Result<(SealReport, LetGo), SealError> {
         let here = &self.keyed.here;
-        let read = ReadOnce { nodes: &here.nodes, last: RefCell::default() };
-        let mut sink = StoreSink {
-            here,
-            read: &read,
-            patching: Patching::default(),
-            nodes: 0,
-            failure: None,
-            replaced: Vec::new(),
-        };
-        loop {
-            let step = sealing.step(&read, SLICE_ENTRIES_MAX, &mut sink);
-            if let Some(failure) = sink.failure.take().or_else(|| here.nodes.take_failure()) {
-                return Err(failure.into());
-            }
-            match step {
-                Ok(Step::More) => {}
-                Ok(Step::Done(sealed)) => return Ok(Merged { sealed, nodes: sink.nodes, replaced: sink.replaced }),
-                Err(error) => return Err(error.into()),
-            }
+        let writing = here.store.begin_session();
+        let Merged { sealed, kept } = merge(here, &writing, sealing)?;
+        let held = self.make_durable(&sealed)?;
+        let report = self.report(&held, sealing.entries_done(), kept.nodes);
+        let let_go = self.publish(&sealed, held)?;
+        // From now on readers go by the new nodes; the memory of the old ones is there for the next seal.
+        here.nodes.outlive(&kept.replaced);
+        Ok((SealReport { elapsed: self.began.elapsed(), ..report }, let_go))
+    }
+
+    fn make_room(&self, let_go: LetGo) {
+        let budget = CollectBudget { copy_bytes_max: COLLECT_COPY_BYTES_MAX };
+        if let_go == LetGo::Some
+            && let Err(error) = collect(&self.keyed.here.store, budget)
+        {
+            tracing::warn!(%error, "cannot make room; the next seal tries again");
         }
     }
 
@@ -183,108 +184,41 @@ impl Run<'_> {
     }
 }
 
-/// What merging gave.
-struct Merged {
-    sealed: Sealed,
-    /// How many nodes were written.
-    nodes: u64,
-    /// Nodes whose places others took.
-    replaced: Vec<ChunkId>,
-}
+#[cfg(test)]
+mod tests {
+    use landfall_core::keyed::{Schema, SectionSchema};
+    use landfall_core::snapshot::{KeyRange, SectionPriority, StateName};
 
-/// Nodes as a seal reads them: each once, and again as the base of the patch that takes its place. What nobody else reads does not push
-/// out of memory what somebody does.
-struct ReadOnce<'a> {
-    nodes: &'a NodeCache,
-    /// The last that were read, oldest first.
-    last: RefCell<VecDeque<(ChunkId, Node)>>,
-}
+    use super::super::{KeyedConfig, SectionId};
+    use super::*;
 
-impl ReadOnce<'_> {
-    fn read_now(&self, id: ChunkId) -> Result<Option<Result<Node, TreeError>>, StoreError> {
-        if let Some((_, node)) = self.last.borrow().iter().find(|(last, _)| *last == id) {
-            return Ok(Some(Ok(node.clone())));
-        }
-        let read = match self.nodes.read_remembered(id) {
-            Some(read) => read,
-            None => match self.nodes.get_once(id)? {
-                Some(bytes) => Node::read(id, bytes),
-                None => return Ok(None),
-            },
-        };
-        if let Ok(node) = &read {
-            let mut last = self.last.borrow_mut();
-            if last.len() == NODES_READ_LAST {
-                last.pop_front();
-            }
-            last.push_back((id, node.clone()));
-        }
-        Ok(Some(read))
-    }
-}
-
-impl Nodes for ReadOnce<'_> {
-    fn node(&self, id: ChunkId) -> Option<Bytes> {
-        Some(self.read(id)?.ok()?.bytes().clone())
+    fn open(directory: &std::path::Path) -> Arc<Keyed> {
+        let name = StateName::new("data").unwrap();
+        let section = SectionSchema { name: name.clone(), priority: SectionPriority::Bulk, range: KeyRange::default() };
+        let schema = Schema::new(vec![section]).unwrap();
+        let directory = directory.to_owned();
+        Keyed::open(KeyedConfig { name, directory, schema, cache_bytes: 1 << 20, salt_seed: [1; 32] }).unwrap()
     }
 
-    fn read(&self, id: ChunkId) -> Option<Result<Node, TreeError>> {
-        self.read_now(id).unwrap_or_else(|failure| {
-            self.nodes.note_failure(failure);
-            None
-        })
-    }
-}
-
-/// Keeps what a seal makes: nodes as patches against those that they replace, long values as they are.
-struct StoreSink<'a> {
-    here: &'a Here,
-    read: &'a ReadOnce<'a>,
-    patching: Patching,
-    nodes: u64,
-    replaced: Vec<ChunkId>,
-    failure: Option<StoreError>,
-}
-
-impl StoreSink<'_> {
-    fn keep_in_place_of(&mut self, node: &Chunk, old: ChunkId) -> Result<(), StoreError> {
-        self.replaced.push(old);
-        match self.read.node(old) {
-            Some(base) => self.here.nodes.put_in_place_of(node, old, &base, &mut self.patching),
-            None => self.here.nodes.put(node),
-        }
+    fn put(state: &Keyed, index: u64, value: &'static str) {
+        let changed = state.transact(Position { epoch: 1, index }, &index.to_le_bytes(), |transaction| {
+            transaction.put(SectionId(0), "key", value).unwrap();
+            Ok(())
+        });
+        assert!(changed.unwrap().is_some());
     }
 
-    fn note(&mut self, result: Result<(), StoreError>) {
-        if let Err(failure) = result {
-            self.failure.get_or_insert(failure);
-        }
-    }
-}
-
-impl NodeSink for StoreSink<'_> {
-    fn put(&mut self, node: Chunk) {
-        self.put_in_place_of(node, None);
-    }
-
-    fn put_in_place_of(&mut self, node: Chunk, old: Option<ChunkId>) {
-        if self.failure.is_some() {
-            return;
-        }
-        self.nodes += 1;
-        let kept = match old {
-            Some(old) => self.keep_in_place_of(&node, old),
-            None => self.here.nodes.put(&node),
-        };
-        self.note(kept);
-    }
-}
-
-impl SealSink for StoreSink<'_> {
-    fn put_value(&mut self, value: Chunk) {
-        if self.failure.is_none() {
-            let kept = self.here.store.put(&value);
-            self.note(kept);
-        }
+    #[test]
+    fn a_seal_without_a_thread_is_refused_and_its_changes_wait_for_the_next() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = open(directory.path());
+        put(&state, 1, "early");
+        let no_thread = |_| Err(io::Error::from(io::ErrorKind::WouldBlock));
+        assert_eq!(state.seal_on(no_thread).unwrap_err(), SealRefused::NoThread);
+        assert_eq!(state.get(SectionId(0), b"key").unwrap().as_deref(), Some(&b"early"[..]));
+        put(&state, 2, "late");
+        let report = state.seal().unwrap().wait().unwrap();
+        assert_eq!((report.entries, report.manifest.position.index), (1, 2));
+        assert_eq!(state.get(SectionId(0), b"key").unwrap().as_deref(), Some(&b"late"[..]));
     }
 }

@@ -193,7 +193,7 @@ impl Answers {
     /// What goes out with the bulk is not remembered: readers' nodes stay in memory, and it takes none for a joiner's sake.
     fn read_node(&self, id: ChunkId) -> Result<Option<Bytes>, StoreError> {
         match self.urgency {
-            Urgency::Bulk => self.state.nodes.get_once(id),
+            Urgency::Bulk => self.state.nodes.get_in_passing(id),
             Urgency::Reads => self.state.nodes.get(id),
         }
     }

@@ -1,5 +1,6 @@
 //! Tests of keyed state, against a model: a map for each section and a position.
 
+mod apart;
 mod codec;
 mod late;
 mod layers;

@@ -13,6 +13,7 @@ mod edit;
 mod golden;
 mod malformed;
 mod shape;
+mod units;
 
 /// What a tree should be.
 type Model = BTreeMap<Bytes, Value>;

@@ -1,0 +1,279 @@
+//! Owns the merge of a seal: on as many threads as it may have, each of which reads old nodes once and keeps what it makes.
+//!
+//! It never decides what belongs where: the core says which parts there are, and puts them together.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread;
+
+use bytes::Bytes;
+use landfall_core::codec::Copied;
+use landfall_core::keyed::{MergedPart, Part, SealSink, Sealed, Sealing, Step};
+use landfall_core::tree::{Node, NodeSink, Nodes, TreeError};
+use landfall_core::{Chunk, ChunkId};
+use landfall_store::{Session, SoundBase, StoreError};
+
+use super::SealError;
+use super::here::Here;
+use crate::nodes::{Once, Patching, Replaced};
+
+/// Threads that merge beside the one that puts their parts together, which has little to do.
+const HANDS_MAX: usize = 4;
+/// Parts that a thread is ahead at most.
+const PARTS_AHEAD_MAX: usize = 4;
+/// Changes that are merged one by one before the thread looks up.
+const SLICE_ENTRIES_MAX: usize = 4096;
+/// Nodes that were read last and may be the base of the next patch: one of each level, and some more where boundaries move.
+const NODES_READ_LAST: usize = 16;
+
+/// What merging gave.
+pub(super) struct Merged {
+    pub(super) sealed: Sealed,
+    pub(super) kept: Kept,
+}
+
+/// What was kept on the way.
+#[derive(Default)]
+pub(super) struct Kept {
+    /// How many nodes were written.
+    pub(super) nodes: u64,
+    /// Nodes whose places others took.
+    pub(super) replaced: Vec<ChunkId>,
+}
+
+impl Kept {
+    fn add(&mut self, other: Self) {
+        self.nodes += other.nodes;
+        self.replaced.extend(other.replaced);
+    }
+}
+
+/// Merges everything. `writing` is the session in which that happens.
+pub(super) fn merge(here: &Here, writing: &Session, sealing: &mut Sealing) -> Result<Merged, SealError> {
+    let read = ReadOnce::new(here, writing);
+    let mut sink = StoreSink::new(&read);
+    let parts = sealing.parts(&read);
+    let parts = sink.checked(parts)?;
+    let hands = thread::available_parallelism().map_or(1, usize::from).min(HANDS_MAX).min(parts.len());
+    // One hand more would only wait for the other.
+    if hands > 1 {
+        merge_apart(sealing, &parts, hands, &mut sink)?;
+    }
+    loop {
+        let step = sealing.step(&read, SLICE_ENTRIES_MAX, &mut sink);
+        if let Step::Done(sealed) = sink.checked(step)? {
+            return Ok(Merged { sealed, kept: sink.kept });
+        }
+    }
+}
+
+/// Has parts merged by other threads, and puts them together in their order. What there is no thread for is left to the steps.
+fn merge_apart(
+    sealing: &mut Sealing,
+    parts: &[Part],
+    hands: usize,
+    sink: &mut StoreSink<'_, '_>,
+) -> Result<(), SealError> {
+    let read = sink.read;
+    thread::scope(|scope| {
+        let hands = (0..hands).map_while(|_| Hand::start(scope, read.here, read.writing).ok());
+        let hands: Vec<Hand<'_>> = hands.collect();
+        if hands.is_empty() {
+            return Ok(());
+        }
+        // Each hand gets every so-manieth part, so that they come back in order and few at a time.
+        let ahead = hands.len() * PARTS_AHEAD_MAX;
+        for (part, hand) in parts.iter().zip(hands.iter().cycle()).take(ahead) {
+            hand.give(part);
+        }
+        for (place, hand) in (0..parts.len()).zip(hands.iter().cycle()) {
+            let merged = hand.take()?;
+            if let Some(next) = parts.get(place + ahead) {
+                hand.give(next);
+            }
+            let adopted = sealing.adopt(read, merged, sink);
+            sink.checked(adopted)?;
+        }
+        for hand in hands {
+            sink.kept.add(hand.end());
+        }
+        Ok(())
+    })
+}
+
+/// A thread that merges parts.
+struct Hand<'scope> {
+    gives: SyncSender<&'scope Part>,
+    takes: Receiver<Result<MergedPart, SealError>>,
+    thread: thread::ScopedJoinHandle<'scope, Kept>,
+}
+
+impl<'scope> Hand<'scope> {
+    fn start(
+        scope: &'scope thread::Scope<'scope, '_>,
+        here: &'scope Here,
+        writing: &'scope Session,
+    ) -> std::io::Result<Self> {
+        let (gives, given) = sync_channel(PARTS_AHEAD_MAX);
+        let (says, takes) = sync_channel(PARTS_AHEAD_MAX);
+        let work = move || merge_given(here, writing, &given, &says);
+        let thread = thread::Builder::new().name("seal-part".into()).spawn_scoped(scope, work)?;
+        Ok(Self { gives, takes, thread })
+    }
+
+    fn give(&self, part: &'scope Part) {
+        // A thread that ended early says so when its part is taken.
+        let _ = self.gives.send(part);
+    }
+
+    fn take(&self) -> Result<MergedPart, SealError> {
+        self.takes.recv().expect("a thread says what became of each part")
+    }
+
+    fn end(self) -> Kept {
+        drop(self.gives);
+        self.thread.join().expect("a thread that merges does not panic")
+    }
+}
+
+/// Merges parts until no more are given, or nobody wants them.
+fn merge_given(
+    here: &Here,
+    writing: &Session,
+    given: &Receiver<&Part>,
+    says: &SyncSender<Result<MergedPart, SealError>>,
+) -> Kept {
+    let read = ReadOnce::new(here, writing);
+    let mut sink = StoreSink::new(&read);
+    for part in given {
+        let merged = part.merge(&read, &mut sink);
+        if says.send(sink.checked(merged)).is_err() {
+            break;
+        }
+    }
+    sink.kept
+}
+
+/// Nodes as a seal reads them: each once, and again as the base of the patch that takes its place. What nobody else reads does not push
+/// out of memory what somebody does.
+struct ReadOnce<'a> {
+    here: &'a Here,
+    writing: &'a Session,
+    /// The last that were read, oldest first.
+    last: RefCell<VecDeque<OldNode<'a>>>,
+}
+
+/// A node that was read, and whether it is known that a patch can be put on it.
+#[derive(Clone)]
+struct OldNode<'a> {
+    id: ChunkId,
+    node: Node,
+    kept: Option<SoundBase<'a>>,
+}
+
+impl<'a> ReadOnce<'a> {
+    fn new(here: &'a Here, writing: &'a Session) -> Self {
+        Self { here, writing, last: RefCell::default() }
+    }
+
+    /// A node that was read; one that was read lately is not read again.
+    fn old(&self, id: ChunkId) -> Result<Option<Result<OldNode<'a>, TreeError>>, StoreError> {
+        if let Some(old) = self.last.borrow().iter().rev().find(|old| old.id == id) {
+            return Ok(Some(Ok(old.clone())));
+        }
+        let (node, kept) = match self.here.nodes.read_remembered(id) {
+            Some(node) => (node, None),
+            None => match self.here.nodes.get_once(id, self.writing)? {
+                Some(Once { bytes, kept }) => (Node::read(id, bytes), kept),
+                None => return Ok(None),
+            },
+        };
+        let old = node.map(|node| OldNode { id, node, kept });
+        if let Ok(old) = &old {
+            let mut last = self.last.borrow_mut();
+            if last.len() == NODES_READ_LAST {
+                last.pop_front();
+            }
+            last.push_back(old.clone());
+        }
+        Ok(Some(old))
+    }
+}
+
+impl Nodes for ReadOnce<'_> {
+    fn node(&self, id: ChunkId) -> Option<Bytes> {
+        Some(self.read(id)?.ok()?.bytes().clone())
+    }
+
+    fn read(&self, id: ChunkId) -> Option<Result<Node, TreeError>> {
+        let old = self.old(id).unwrap_or_else(|failure| {
+            self.here.nodes.note_failure(failure);
+            None
+        });
+        old.map(|old| old.map(|old| old.node))
+    }
+}
+
+/// Keeps what a seal makes: nodes as patches against those that they replace, long values as they are.
+struct StoreSink<'r, 'a> {
+    read: &'r ReadOnce<'a>,
+    patching: Patching,
+    kept: Kept,
+    failure: Option<StoreError>,
+}
+
+impl<'r, 'a> StoreSink<'r, 'a> {
+    fn new(read: &'r ReadOnce<'a>) -> Self {
+        Self { read, patching: Patching::default(), kept: Kept::default(), failure: None }
+    }
+
+    /// The result of an operation that this sink was given to, unless the store failed under it.
+    fn checked<T>(&mut self, result: Result<T, TreeError>) -> Result<T, SealError> {
+        match self.failure.take().or_else(|| self.read.here.nodes.take_failure()) {
+            Some(failure) => Err(failure.into()),
+            None => Ok(result?),
+        }
+    }
+
+    fn keep(&mut self, node: &Chunk, old: Option<ChunkId>, copied: &[Copied]) -> Result<(), StoreError> {
+        let nodes = &self.read.here.nodes;
+        let Some(old) = old else { return nodes.put(node) };
+        self.kept.replaced.push(old);
+        match self.read.old(old)? {
+            Some(Ok(old)) => {
+                let replaced = Replaced { id: old.id, bytes: old.node.bytes(), copied, kept: old.kept };
+                nodes.put_in_place_of(node, &replaced, &mut self.patching)
+            }
+            Some(Err(_)) | None => nodes.put(node),
+        }
+    }
+
+    fn note(&mut self, kept: impl FnOnce(&mut Self) -> Result<(), StoreError>) {
+        if self.failure.is_none() {
+            self.failure = kept(self).err();
+        }
+    }
+}
+
+impl NodeSink for StoreSink<'_, '_> {
+    fn put(&mut self, node: Chunk) {
+        self.put_in_place_of(node, None);
+    }
+
+    fn put_in_place_of(&mut self, node: Chunk, old: Option<ChunkId>) {
+        self.kept.nodes += 1;
+        self.note(|sink| sink.keep(&node, old, &[]));
+    }
+
+    fn put_copied(&mut self, node: Chunk, old: ChunkId, copied: &[Copied]) {
+        self.kept.nodes += 1;
+        self.note(|sink| sink.keep(&node, Some(old), copied));
+    }
+}
+
+impl SealSink for StoreSink<'_, '_> {
+    fn put_value(&mut self, value: Chunk) {
+        self.note(|sink| sink.read.here.store.put(&value));
+    }
+}
