@@ -4,11 +4,15 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use landfall::core::snapshot::Position;
+use tokio::time::{Instant, timeout_at};
 
 use crate::cluster::Cluster;
 use crate::consensus::MemberId;
 use crate::message::SealedAt;
 use crate::roster::{self, RosterError};
+
+/// How long reports are waited for before it is asked whether they will come.
+const ROUND: Duration = Duration::from_secs(1);
 
 /// What every member sealed at one mark.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,18 +47,60 @@ pub enum Verdict {
 
 /// Has everybody seal, and waits for the reports until `patience` ends.
 pub(crate) async fn audit(cluster: &Cluster, patience: Duration) -> Result<AuditReport, RosterError> {
-    let deadline = tokio::time::Instant::now() + patience;
+    let deadline = Instant::now() + patience;
+    loop {
+        let before = cluster.seals.newest_by_member();
+        let sealing = timeout_at(deadline, roster::seal_here(cluster));
+        let position = sealing.await.map_err(|_| RosterError::NotYet("a seal takes long".into()))??;
+        let members: Vec<_> = cluster.membership().nodes().map(|(member, _)| *member).collect();
+        let reported = wait_for_reports(cluster, position, &members, &before, deadline).await;
+        // Late ones are told apart in the report.
+        if reported == Reported::All || Instant::now() >= deadline {
+            return Ok(report(position, &members, &cluster.seals.reports_at(position)));
+        }
+    }
+}
+
+/// Whether waiting for reports was worth it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reported {
+    All,
+    /// Some did not, and may never: they need another mark.
+    Some,
+}
+
+/// Waits until all members have reported at a mark, as long as that may happen.
+async fn wait_for_reports(
+    cluster: &Cluster,
+    mark: Position,
+    members: &[MemberId],
+    before: &BTreeMap<MemberId, Position>,
+    deadline: Instant,
+) -> Reported {
     let mut changes = cluster.seals.changes();
-    let sealing = tokio::time::timeout_at(deadline, roster::seal_here(cluster));
-    let position = sealing.await.map_err(|_| RosterError::NotYet("a seal takes long".into()))??;
-    let members: Vec<_> = cluster.membership().nodes().map(|(member, _)| *member).collect();
     let all_reported = || {
-        let reports = cluster.seals.reports_at(position);
+        let reports = cluster.seals.reports_at(mark);
         members.iter().all(|member| reports.contains_key(member))
     };
-    // Late ones are told apart in the report.
-    let _ = tokio::time::timeout_at(deadline, changes.wait_for(|_| all_reported())).await;
-    Ok(report(position, &members, &cluster.seals.reports_at(position)))
+    loop {
+        let round = deadline.min(Instant::now() + ROUND);
+        if timeout_at(round, changes.wait_for(|_| all_reported())).await.is_ok() {
+            return Reported::All;
+        }
+        if Instant::now() >= deadline || is_passed_over(mark, members, before, &cluster.seals.newest_by_member()) {
+            return Reported::Some;
+        }
+    }
+}
+
+/// Whether a member may have passed over the mark: it was still sealing at an earlier one, and says so only now.
+fn is_passed_over(
+    mark: Position,
+    members: &[MemberId],
+    before: &BTreeMap<MemberId, Position>,
+    now: &BTreeMap<MemberId, Position>,
+) -> bool {
+    members.iter().any(|member| now.get(member).is_some_and(|now| *now < mark && Some(now) > before.get(member)))
 }
 
 fn report(position: Position, members: &[MemberId], reports: &BTreeMap<MemberId, SealedAt>) -> AuditReport {
@@ -96,5 +142,20 @@ mod tests {
         check_verdict(&[(1, 7), (3, 7)], Verdict::EqualSoFar);
         check_verdict(&[], Verdict::EqualSoFar);
         check_verdict(&[(1, 7), (2, 8)], Verdict::Diverged);
+    }
+
+    #[test]
+    fn who_reports_an_earlier_mark_after_this_one_may_have_passed_over_it() {
+        let at = |index| Position { epoch: 1, index };
+        let reported =
+            |indices: &[(MemberId, u64)]| indices.iter().map(|(member, index)| (*member, at(*index))).collect();
+        let before = reported(&[(1, 5), (2, 5)]);
+        let check = |now, expected| assert_eq!(is_passed_over(at(9), &[1, 2, 3], &before, &reported(now)), expected);
+        check(&[(1, 5), (2, 5)], false);
+        check(&[(1, 9), (2, 5)], false);
+        check(&[(1, 9), (2, 7)], true);
+        check(&[(1, 9), (2, 9), (3, 4)], true);
+        // Who does not belong to the cluster any more is not waited for.
+        check(&[(1, 9), (2, 9), (4, 7)], false);
     }
 }

@@ -138,6 +138,14 @@ impl Seals {
         self.ledger().reports.get(&position).cloned().unwrap_or_default()
     }
 
+    /// The newest position at which each member says that it sealed.
+    pub(crate) fn newest_by_member(&self) -> BTreeMap<MemberId, Position> {
+        let ledger = self.ledger();
+        let reports = ledger.reports.iter().flat_map(|(position, at)| at.keys().map(|member| (*member, *position)));
+        // In order: the last one stays.
+        reports.collect()
+    }
+
     /// The newest report of a member that this member can compare with its own, both together.
     pub(crate) fn newest_common(&self, member: MemberId) -> Option<(SealedAt, SealedAt)> {
         let ledger = self.ledger();

@@ -16,6 +16,7 @@ use landfall_store::{Session, SoundBase, StoreError};
 
 use super::SealError;
 use super::here::Here;
+use crate::background::Courtesy;
 use crate::nodes::{Once, Patching, Replaced};
 
 /// Threads that merge beside the one that puts their parts together, which has little to do.
@@ -221,11 +222,14 @@ struct StoreSink<'r, 'a> {
     patching: Patching,
     kept: Kept,
     failure: Option<StoreError>,
+    courtesy: Option<Courtesy>,
 }
 
 impl<'r, 'a> StoreSink<'r, 'a> {
+    /// A sink for the calling thread.
     fn new(read: &'r ReadOnce<'a>) -> Self {
-        Self { read, patching: Patching::default(), kept: Kept::default(), failure: None }
+        let courtesy = Courtesy::of_this_thread();
+        Self { read, patching: Patching::default(), kept: Kept::default(), failure: None, courtesy }
     }
 
     /// The result of an operation that this sink was given to, unless the store failed under it.
@@ -252,6 +256,9 @@ impl<'r, 'a> StoreSink<'r, 'a> {
     fn note(&mut self, kept: impl FnOnce(&mut Self) -> Result<(), StoreError>) {
         if self.failure.is_none() {
             self.failure = kept(self).err();
+        }
+        if let Some(courtesy) = &mut self.courtesy {
+            courtesy.let_others_go();
         }
     }
 }
