@@ -5,7 +5,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use landfall::core::ChunkId;
-use landfall::keyed::{JoinHandle, JoinOptions, JoinStatus, Keyed, Milestone};
+use landfall::keyed::{JoinHandle, JoinOptions, JoinStatus, Keyed, Milestone, Sections};
 use landfall::net::Transport;
 use landfall::pull::TrustAll;
 use tokio::sync::watch;
@@ -119,6 +119,7 @@ impl Arrivals {
             transport: self.transport.clone(),
             trust: Arc::new(TrustAll),
             wanted: Some(snapshot),
+            sections: Sections::All,
         };
         let join = Arc::new(self.keyed.join(options));
         pulls.coming = Some(Arrival { snapshot, join: join.clone() });

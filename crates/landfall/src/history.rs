@@ -1,6 +1,7 @@
 //! Owns which snapshots of a state are held here, and their heads. It survives the process; it never decides what to hold.
 
 use bytes::Bytes;
+use landfall_core::keyed::Sections;
 use landfall_core::snapshot::{Manifest, SnapshotError};
 use landfall_core::wire::SignedHead;
 use landfall_core::{ChunkId, Domain};
@@ -17,6 +18,8 @@ pub(crate) struct Held {
     /// When it came to be held here, in seconds since 1970.
     pub(crate) since: u64,
     pub(crate) extent: Extent,
+    /// The sections that are here or are to be.
+    pub(crate) sections: Sections,
 }
 
 /// How much of a snapshot is here.
@@ -24,8 +27,20 @@ pub(crate) struct Held {
 pub enum Extent {
     /// Every node and, where they are kept in packs, every chunk.
     Whole,
+    /// The same of the sections that are held here, which are not all.
+    Sections,
     /// What came so far: the state stands on it already, and the rest is being fetched.
     Filling,
+}
+
+impl Extent {
+    /// When all of these sections is here.
+    pub(crate) fn complete(sections: &Sections) -> Self {
+        match sections {
+            Sections::All => Self::Whole,
+            Sections::Only(_) => Self::Sections,
+        }
+    }
 }
 
 /// Why the record of held snapshots cannot be read.
@@ -53,9 +68,10 @@ pub(crate) fn load(store: &Store) -> Result<Vec<Held>, HistoryError> {
         };
         let Some(frame) = frame.filter(|frame| frame.domain == Domain::Manifest) else { continue };
         let manifest = Manifest::decode(&frame.bytes).map_err(|source| HistoryError::Manifest { id, source })?;
-        let extent = if record.filling { Extent::Filling } else { Extent::Whole };
+        let sections = Sections::of_names(&record.sections);
+        let extent = if record.filling { Extent::Filling } else { Extent::complete(&sections) };
         let (head, since) = (record.head, record.since);
-        held.push(Held { id, manifest, manifest_bytes: frame.bytes, head, since, extent });
+        held.push(Held { id, manifest, manifest_bytes: frame.bytes, head, since, extent, sections });
     }
     Ok(held)
 }
@@ -80,6 +96,7 @@ pub(crate) fn save(store: &Store, held: &[Held]) -> Result<(), StoreError> {
             head: held.head.clone(),
             since: held.since,
             filling: held.extent == Extent::Filling,
+            sections: held.sections.to_names(),
         })
         .collect();
     changes.set_record(RECORD, HistoryRecord { snapshots }.encode_to_vec());
@@ -102,8 +119,33 @@ struct HeldRecord {
     since: u64,
     #[prost(bool, tag = "4")]
     filling: bool,
+    /// The sections that are held; all where none is named.
+    #[prost(string, repeated, tag = "5")]
+    sections: Vec<String>,
 }
 
 const RECORD: &str = "snapshots";
 /// What the names of the pins of held snapshots begin with.
 const PIN_PREFIX: &str = "snapshot ";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_record_of_held_snapshots_is_frozen() {
+        let held = |filling, sections: &[&str]| HeldRecord {
+            id: Bytes::from_static(b"ID"),
+            head: None,
+            since: 5,
+            filling,
+            sections: sections.iter().map(|&name| name.to_owned()).collect(),
+        };
+        let record = |snapshots| HistoryRecord { snapshots }.encode_to_vec();
+        assert_eq!(record(vec![held(false, &[])]), b"\x0a\x06\x0a\x02ID\x18\x05");
+        assert_eq!(
+            record(vec![held(true, &["config", "east"])]),
+            b"\x0a\x16\x0a\x02ID\x18\x05\x20\x01\x2a\x06config\x2a\x04east"
+        );
+    }
+}

@@ -7,6 +7,7 @@
 //! of `handle_timeout` no later than `poll_timeout` says. A later command of a kind takes the place of an earlier one; a fact about a snapshot
 //! that is no longer wanted is passed over, so a driver need not recall what is under way. Pacing one command's own tries is the driver's.
 
+mod choice;
 mod command;
 mod hot;
 mod milestone;
@@ -18,6 +19,7 @@ use std::time::Duration;
 use crate::snapshot::Position;
 use crate::{ChunkId, Time};
 
+pub use choice::{NotOffered, Offered, choose};
 pub use command::{Command, Failure, HookOutcome, LeaseVersion, Part, RebaseCause, RollBackReason, Snapshot, Tally};
 pub use hot::{HOT_UNITS_MAX, TOUCH_KEY_BYTES_MAX, TOUCHES_MAX, Touch, Touches, hot_units};
 pub use milestone::{Milestone, Reached};
@@ -36,9 +38,20 @@ const UNITS_SHARE: u32 = 10;
 /// Differences that audits may find before the joiner gives up: the first is answered by a re-base.
 const MISMATCHES_MAX: u32 = 2;
 
+/// How much of a state is joined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// All of it: what is joined seals by itself, is audited, and becomes a full member.
+    Whole,
+    /// Some sections. Without the roots of the others no root of the state can be computed here: so nothing is sealed or audited, marks are
+    /// answered by re-bases for ever, and [`Milestone::CaughtUp`] is the last milestone.
+    Sections,
+}
+
 /// Decides what a joiner does until it is a full member, or gives up.
 #[derive(Debug)]
 pub struct Join {
+    scope: Scope,
     lag_max: u64,
     stage: Stage,
     milestones: Milestones,
@@ -56,7 +69,13 @@ pub struct Join {
 impl Join {
     /// A join that begins: sources are being asked. It has caught up when at most `lag_max` records are not applied.
     pub fn new(lag_max: u64, now: Time) -> Self {
+        Self::with_scope(Scope::Whole, lag_max, now)
+    }
+
+    /// The same, of all or of some sections.
+    pub fn with_scope(scope: Scope, lag_max: u64, now: Time) -> Self {
         let mut join = Self {
+            scope,
             lag_max,
             stage: Stage::Asked,
             milestones: Milestones::default(),
@@ -75,6 +94,11 @@ impl Join {
     /// When a milestone was reached, if it is.
     pub fn reached(&self, milestone: Milestone) -> Option<Reached> {
         self.milestones.get(milestone)
+    }
+
+    /// Whether a milestone is one that this join can reach.
+    pub fn may_reach(&self, milestone: Milestone) -> bool {
+        self.scope == Scope::Whole || milestone < Milestone::Verified
     }
 
     /// Why the join was given up, if it was.
@@ -173,8 +197,8 @@ impl Join {
         self.settle(now);
     }
 
-    /// A newer snapshot is to be put below the state. A member that is whole seals by itself, so it passes this over, unless the
-    /// log does not continue where it stands. What only a mark brought is passed over while the last re-base was not long ago: marks that
+    /// A newer snapshot is to be put below the state. A member that is whole seals by itself, so it passes this over, unless it joined
+    /// some sections only or the log does not continue where it stands. What only a mark brought is passed over while the last re-base was not long ago: marks that
     /// come as fast as re-bases end would leave no time for the rest.
     pub fn handle_newer_snapshot(&mut self, newer: Snapshot, cause: RebaseCause, now: Time) {
         let is_early = cause == RebaseCause::Mark && now < self.marks_from;
@@ -182,7 +206,9 @@ impl Join {
             Stage::Planned(filling) if filling.snapshot.position < newer.position => self.plan_again(newer),
             Stage::Viable(filling) => {
                 let newest = filling.rebase.map_or(filling.snapshot, |rebase| rebase.newest());
-                let is_needed = filling.waits_for(Wait::Part(Part::Rest)) || filling.waits_for(Wait::Log);
+                let is_needed = self.scope == Scope::Sections
+                    || filling.waits_for(Wait::Part(Part::Rest))
+                    || filling.waits_for(Wait::Log);
                 if newest.position < newer.position && (is_needed || filling.rebase.is_some()) && !is_early {
                     self.rebase(newer, cause, now);
                 }
@@ -379,7 +405,7 @@ impl Join {
         if !filling.waits_for(Wait::Lag) {
             self.reach(Milestone::CaughtUp, now);
         }
-        if is_whole {
+        if is_whole && self.scope == Scope::Whole {
             let position = self.applied;
             self.set_stage(Stage::Verifying(Verifying { snapshot, position, again_at: None }));
             self.commands.push_back(Command::Audit { position });

@@ -51,6 +51,7 @@ stories! {
     a_hook_that_fails_is_tried_again_and_fenced_by_its_lease
     a_hook_that_never_works_ends_the_join
     a_joiner_becomes_a_member
+    a_joiner_of_some_sections_follows_the_marks
     a_log_that_is_lost_while_verifying_is_attached_again
     a_log_with_a_gap_needs_a_newer_snapshot
     a_mark_at_a_half_filled_member_is_a_rebase

@@ -7,6 +7,7 @@
 use bytes::Bytes;
 
 use crate::ChunkId;
+use crate::snapshot::StateName;
 use crate::tree::{ChunkRef, NodeWant, Nodes, Root, TreeError};
 
 mod batch;
@@ -17,6 +18,7 @@ mod read;
 mod record;
 mod schema;
 mod seal;
+mod sections;
 mod state;
 mod transaction;
 
@@ -27,6 +29,7 @@ pub use read::read_below;
 pub use record::{RECORD_BYTES_MAX, RECORD_HEAD_BYTES, Record, RecordError, RecordKind};
 pub use schema::{Schema, SchemaError, SchemaMismatch, SectionId, SectionSchema};
 pub use seal::{SealSink, Sealed, Sealing, Step};
+pub use sections::{Sections, SectionsRefused};
 pub use state::{Applied, KeyedState, RebaseRefused, SealOutdated, SealRefused};
 pub use transaction::Transaction;
 
@@ -43,6 +46,8 @@ pub enum Look {
     Found(Option<Bytes>),
     /// Nothing: ask the tree of this root, with [`read_below`], outside of any lock.
     Below(Root),
+    /// Its section is not held by this member: ask one that holds it.
+    NotHeld(StateName),
 }
 
 /// What a read needs and is not here.
@@ -85,6 +90,12 @@ pub enum ReadError {
     /// Fetch this and try again.
     #[error("{} tree nodes and {} values are not here", .0.nodes.len(), .0.chunks.len())]
     Missing(Missing),
+    /// This member does not hold the section, and fetching is not for it to decide: ask a member that holds it.
+    #[error("section '{section}' is not held by this member")]
+    NotHeld {
+        /// The section.
+        section: StateName,
+    },
     /// What is here matches its hash and is not what a keyed state holds: whoever published the snapshot is broken.
     #[error("the snapshot is broken: {0}")]
     Broken(TreeError),

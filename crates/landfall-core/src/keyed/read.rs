@@ -11,6 +11,7 @@ use bytes::Bytes;
 use super::overlay::{Entry, Layer};
 use super::{Chunks, Look, Missing, ReadError, Way};
 use crate::limits::INLINE_VALUE_BYTES_MAX;
+use crate::snapshot::StateName;
 use crate::tree::{self, ChunkRef, Cursor, Root, TreeError, Value};
 
 /// Overlays of one read at most: a transaction's own, the active, the frozen.
@@ -22,10 +23,15 @@ pub(super) struct View<'a> {
     /// Newest first.
     pub(super) layers: [Option<&'a Layer>; LAYERS_MAX],
     pub(super) root: Root,
+    /// The section, if this member does not hold it: then nothing of it can be read.
+    pub(super) not_held: Option<&'a StateName>,
 }
 
 impl<'a> View<'a> {
     pub(super) fn look(&self, key: &[u8]) -> Look {
+        if let Some(section) = self.not_held {
+            return Look::NotHeld(section.clone());
+        }
         let found = self.layers.iter().flatten().find_map(|layer| layer.look(key));
         match found {
             Some(value) => Look::Found(value.cloned()),
@@ -38,6 +44,7 @@ impl<'a> View<'a> {
         match self.look(key) {
             Look::Found(value) => Ok(value),
             Look::Below(root) => read_below(source, &root, key),
+            Look::NotHeld(section) => Err(ReadError::NotHeld { section }),
         }
     }
 
@@ -48,6 +55,9 @@ impl<'a> View<'a> {
         from: &[u8],
         entries_max: usize,
     ) -> Result<Vec<(Bytes, Bytes)>, ReadError> {
+        if let Some(section) = self.not_held {
+            return Err(ReadError::NotHeld { section: section.clone() });
+        }
         let mut merge = Merge::new(self, from);
         let mut found = Vec::new();
         let mut missing = Missing::default();

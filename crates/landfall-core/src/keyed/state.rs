@@ -2,13 +2,16 @@
 //!
 //! It never reads a tree when it changes; everything that it does under a lock takes time for the changes at hand, never for the state.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::overlay::Overlay;
 use super::read::View;
-use super::{Batch, Chunks, Look, ReadError, Schema, SchemaMismatch, Sealed, Sealing, SectionId, Transaction};
+use super::{
+    Batch, Chunks, Look, ReadError, Schema, SchemaMismatch, Sealed, Sealing, SectionId, Sections, Transaction,
+};
 use crate::snapshot::{LogHash, Manifest, Position, StateName};
 use crate::tree::{Root, Salt};
 
@@ -22,6 +25,9 @@ pub struct KeyedState {
     position: Position,
     log_hash: LogHash,
     seals: u64,
+    sections: Sections,
+    /// The sections that are not among them.
+    not_held: BTreeSet<SectionId>,
 }
 
 /// Changes that a seal is merging.
@@ -63,7 +69,8 @@ impl KeyedState {
     fn of_base(schema: Arc<Schema>, base: Manifest) -> Self {
         let active = Overlay::empty(schema.sections().len());
         let (position, log_hash) = (base.position, base.log_hash);
-        Self { schema, base, frozen: None, active, position, log_hash, seals: 0 }
+        let (sections, not_held) = (Sections::All, BTreeSet::new());
+        Self { schema, base, frozen: None, active, position, log_hash, seals: 0, sections, not_held }
     }
 
     /// Its sections.
@@ -94,6 +101,20 @@ impl KeyedState {
     /// The tree of a section in the base.
     pub fn base_root(&self, section: SectionId) -> Root {
         self.base.sections[section.index()].root
+    }
+
+    /// The sections that this member holds.
+    pub fn sections(&self) -> &Sections {
+        &self.sections
+    }
+
+    /// Holds these sections from now on. Reads of others say so. Changes of others are kept until a re-base like all changes: whoever
+    /// takes a section in later needs those that its snapshot does not have.
+    pub fn hold(&mut self, sections: Sections) {
+        let names = self.schema.sections().iter().map(|section| &section.name);
+        let ids = self.schema.ids().zip(names);
+        self.not_held = ids.filter(|(_, name)| !sections.has(name)).map(|(id, _)| id).collect();
+        self.sections = sections;
     }
 
     /// Bytes of memory that the overlays take, nearly.
@@ -152,10 +173,13 @@ impl KeyedState {
     /// Freezes what changed since the last seal, to be merged while writers go on.
     ///
     /// # Errors
-    /// [`SealRefused`] if a seal is under way: this mark is skipped.
+    /// [`SealRefused`]: this mark is skipped.
     pub fn freeze(&mut self) -> Result<Sealing, SealRefused> {
         if self.frozen.is_some() {
-            return Err(SealRefused);
+            return Err(SealRefused::Underway);
+        }
+        if !self.not_held.is_empty() {
+            return Err(SealRefused::SomeSections);
         }
         self.seals += 1;
         let overlay = Arc::new(self.active.take());
@@ -213,7 +237,8 @@ impl KeyedState {
 
     pub(super) fn view(&self, section: SectionId) -> View<'_> {
         let frozen = self.frozen.as_ref().map(|frozen| frozen.overlay.layer(section));
-        View { layers: [Some(self.active.layer(section)), frozen, None], root: self.base_root(section) }
+        let not_held = self.not_held.contains(&section).then(|| &self.schema.section(section).name);
+        View { layers: [Some(self.active.layer(section)), frozen, None], root: self.base_root(section), not_held }
     }
 
     fn take_frozen(&mut self, number: u64) -> Result<Frozen, SealOutdated> {
@@ -228,10 +253,16 @@ impl KeyedState {
     }
 }
 
-/// A seal is under way; the next mark seals what changes until then.
+/// Why nothing was frozen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a seal is under way")]
-pub struct SealRefused;
+pub enum SealRefused {
+    /// A seal is under way; the next mark seals what changes until then.
+    #[error("a seal is under way")]
+    Underway,
+    /// This member holds some sections only, so it has not the roots of all: re-base onto what others sealed.
+    #[error("a member that holds some sections only does not seal")]
+    SomeSections,
+}
 
 /// The state has moved on since the seal began: a re-base took its place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -6,6 +6,7 @@ use prost::Message as _;
 use super::item::Item;
 use super::{CONTROL_BYTES_MAX, SERVICE_NAME_BYTES_MAX, WANTS_PER_REQUEST_MAX, WireError};
 use crate::limits::KEY_BYTES_MAX;
+use crate::snapshot::SECTIONS_MAX;
 
 /// Anything that a frame can hold.
 #[derive(Debug, Clone, PartialEq)]
@@ -76,7 +77,7 @@ pub struct Ask {
     /// The state.
     #[prost(string, tag = "1")]
     pub state: String,
-    /// The sections it wants; all where none is named.
+    /// The sections it wants; all where none is named. At most [`SECTIONS_MAX`].
     #[prost(string, repeated, tag = "2")]
     pub sections: Vec<String>,
     /// Ids of the snapshots it holds whole, newest first.
@@ -140,6 +141,9 @@ pub struct Offer {
     /// Keys that readers of the source touched lately, the newest first: a hint for the order of the transfer.
     #[prost(message, repeated, tag = "9")]
     pub touches: Vec<TouchedKey>,
+    /// The sections that the source holds; all where none is named. At most [`SECTIONS_MAX`].
+    #[prost(string, repeated, tag = "10")]
+    pub sections: Vec<String>,
 }
 
 /// A key that a reader touched.
@@ -336,8 +340,8 @@ impl<'a> Message<'a> {
         }
         Ok(match kind {
             KIND_HELLO => Self::Hello(Hello::decode(body)?),
-            KIND_ASK => Self::Ask(Ask::decode(body)?),
-            KIND_OFFER => Self::Offer(Box::new(Offer::decode(body)?)),
+            KIND_ASK => Self::Ask(Ask::decode(body)?).with_sections_counted()?,
+            KIND_OFFER => Self::Offer(Box::new(Offer::decode(body)?)).with_sections_counted()?,
             KIND_REFUSAL => Self::Refusal(Refusal::decode(body)?),
             KIND_FETCH => Self::Fetch(within_limits(Fetch::decode(body)?)?),
             KIND_RENEW => Self::Renew(Lease::decode(body)?),
@@ -348,6 +352,18 @@ impl<'a> Message<'a> {
             KIND_DONE => Self::Done { request: number(body)? },
             _ => return Err(WireError::Malformed("an unknown kind of message")),
         })
+    }
+}
+
+impl Message<'_> {
+    /// More sections than any state has are refused before anybody looks for them.
+    fn with_sections_counted(self) -> Result<Self, WireError> {
+        let sections = match &self {
+            Self::Ask(ask) => ask.sections.len(),
+            Self::Offer(offer) => offer.sections.len(),
+            _ => 0,
+        };
+        if sections > SECTIONS_MAX { Err(WireError::Malformed("more sections than any state has")) } else { Ok(self) }
     }
 }
 
@@ -477,6 +493,19 @@ mod tests {
         assert_eq!(Message::Ask(ask(Urgency::Bulk as u32)).encode(), b"\x02");
         assert_eq!(Message::Ask(ask(Urgency::Reads as u32)).encode(), b"\x02\x30\x01");
         assert_eq!([0, 1, 2].map(|number| ask(number).urgency()), [Urgency::Bulk, Urgency::Reads, Urgency::Reads]);
+    }
+
+    #[test]
+    fn what_is_asked_and_offered_of_sections_is_frozen_and_limited() {
+        let sections = |count: usize| vec!["east".to_owned(); count];
+        let ask = |count| Message::Ask(Ask { sections: sections(count), ..Ask::default() }).encode();
+        let offer = |count| Message::Offer(Box::new(Offer { sections: sections(count), ..Offer::default() })).encode();
+        assert_eq!(ask(1), b"\x02\x12\x04east");
+        assert_eq!(offer(1), b"\x03\x52\x04east");
+        for encode in [&ask as &dyn Fn(usize) -> Vec<u8>, &offer] {
+            assert!(Message::decode(&encode(SECTIONS_MAX)).is_ok());
+            assert!(Message::decode(&encode(SECTIONS_MAX + 1)).is_err());
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use landfall_core::ChunkId;
+use landfall_core::keyed::Sections;
 use landfall_core::offer::Strategy;
 use landfall_core::snapshot::{Head, Manifest, SnapshotError, StateName};
 use landfall_core::wire::{
@@ -91,12 +92,21 @@ impl Trust for landfall_net::Trust {
 #[derive(Debug, Clone)]
 pub(crate) struct Question {
     pub(crate) state: StateName,
+    pub(crate) sections: Sections,
     pub(crate) held: Vec<ChunkId>,
     pub(crate) wanted: Option<ChunkId>,
     /// Touched keys that it wants to hear of at most.
     pub(crate) touches_max: u32,
     /// Who waits for what it will fetch.
     pub(crate) urgency: Urgency,
+}
+
+impl Question {
+    /// Asks for all of a snapshot, or of the newest; says nothing of what is held, and nobody waits for it.
+    pub(crate) fn for_snapshot(state: StateName, wanted: Option<ChunkId>) -> Self {
+        let (sections, urgency) = (Sections::All, Urgency::Bulk);
+        Self { state, sections, held: Vec::new(), wanted, touches_max: 0, urgency }
+    }
 }
 
 /// A source that answered.
@@ -110,6 +120,8 @@ pub(crate) struct Greeted {
     pub(crate) lease: Lease,
     /// Keys that readers of the source touched lately.
     pub(crate) touches: Vec<TouchedKey>,
+    /// The sections that it holds.
+    pub(crate) sections: Sections,
 }
 
 /// Connects to a source and asks.
@@ -140,7 +152,7 @@ pub(crate) fn connect(transport: &Arc<dyn Transport>, address: &str) -> Result<C
 fn ask(question: &Question) -> Ask {
     Ask {
         state: question.state.as_str().to_owned(),
-        sections: Vec::new(),
+        sections: question.sections.to_names(),
         snapshots_held: question.held.iter().map(|id| id.to_bytes()).collect(),
         snapshot_wanted: question.wanted.map(ChunkId::to_bytes),
         touches_max: question.touches_max,
@@ -200,8 +212,8 @@ fn accept(
     }
     let strategy = Strategy::from_number(offer.strategy).ok_or(SourceError::Protocol("its offer has no strategy"))?;
     let lease = offer.lease.ok_or(SourceError::Protocol("its offer has no lease"))?;
-    let touches = offer.touches;
-    Ok(Greeted { connection, snapshot, manifest, manifest_chunk, head: offer.head, strategy, lease, touches })
+    let (touches, sections) = (offer.touches, Sections::of_names(&offer.sections));
+    Ok(Greeted { connection, snapshot, manifest, manifest_chunk, head: offer.head, strategy, lease, touches, sections })
 }
 
 /// The head must name this snapshot, and the writer must have signed it.

@@ -1,7 +1,7 @@
 //! Owns saying by keys how two snapshots differ: what an audit that failed has to report. It changes nothing.
 
 use bytes::Bytes;
-use landfall_core::keyed::Missing;
+use landfall_core::keyed::{Missing, Sections};
 use landfall_core::snapshot::{Manifest, StateName};
 use landfall_core::tree::{Change, Diff, NodeWant, Root, TreeError};
 
@@ -39,7 +39,7 @@ impl Keyed {
         keys_max: usize,
     ) -> Result<Vec<Difference>, KeyedError> {
         let fetch = |nodes: Vec<NodeWant>| self.fetch_now(&Missing { nodes, ..Missing::default() });
-        differences(first, second, &self.here, keys_max, fetch)
+        differences([first, second], &self.sections(), &self.here, keys_max, fetch)
     }
 }
 
@@ -49,19 +49,20 @@ impl JoinHandle {
     pub fn differences(&self, held: &Manifest, keys_max: usize) -> Result<Vec<Difference>, KeyedError> {
         let Some(plan) = self.progress.plan() else { return Err(FaultError::Ended.into()) };
         let fetch = |nodes: Vec<NodeWant>| Ok(plan.lanes.fetch_nodes(&nodes)?);
-        differences(held, &plan.manifest, &self.keyed.here, keys_max, fetch)
+        differences([held, &plan.manifest], &plan.sections, &self.keyed.here, keys_max, fetch)
     }
 }
 
+/// The differences in sections that are held here: of the others there is nothing to compare.
 fn differences(
-    first: &Manifest,
-    second: &Manifest,
+    [first, second]: [&Manifest; 2],
+    sections: &Sections,
     here: &Here,
     keys_max: usize,
     fetch: impl Fn(Vec<NodeWant>) -> Result<(), KeyedError>,
 ) -> Result<Vec<Difference>, KeyedError> {
     let mut found = Vec::new();
-    for section in &first.sections {
+    for section in first.sections.iter().filter(|section| sections.has(&section.name)) {
         let other = second.sections.iter().find(|other| other.name == section.name);
         let mut diff = Diff::new(section.root, other.map_or_else(Root::empty, |other| other.root));
         while found.len() < keys_max {

@@ -60,6 +60,12 @@ pub enum KeyedError {
     /// The snapshot below the state is broken: whoever published it is.
     #[error("the snapshot is broken: {0}")]
     Broken(TreeError),
+    /// This member does not hold the section: ask one that does, or join with that section among those that are wanted.
+    #[error("section '{section}' is not held by this member")]
+    NotHeld {
+        /// The section.
+        section: StateName,
+    },
     /// The state takes no such change, on any member.
     #[error(transparent)]
     Refused(#[from] Refused),
@@ -73,6 +79,7 @@ impl KeyedError {
     pub(super) fn of_read(error: ReadError) -> Self {
         match error {
             ReadError::Missing(missing) => Self::NotHere { nodes: missing.nodes.len(), chunks: missing.chunks.len() },
+            ReadError::NotHeld { section } => Self::NotHeld { section },
             ReadError::Broken(error) => Self::Broken(error),
             ReadError::Refused(refused) => Self::Refused(refused),
         }
@@ -91,11 +98,17 @@ pub enum SealRefused {
     /// The system gave no thread for it.
     #[error("the system gave no thread for a seal")]
     NoThread,
+    /// This member holds some sections only, so it has no root of the state: re-base onto what the others seal here.
+    #[error("this member holds some sections of the state only, and seals nothing: join again with the snapshot that others sealed")]
+    SomeSections,
 }
 
 impl From<keyed::SealRefused> for SealRefused {
-    fn from(_: keyed::SealRefused) -> Self {
-        Self::Underway
+    fn from(refused: keyed::SealRefused) -> Self {
+        match refused {
+            keyed::SealRefused::Underway => Self::Underway,
+            keyed::SealRefused::SomeSections => Self::SomeSections,
+        }
     }
 }
 

@@ -16,14 +16,16 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::Bytes;
-use landfall_core::ChunkId;
 use landfall_core::keyed::{Applied, KeyedState, Look, Missing, ReadError, read_below};
 use landfall_core::snapshot::{LogHash, Manifest, Position, StateName};
 use landfall_core::tree::Salt;
+use landfall_core::{Chunk, ChunkId};
 use landfall_store::vfs::RealVfs;
 use landfall_store::{Store, StoreOptions};
 
-pub use landfall_core::keyed::{Batch, Op, Schema, SectionId, SectionSchema, Transaction};
+pub use landfall_core::keyed::{
+    Batch, Op, Schema, SectionId, SectionSchema, Sections, SectionsRefused, Transaction,
+};
 
 pub use crate::history::Extent;
 pub use differ::{Difference, DifferenceKind};
@@ -71,11 +73,13 @@ pub struct SealedSnapshot {
     pub manifest: Manifest,
     /// How much of it is here.
     pub extent: Extent,
+    /// The sections that are here, or are to be.
+    pub sections: Sections,
 }
 
 impl From<&Held> for SealedSnapshot {
     fn from(held: &Held) -> Self {
-        Self { id: held.id, manifest: held.manifest.clone(), extent: held.extent }
+        Self { id: held.id, manifest: held.manifest.clone(), extent: held.extent, sections: held.sections.clone() }
     }
 }
 
@@ -105,7 +109,11 @@ impl Keyed {
         }
         let schema = Arc::new(config.schema);
         let state = match held.last() {
-            Some(held) => KeyedState::at(schema, &held.manifest)?,
+            Some(held) => {
+                let mut state = KeyedState::at(schema, &held.manifest)?;
+                state.hold(held.sections.clone());
+                state
+            }
             None => {
                 let salts = salts(&config.name, &schema, &config.salt_seed);
                 KeyedState::empty(config.name.clone(), schema, &salts)
@@ -132,6 +140,11 @@ impl Keyed {
     /// Its sections.
     pub fn schema(&self) -> Arc<Schema> {
         self.read_state().schema().clone()
+    }
+
+    /// Those of them that this member holds: all, unless it joined some only.
+    pub fn sections(&self) -> Sections {
+        self.read_state().sections().clone()
     }
 
     /// The position of the last change.
@@ -170,6 +183,7 @@ impl Keyed {
             let root = match look {
                 Look::Found(value) => return Ok(value),
                 Look::Below(root) => root,
+                Look::NotHeld(section) => return Err(KeyedError::NotHeld { section }),
             };
             // What is below is read without the lock. Its snapshot may be let go meanwhile: then a newer one has taken its place.
             match read_below(&self.here, &root, key) {
@@ -244,8 +258,9 @@ impl Keyed {
     /// Makes the content of a snapshot that is held here the state's content at `position`, where the log says so with `record`.
     pub fn roll_back(&self, snapshot: ChunkId, position: Position, record: &[u8]) -> Result<ChunkId, RollBackError> {
         let _one_at_a_time = self.applying.lock().expect("no panic under the lock");
-        let held = self.served.find(snapshot).filter(|held| held.extent == Extent::Whole);
-        let held = held.ok_or(RollBackError::UnknownSnapshot(snapshot))?;
+        let sections = self.sections();
+        let is_here = |held: &Arc<Held>| held.extent != Extent::Filling && held.sections.cover(&sections);
+        let held = self.served.find(snapshot).filter(is_here).ok_or(RollBackError::UnknownSnapshot(snapshot))?;
         let log_hash = {
             let state = self.read_state();
             if position <= state.position() {
@@ -259,8 +274,8 @@ impl Keyed {
         self.here.store.put(&chunk)?;
         self.here.store.sync()?;
         let mut base = self.lock_base();
-        let id = self.stand_on(chunk, &manifest, Extent::Whole, &mut base)?;
-        Ok(id)
+        let standing = Standing { chunk, manifest, extent: Extent::complete(&sections), sections };
+        self.stand_on(standing, &mut base)
     }
 
     /// What is served of this state to other members.
@@ -269,16 +284,11 @@ impl Keyed {
     }
 
     /// Puts a snapshot below the state; its manifest, and what is here of it, must be durable.
-    fn stand_on(
-        &self,
-        chunk: landfall_core::Chunk,
-        manifest: &Manifest,
-        extent: Extent,
-        rebased: &mut MutexGuard<'_, u64>,
-    ) -> Result<ChunkId, RollBackError> {
+    fn stand_on(&self, standing: Standing, rebased: &mut MutexGuard<'_, u64>) -> Result<ChunkId, RollBackError> {
+        let Standing { chunk, manifest, extent, sections } = standing;
         // Refused before anything is recorded: a record that the state does not stand on would be opened next time.
         let schema = self.schema();
-        KeyedState::at(schema, manifest).map_err(landfall_core::keyed::RebaseRefused::from)?;
+        KeyedState::at(schema, &manifest).map_err(landfall_core::keyed::RebaseRefused::from)?;
         let base_position = self.read_state().base_position();
         if manifest.position < base_position {
             let position = manifest.position;
@@ -292,9 +302,13 @@ impl Keyed {
             head: None,
             since: wall_seconds(),
             extent,
+            sections: sections.clone(),
         };
         self.served.publish(held, &self.clock)?;
-        self.write_state().rebase(manifest)?;
+        let mut state = self.write_state();
+        state.rebase(&manifest)?;
+        state.hold(sections);
+        drop(state);
         **rebased += 1;
         Ok(id)
     }
@@ -345,6 +359,14 @@ impl Keyed {
     fn write_state(&self) -> RwLockWriteGuard<'_, KeyedState> {
         self.state.write().expect("no panic under the lock")
     }
+}
+
+/// A snapshot that is to be put below the state.
+struct Standing {
+    chunk: Chunk,
+    manifest: Manifest,
+    extent: Extent,
+    sections: Sections,
 }
 
 impl std::fmt::Debug for Keyed {

@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 
 use landfall_core::ChunkId;
-use landfall_core::keyed::{Sealed, Sealing};
+use landfall_core::keyed::{Sealed, Sealing, Sections};
 use landfall_core::snapshot::{Manifest, Position, StateRoot};
 use landfall_store::CollectBudget;
 
@@ -163,6 +163,7 @@ impl Run<'_> {
             head: None,
             since: wall_seconds(),
             extent: Extent::Whole,
+            sections: Sections::All,
         })
     }
 

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use landfall_core::files::FilePath;
+use landfall_core::keyed::Sections;
 use landfall_core::snapshot::{
     Head, KeyRange, LogHash, Manifest, Position, Section, SectionKind, SectionPriority, StateName,
 };
@@ -301,6 +302,7 @@ impl Publisher {
             head,
             since: wall_seconds(),
             extent: Extent::Whole,
+            sections: Sections::All,
         })
     }
 

@@ -15,11 +15,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use landfall_core::ChunkId;
+use landfall_core::keyed::Sections;
 use landfall_core::offer::Strategy;
 use landfall_core::snapshot::{Manifest, Position, SectionKind, StateName, StateRoot};
 use landfall_core::transfer::TreePair;
 use landfall_core::tree::Root;
-use landfall_core::wire::Urgency;
 use landfall_net::Transport;
 use landfall_store::vfs::RealVfs;
 use landfall_store::{Store, StoreOptions};
@@ -275,8 +275,7 @@ fn ask_all(options: &PullOptions, status: &Status, held: Option<ChunkId>) -> Res
 }
 
 fn question(options: &PullOptions, wanted: Option<ChunkId>) -> Question {
-    let state = options.state.clone();
-    Question { state, held: Vec::new(), wanted, touches_max: 0, urgency: Urgency::Bulk }
+    Question::for_snapshot(options.state.clone(), wanted)
 }
 
 fn ways(options: &PullOptions) -> Ways<'_> {
@@ -352,6 +351,7 @@ fn held_after(plan: &Planned, base: Option<Held>) -> Vec<Held> {
         head: plan.head.clone(),
         since: wall_seconds(),
         extent: Extent::Whole,
+        sections: Sections::All,
     };
     base.into_iter().filter(|base| base.id != plan.snapshot).chain([new]).collect()
 }

@@ -2,7 +2,9 @@
 
 use landfall_core::ChunkId;
 use landfall_core::join::{TOUCHES_MAX, Touch};
+use landfall_core::keyed::Sections;
 use landfall_core::offer::{BaseFacts, BaseKnown, LinkFacts, OfferFacts, plans};
+use landfall_core::snapshot::{Section, SectionPriority};
 use landfall_core::tree::{NewLeaves, Root, TreeError};
 use landfall_core::wire::{Ask, Lease, Offer, Refusal, RefusalReason, TouchedKey};
 
@@ -17,11 +19,14 @@ const ESTIMATE_LEAVES_MAX: usize = 100_000;
 /// Answers `ask`, without the lease and the other members that hold the snapshot.
 pub(crate) fn offer(state: &ServedState, ask: &Ask) -> Result<(std::sync::Arc<Held>, Offer), Refusal> {
     let held = wanted_snapshot(state, ask)?;
+    let sections = sections_to_send(ask, &held);
     let bases = ask.snapshots_held.iter().take(BASES_MAX).filter_map(|id| ChunkId::from_slice(id));
     let facts = OfferFacts {
-        state_bytes: held.manifest.payload_bytes(),
-        tree_levels: held.manifest.sections.iter().map(|section| u32::from(section.root.level)).max().unwrap_or(0),
-        bases: bases.map(|snapshot| BaseFacts { snapshot, known: what_is_known(state, &held, snapshot) }).collect(),
+        state_bytes: sections.iter().map(|section| section.root.payload_bytes).sum(),
+        tree_levels: sections.iter().map(|section| u32::from(section.root.level)).max().unwrap_or(0),
+        bases: bases
+            .map(|base| BaseFacts { snapshot: base, known: what_is_known(state, &held, &sections, base) })
+            .collect(),
         link: LinkFacts::default(),
     };
     let plan = plans(&facts)[0];
@@ -35,8 +40,16 @@ pub(crate) fn offer(state: &ServedState, ask: &Ask) -> Result<(std::sync::Arc<He
         members: Vec::new(),
         volatile: matches!(state.content, Content::Files(_)),
         touches: touches(state, ask),
+        sections: held.sections.to_names(),
     };
     Ok((held, offer))
+}
+
+/// The sections that the joiner wants, as far as they are held here. Vital ones come with any others.
+fn sections_to_send<'a>(ask: &Ask, held: &'a Held) -> Vec<&'a Section> {
+    let wanted = Sections::of_names(&ask.sections);
+    let is_wanted = |section: &&Section| section.priority == SectionPriority::Vital || wanted.has(&section.name);
+    held.manifest.sections.iter().filter(is_wanted).filter(|section| held.sections.has(&section.name)).collect()
 }
 
 fn touches(state: &ServedState, ask: &Ask) -> Vec<TouchedKey> {
@@ -48,19 +61,20 @@ fn wanted_snapshot(state: &ServedState, ask: &Ask) -> Result<std::sync::Arc<Held
     let name = &state.name;
     let none = |message: String| Refusal::new(RefusalReason::NoSnapshot, message);
     match &ask.snapshot_wanted {
-        None => state.newest().ok_or_else(|| none(format!("state '{name}' has no snapshot yet: try again soon"))),
+        None => state.newest_held().ok_or_else(|| none(format!("state '{name}' has no snapshot yet: try again soon"))),
         Some(wanted) => ChunkId::from_slice(wanted)
             .and_then(|id| state.find(id))
             .ok_or_else(|| none(format!("this member does not hold the wanted snapshot of '{name}'"))),
     }
 }
 
-fn what_is_known(state: &ServedState, held: &Held, base: ChunkId) -> BaseKnown {
+fn what_is_known(state: &ServedState, held: &Held, sections: &[&Section], base: ChunkId) -> BaseKnown {
     if base == held.id {
         return BaseKnown::Newest;
     }
     let Some(base) = state.find(base) else { return BaseKnown::Nothing };
-    let changed_bytes = changed_bytes(state, &base, held).unwrap_or_else(|_| held.manifest.payload_bytes());
+    let all_bytes = sections.iter().map(|section| section.root.payload_bytes).sum();
+    let changed_bytes = changed_bytes(state, &base, sections).unwrap_or(all_bytes);
     match state.content {
         Content::Packs => BaseKnown::TreeAndChunks { changed_bytes },
         Content::Files(_) => BaseKnown::Tree { changed_bytes },
@@ -68,9 +82,9 @@ fn what_is_known(state: &ServedState, held: &Held, base: ChunkId) -> BaseKnown {
 }
 
 /// Bytes below the leaves in which two snapshots differ: what a patch or a comparison has to look at.
-fn changed_bytes(state: &ServedState, base: &Held, target: &Held) -> Result<u64, TreeError> {
+fn changed_bytes(state: &ServedState, base: &Held, sections: &[&Section]) -> Result<u64, TreeError> {
     let mut bytes = 0;
-    for section in &target.manifest.sections {
+    for section in sections {
         let old = base.manifest.sections.iter().find(|old| old.name == section.name);
         bytes += changed_bytes_of_tree(state, old.map(|old| old.root), section.root)?;
     }

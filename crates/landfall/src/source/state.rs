@@ -89,6 +89,18 @@ impl ServedState {
         held.iter().rev().find(|held| held.extent == Extent::Whole).cloned()
     }
 
+    /// The newest snapshot of which everything is here that this member holds at all.
+    pub(crate) fn newest_held(&self) -> Option<Arc<Held>> {
+        let held = self.held.read().expect("no panic under the lock");
+        held.iter().rev().find(|held| held.extent != Extent::Filling).cloned()
+    }
+
+    /// The newest snapshot of which all of a section is here.
+    pub(crate) fn newest_with(&self, section: &StateName) -> Option<Arc<Held>> {
+        let held = self.held.read().expect("no panic under the lock");
+        held.iter().rev().find(|held| held.extent != Extent::Filling && held.sections.has(section)).cloned()
+    }
+
     pub(crate) fn find(&self, id: ChunkId) -> Option<Arc<Held>> {
         self.held.read().expect("no panic under the lock").iter().find(|held| held.id == id).cloned()
     }
@@ -105,7 +117,7 @@ impl ServedState {
     pub(crate) fn publish(&self, newest: Held, clock: &Clock) -> Result<LetGo, StoreError> {
         let _one_at_a_time = self.saving.lock().expect("no panic under the lock");
         let mut held: Vec<Held> = self.held().iter().map(|held| (**held).clone()).collect();
-        held.retain(|held| held.id != newest.id && held.extent == Extent::Whole);
+        held.retain(|held| held.id != newest.id && held.extent != Extent::Filling);
         held.push(newest);
         let before = held.len();
         self.let_go(&mut held, clock);

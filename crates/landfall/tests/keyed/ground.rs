@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use landfall::core::snapshot::{KeyRange, Position, SectionPriority, StateName};
 use landfall::keyed::{
-    JoinHandle, JoinOptions, Keyed, KeyedConfig, Schema, SealReport, SectionId, SectionSchema, Transaction,
+    JoinHandle, JoinOptions, Keyed, KeyedConfig, Schema, SealReport, SectionId, SectionSchema, Sections, Transaction,
 };
 use landfall::member::{Member, ServeConfig};
 use landfall::net::{PlainTransport, Transport};
@@ -25,14 +25,13 @@ pub(crate) const CONFIG: SectionId = SectionId(0);
 pub(crate) const DATA: SectionId = SectionId(1);
 
 pub(crate) fn open(directory: &Path) -> Arc<Keyed> {
+    open_as(directory, schema())
+}
+
+pub(crate) fn open_as(directory: &Path, schema: Schema) -> Arc<Keyed> {
     let name = StateName::new("orders").unwrap();
-    let config = KeyedConfig {
-        name,
-        directory: directory.to_owned(),
-        schema: schema(),
-        cache_bytes: 8 << 20,
-        salt_seed: [7; 32],
-    };
+    let config =
+        KeyedConfig { name, directory: directory.to_owned(), schema, cache_bytes: 8 << 20, salt_seed: [7; 32] };
     Keyed::open(config).unwrap()
 }
 
@@ -93,6 +92,7 @@ pub(crate) fn options(sources: &[&Member], transport: Arc<dyn Transport>) -> Joi
         transport,
         trust: Arc::new(TrustAll),
         wanted: None,
+        sections: Sections::All,
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
-use landfall::keyed::{Extent, JoinOptions, Milestone};
+use landfall::keyed::{Extent, JoinOptions, Milestone, Sections};
 use landfall::net::Transport;
 use landfall::pull::TrustAll;
 
@@ -35,7 +35,8 @@ fn joiner() {
 }
 
 fn only(address: &str, transport: Arc<dyn Transport>) -> JoinOptions {
-    JoinOptions { sources: vec![address.to_owned()], transport, trust: Arc::new(TrustAll), wanted: None }
+    let (sources, trust) = (vec![address.to_owned()], Arc::new(TrustAll));
+    JoinOptions { sources, transport, trust, wanted: None, sections: Sections::All }
 }
 
 fn spawn(directory: &Path, address: &str, frames: u64) -> Child {

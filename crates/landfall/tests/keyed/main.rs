@@ -7,4 +7,5 @@ mod join;
 mod kill;
 mod records;
 mod seal;
+mod sections;
 mod trouble;

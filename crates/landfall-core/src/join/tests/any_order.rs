@@ -72,8 +72,11 @@ fn tell(join: &mut Join, fact: &Fact, now: Time) {
 }
 
 /// Tells all facts, half a second apart; every command is taken when it appears.
-fn run(facts: &[Fact], mut after_each: impl FnMut(&Join, &[Command])) -> Vec<Command> {
-    let mut join = Join::new(0, Time::ZERO);
+fn run(facts: &[Fact], after_each: impl FnMut(&Join, &[Command])) -> Vec<Command> {
+    run_join(Join::new(0, Time::ZERO), facts, after_each)
+}
+
+fn run_join(mut join: Join, facts: &[Fact], mut after_each: impl FnMut(&Join, &[Command])) -> Vec<Command> {
     let mut commands = Vec::new();
     for (number, fact) in facts.iter().enumerate() {
         tell(&mut join, fact, Time::from_millis(number as u64 * 500));
@@ -111,6 +114,19 @@ proptest! {
             check_milestones(join);
             assert!(!is_over || commands.is_empty(), "{commands:?} after the end");
             is_over = join.rolled_back().is_some() || join.reached(Milestone::Promoted).is_some();
+        });
+    }
+
+    #[test]
+    fn who_joins_some_sections_is_neither_audited_nor_promoted(facts in prop::collection::vec(fact(), 0..400)) {
+        let join = Join::with_scope(Scope::Sections, 0, Time::ZERO);
+        run_join(join, &facts, |join, commands| {
+            check_milestones(join);
+            let asks_for_more = |command: &Command| {
+                matches!(command, Command::Audit { .. } | Command::RunCommitHook { .. } | Command::ReportDifference { .. })
+            };
+            assert!(!commands.iter().any(asks_for_more), "{commands:?}");
+            assert!(Milestone::ALL.iter().all(|&milestone| join.may_reach(milestone) || join.reached(milestone).is_none()));
         });
     }
 

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! join lag=10                          begins
+//! join lag=10 sections                 begins to join some sections
 //! offer S1 1.100 v3                    a snapshot, its position, the lease's version
 //! received 4 MiB
 //! here vital|upper|hot|rest S1
@@ -52,9 +53,9 @@ struct World {
 }
 
 impl World {
-    fn new(lag_max: u64) -> Self {
+    fn new(scope: Scope, lag_max: u64) -> Self {
         let milestones = vec![None; Milestone::ALL.len()];
-        let join = Join::new(lag_max, Time::ZERO);
+        let join = Join::with_scope(scope, lag_max, Time::ZERO);
         Self { join, now: Time::ZERO, milestones, names: Vec::new(), told: String::new() }
     }
 
@@ -83,8 +84,9 @@ impl World {
 
 fn step(world: &mut Option<World>, line: &str) {
     let words: Vec<&str> = line.split_whitespace().collect();
-    if let ["join", lag] = words[..] {
-        let begun = world.insert(World::new(lag.strip_prefix("lag=").unwrap().parse().unwrap()));
+    if let ["join", lag, ref scope @ ..] = words[..] {
+        let scope = if scope == ["sections"] { Scope::Sections } else { Scope::Whole };
+        let begun = world.insert(World::new(scope, lag.strip_prefix("lag=").unwrap().parse().unwrap()));
         return begun.observe();
     }
     let world = world.as_mut().expect("a story begins with 'join'");

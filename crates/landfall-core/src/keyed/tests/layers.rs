@@ -33,7 +33,7 @@ fn a_seal_holds_exactly_what_was_there_when_it_froze() {
     let (mut state, mut chunks) = (born(), MemoryChunks::default());
     commit(&mut state, 1, &batch([(DATA, put("a", "1")), (DATA, put("b", "1"))]));
     let sealing = state.freeze().unwrap();
-    assert_eq!(state.freeze().unwrap_err(), SealRefused);
+    assert_eq!(state.freeze().unwrap_err(), SealRefused::Underway);
     commit(&mut state, 2, &batch([(DATA, put("a", "2")), (DATA, delete("b"))]));
     let sealed = merge(sealing, &mut chunks, 1);
     assert_eq!(sealed.manifest.position, at(1));

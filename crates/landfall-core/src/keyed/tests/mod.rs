@@ -5,6 +5,7 @@ mod codec;
 mod late;
 mod layers;
 mod refused;
+mod sections;
 mod transaction;
 mod walk;
 

@@ -96,7 +96,7 @@ impl Walk {
             Event::CommitAgain(index) => self.commit_again(*index),
             Event::Freeze => match self.state.freeze() {
                 Ok(sealing) => assert!(self.sealing.replace(sealing).is_none()),
-                Err(SealRefused) => assert!(self.sealing.is_some()),
+                Err(refused) => assert!(refused == SealRefused::Underway && self.sealing.is_some()),
             },
             Event::Step(entries_max) => self.step(*entries_max),
             Event::Finish => self.finish(),

@@ -14,8 +14,8 @@ mod run;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle as Thread;
 
-use landfall_core::join::{Command, Failure, Join};
-use landfall_core::keyed::{RebaseRefused, SchemaMismatch};
+use landfall_core::join::{Command, Failure, Join, Scope};
+use landfall_core::keyed::{RebaseRefused, SchemaMismatch, Sections, SectionsRefused};
 use landfall_core::snapshot::{Position, StateName};
 use landfall_core::transfer::Stuck;
 use landfall_core::tree::TreeError;
@@ -29,7 +29,7 @@ pub use lanes::FaultError;
 pub(super) use lanes::FaultLanes;
 pub use progress::{JoinStatus, ReachedAfter};
 
-use super::{Extent, Keyed, RollBackError};
+use super::{Extent, Keyed, RollBackError, Standing};
 use crate::fetch::greet::Trust;
 use progress::Progress;
 use run::Run;
@@ -45,6 +45,9 @@ pub struct JoinOptions {
     pub trust: Arc<dyn Trust>,
     /// The snapshot, if it is decided already; else the newest that is offered.
     pub wanted: Option<ChunkId>,
+    /// The sections that this member is to hold, whole; vital ones always come. Those that it held before and that are not named it
+    /// holds no longer once the snapshot is adopted.
+    pub sections: Sections,
 }
 
 /// Why a join ended without all of the snapshot here. What came is kept for the next one.
@@ -58,6 +61,12 @@ pub enum JoinFailure {
         /// What each source said.
         reasons: String,
     },
+    /// The state has no such sections to join.
+    #[error(transparent)]
+    Sections(#[from] SectionsRefused),
+    /// What was waited for is nothing that a member with some sections only becomes.
+    #[error("a member that holds some sections only is neither verified nor promoted")]
+    SomeSections,
     /// The snapshot has other sections than this program knows.
     #[error(transparent)]
     Schema(#[from] SchemaMismatch),
@@ -100,6 +109,7 @@ impl JoinFailure {
             Self::Landing(LandingError::Stopped) | Self::Stopped => Failure::Cancelled,
             Self::Landing(_) => Failure::Disk,
             Self::Fault(FaultError::Tree(_)) | Self::Schema(_) | Self::Tree(_) => Failure::BrokenSnapshot,
+            Self::Sections(_) | Self::SomeSections => Failure::Cancelled,
         }
     }
 }
@@ -143,8 +153,12 @@ pub struct JoinHandle {
 impl Keyed {
     /// Begins to fetch a snapshot from other members. The state is what it was until [`JoinHandle::adopt`].
     pub fn join(self: &Arc<Self>, options: JoinOptions) -> JoinHandle {
-        let progress = Arc::new(Progress::new());
-        let run = Run { keyed: self.clone(), options, progress: progress.clone() };
+        let sections = options.sections.within(&self.schema());
+        let progress = Arc::new(Progress::new(match &sections {
+            Ok(Sections::Only(_)) => Scope::Sections,
+            _ => Scope::Whole,
+        }));
+        let run = Run { keyed: self.clone(), options, sections, progress: progress.clone() };
         let thread = std::thread::Builder::new().name("join".into()).spawn(move || run.carry_out());
         let thread = thread.expect("a thread for a join");
         JoinHandle { keyed: self.clone(), progress, thread: Mutex::new(Some(thread)) }
@@ -172,14 +186,15 @@ impl JoinHandle {
         let plan = plan.ok_or(AdoptError::TooEarly)?;
         let keyed = &self.keyed;
         let mut base = keyed.lock_base();
-        if keyed.sealed().is_none_or(|sealed| sealed.id != plan.snapshot) {
+        let stands = keyed.sealed().is_some_and(|sealed| sealed.id == plan.snapshot && sealed.sections == plan.sections);
+        if !stands {
             let is_whole = self.progress.has_reached(Milestone::Complete);
-            let extent = if is_whole { Extent::Whole } else { Extent::Filling };
+            let extent = if is_whole { Extent::complete(&plan.sections) } else { Extent::Filling };
             keyed.here.store.sync()?;
             if !is_whole {
                 keyed.ask_on(plan.lanes.clone());
             }
-            keyed.stand_on(plan.manifest_chunk.clone(), &plan.manifest, extent, &mut base)?;
+            keyed.stand_on(plan.standing(extent), &mut base)?;
             if is_whole {
                 self.progress.unprotect();
             }

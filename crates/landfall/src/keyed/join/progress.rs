@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
-use landfall_core::join::{Command, Join, LeaseVersion, Milestone, Part, Reached, Snapshot};
+use landfall_core::join::{Command, Join, LeaseVersion, Milestone, Part, Reached, Scope, Snapshot};
+use landfall_core::keyed::Sections;
 use landfall_core::snapshot::{Manifest, Position};
 use landfall_core::wire::TouchedKey;
 use landfall_core::{Chunk, ChunkId, Time};
@@ -15,6 +16,8 @@ use super::{JoinError, JoinFailure};
 use crate::clock::Clock;
 use crate::fetch::session::Session;
 use crate::fetch::status::{Status, StatusFigures};
+use crate::history::Extent;
+use crate::keyed::Standing;
 
 /// When a milestone was reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,9 +48,19 @@ pub(in crate::keyed) struct Plan {
     pub(super) snapshot: ChunkId,
     pub(in crate::keyed) manifest: Manifest,
     pub(super) manifest_chunk: Chunk,
+    /// The sections of it that are.
+    pub(in crate::keyed) sections: Sections,
     pub(in crate::keyed) lanes: Arc<FaultLanes>,
     /// Keys that readers of the sources touched lately.
     pub(super) touches: Vec<TouchedKey>,
+}
+
+impl Plan {
+    /// As it stands below the state, so much of it being here.
+    pub(super) fn standing(&self, extent: Extent) -> Standing {
+        let (chunk, manifest) = (self.manifest_chunk.clone(), self.manifest.clone());
+        Standing { chunk, manifest, extent, sections: self.sections.clone() }
+    }
 }
 
 /// How far a join is, shared by its thread and whoever holds its handle.
@@ -74,10 +87,10 @@ struct Inner {
 }
 
 impl Progress {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(scope: Scope) -> Self {
         let clock = Clock::start();
         let inner = Inner {
-            join: Join::new(LAG_MAX, clock.now()),
+            join: Join::with_scope(scope, LAG_MAX, clock.now()),
             bytes_told: 0,
             plan: None,
             session: None,
@@ -141,12 +154,16 @@ impl Progress {
     pub(super) fn wait(&self, milestone: Milestone) -> Result<(), JoinError> {
         let inner = self.lock();
         // After a good end, later milestones are reached by what the caller tells.
-        let is_over = |inner: &Inner| matches!(inner.end, Some(Err(_))) || (inner.stopped && inner.end.is_some());
+        let is_over = |inner: &Inner| {
+            let is_in_vain = !inner.join.may_reach(milestone);
+            is_in_vain || matches!(inner.end, Some(Err(_))) || (inner.stopped && inner.end.is_some())
+        };
         let waits = |inner: &mut Inner| inner.join.reached(milestone).is_none() && !is_over(inner);
         let inner = self.changed.wait_while(inner, waits).expect("no panic under the lock");
         match &inner.end {
             _ if inner.join.reached(milestone).is_some() => Ok(()),
             Some(Err(error)) => Err(error.clone()),
+            _ if !inner.join.may_reach(milestone) => Err(JoinError(Arc::new(JoinFailure::SomeSections))),
             _ => Err(JoinError(Arc::new(JoinFailure::Stopped))),
         }
     }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use landfall_core::ChunkId;
-use landfall_core::join::{LeaseVersion, Part, TOUCHES_MAX};
-use landfall_core::keyed::KeyedState;
+use landfall_core::join::{LeaseVersion, NotOffered, Offered, Part, Snapshot, TOUCHES_MAX, choose};
+use landfall_core::keyed::{KeyedState, Sections, SectionsRefused};
 use landfall_core::snapshot::{Section, SectionPriority};
 use landfall_core::transfer::TreePair;
 use landfall_core::wire::{TouchedKey, Urgency};
@@ -17,8 +17,8 @@ use super::lanes::FaultLanes;
 use super::progress::{Fetch, Plan, Progress};
 use super::{Extent, JoinFailure, JoinOptions, Keyed};
 use crate::background::give_way;
-use crate::fetch::ask::{Asked, Ways};
-use crate::fetch::greet::Question;
+use crate::fetch::ask::{Answers, Asked, Ways};
+use crate::fetch::greet::{Greeted, Question};
 use crate::fetch::session::{Session, SessionEnd};
 use crate::history::Held;
 use crate::member::collect;
@@ -31,6 +31,8 @@ const COLLECT_COPY_BYTES_MAX: u64 = 64 * 1024 * 1024;
 pub(super) struct Run {
     pub(super) keyed: Arc<Keyed>,
     pub(super) options: JoinOptions,
+    /// The sections that are wanted, if the state has them.
+    pub(super) sections: Result<Sections, SectionsRefused>,
     pub(super) progress: Arc<Progress>,
 }
 
@@ -68,26 +70,23 @@ impl Run {
     }
 
     fn question(&self, wanted: Option<ChunkId>) -> Question {
-        let state = self.keyed.name().clone();
-        Question { state, held: Vec::new(), wanted, touches_max: 0, urgency: Urgency::Bulk }
+        let sections = self.sections.clone().unwrap_or_default();
+        Question { sections, ..Question::for_snapshot(self.keyed.name().clone(), wanted) }
     }
 
     /// Asks every source and chooses the snapshot.
     fn plan(&self) -> Result<(Arc<Plan>, Vec<Asked>), JoinFailure> {
         let keyed = &self.keyed;
+        let sections = self.sections.clone()?;
         let held = keyed.served.held();
-        let whole = held.iter().rev().filter(|held| held.extent == Extent::Whole).map(|held| held.id);
+        let whole = held.iter().rev().filter(|held| held.extent != Extent::Filling).map(|held| held.id);
         let touches_max = TOUCHES_MAX as u32;
         let question = Question { held: whole.collect(), touches_max, ..self.question(self.options.wanted) };
         let answers = self.ways().ask_all(&question);
         for (address, error) in &answers.failures {
             self.progress.status.note(format!("{address}: {error}"));
         }
-        let Some(newest) = answers.newest() else {
-            let reasons = answers.failures.iter().map(|(address, error)| format!("{address}: {error}"));
-            let reasons = reasons.collect::<Vec<_>>().join("; ");
-            return Err(JoinFailure::NoSource { state: keyed.name().clone(), reasons });
-        };
+        let newest = self.accept(&answers, &sections)?;
         KeyedState::at(keyed.schema(), &newest.manifest)?;
         let (held, offered) = (keyed.read_state().base_position(), newest.manifest.position);
         if offered < held {
@@ -102,6 +101,7 @@ impl Run {
             snapshot: newest.snapshot,
             manifest: newest.manifest.clone(),
             manifest_chunk: newest.manifest_chunk.clone(),
+            sections,
             lanes: Arc::new(self.lanes(newest.snapshot)),
             touches: touches.collect(),
         });
@@ -114,6 +114,24 @@ impl Run {
             return Err(stopped);
         }
         Ok((plan, answers.asked))
+    }
+
+    /// The offer to accept.
+    fn accept<'a>(&self, answers: &'a Answers, sections: &Sections) -> Result<&'a Greeted, JoinFailure> {
+        let greeted: Vec<&Greeted> = answers.asked.iter().filter_map(|asked| asked.greeted.as_ref()).collect();
+        let offered = |greeted: &&Greeted| Offered {
+            snapshot: Snapshot { id: greeted.snapshot, position: greeted.manifest.position },
+            sections: greeted.sections.clone(),
+        };
+        let offers: Vec<Offered> = greeted.iter().map(offered).collect();
+        choose(&offers, sections, &self.keyed.schema()).map(|chosen| greeted[chosen]).map_err(|not_offered| {
+            let failures = answers.failures.iter().map(|(address, error)| format!("{address}: {error}"));
+            let reasons: Vec<String> = match not_offered {
+                NotOffered::Nothing => failures.collect(),
+                not_offered => std::iter::once(not_offered.to_string()).chain(failures).collect(),
+            };
+            JoinFailure::NoSource { state: self.keyed.name().clone(), reasons: reasons.join("; ") }
+        })
     }
 
     /// Ways to the sources that do not stand behind anything else.
@@ -147,7 +165,8 @@ impl Run {
 
     /// The trees of vital sections, and those of the others, the most urgent first; each with the old tree to build on.
     fn trees(&self, plan: &Plan) -> (Vec<TreePair>, Vec<TreePair>) {
-        let mut sections: Vec<&Section> = plan.manifest.sections.iter().collect();
+        let is_wanted = |section: &&Section| plan.sections.has(&section.name);
+        let mut sections: Vec<&Section> = plan.manifest.sections.iter().filter(is_wanted).collect();
         sections.sort_by_key(|section| section.priority);
         let vital_count = sections.iter().filter(|section| section.priority == SectionPriority::Vital).count();
         let bulk = sections.split_off(vital_count);
@@ -157,7 +176,7 @@ impl Run {
 
     /// The tree of a section, and the old one to build on.
     fn pair(&self, section: &Section) -> TreePair {
-        let base = self.keyed.served.newest();
+        let base = self.keyed.served.newest_with(&section.name);
         let old = base.iter().flat_map(|base| &base.manifest.sections).find(|old| old.name == section.name);
         TreePair { base: old.map(|old| old.root), target: section.root }
     }
@@ -178,7 +197,8 @@ impl Run {
     /// Where a touched key lies, if it is in a section that is not here whole already.
     fn touched<'a>(&self, plan: &Plan, touch: &'a TouchedKey) -> Option<Touched<'a>> {
         let section = plan.manifest.sections.get(touch.section as usize)?;
-        let is_bulk = section.priority != SectionPriority::Vital && section.root.entries > 0;
+        let is_bulk = section.priority != SectionPriority::Vital && plan.sections.has(&section.name);
+        let is_bulk = is_bulk && section.root.entries > 0;
         is_bulk.then(|| Touched { trees: self.pair(section), key: &touch.key })
     }
 
@@ -204,8 +224,9 @@ impl Run {
         let base = keyed.lock_base();
         let mut let_go = LetGo::Nothing;
         let held = keyed.served.find(plan.snapshot);
-        if let Some(held) = held.as_ref().filter(|held| held.extent == Extent::Filling) {
-            let whole = Held { extent: Extent::Whole, ..(**held).clone() };
+        let is_filling = |held: &&Arc<Held>| held.extent == Extent::Filling && plan.sections.cover(&held.sections);
+        if let Some(held) = held.as_ref().filter(is_filling) {
+            let whole = Held { extent: Extent::complete(&held.sections), ..(**held).clone() };
             let_go = keyed.served.publish(whole, &keyed.clock)?;
         }
         if held.is_some() {
