@@ -7,8 +7,10 @@
 //! of `handle_timeout` no later than `poll_timeout` says. A later command of a kind takes the place of an earlier one; a fact about a snapshot
 //! that is no longer wanted is passed over, so a driver need not recall what is under way. Pacing one command's own tries is the driver's.
 
+mod asking;
 mod choice;
 mod command;
+mod course;
 mod hot;
 mod milestone;
 mod stage;
@@ -19,8 +21,10 @@ use std::time::Duration;
 use crate::snapshot::Position;
 use crate::{ChunkId, Time};
 
+pub use asking::{Asking, GiveUp, Next, PATIENCE_MAX, PAUSE_FIRST, PAUSE_LONGEST, Shortfall, SourceId, Sources};
 pub use choice::{NotOffered, Offered, choose};
 pub use command::{Command, Failure, HookOutcome, LeaseVersion, Part, RebaseCause, RollBackReason, Snapshot, Tally};
+pub use course::{Course, Holdings, Need, UPPER_LEVELS_BYTES_MAX, UpperLevels, WholeTrees};
 pub use hot::{HOT_UNITS_MAX, TOUCH_KEY_BYTES_MAX, TOUCHES_MAX, Touch, Touches, hot_units};
 pub use milestone::{Milestone, Reached};
 

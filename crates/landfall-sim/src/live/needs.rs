@@ -1,100 +1,80 @@
-//! Owns the questions what of a tree is not here yet.
+//! Owns the questions what of a snapshot is not here yet, as the core's walks answer them.
 
 use bytes::Bytes;
-use landfall_core::keyed::Way;
-use landfall_core::snapshot::{Manifest, SectionPriority};
-use landfall_core::tree::{ChunkRef, Leaf, NewLeaf, NewLeaves, NodeWant, Nodes, Root, TreeError};
-use landfall_store::Store;
+use landfall_core::ChunkId;
+use landfall_core::join::{Course, Holdings, Need as CoreNeed, UpperLevels, WholeTrees};
+use landfall_core::keyed::{Sections, Way};
+use landfall_core::snapshot::Manifest;
+use landfall_core::transfer::TreePair;
+use landfall_core::tree::{Nodes, Root, TreeError};
+use landfall_store::{Store, StoreError};
 
 use super::deed::DATA;
 use super::here::{Here, Trouble, WayTo};
 use super::line::Need;
 use super::member::violation;
 
-/// Leaves that are listed at once.
-const LEAVES_MAX: usize = 256;
-
 /// What is missing of the sections without which nothing can be served.
 pub(super) fn vital(here: &Here<'_>, store: Option<&Store>, manifest: &Manifest) -> Result<Need, Trouble> {
-    first_need(manifest, SectionPriority::Vital, |root| whole_tree(here, store, root))
+    whole_trees(here, store, course(manifest).vital)
 }
 
 /// What is missing of the inner nodes of the other sections.
 pub(super) fn upper(here: &Here<'_>, manifest: &Manifest) -> Result<Need, Trouble> {
-    first_need(manifest, SectionPriority::Bulk, |root| inner_nodes(here, root))
-}
-
-fn first_need(
-    manifest: &Manifest,
-    priority: SectionPriority,
-    mut need: impl FnMut(&Root) -> Result<Need, Trouble>,
-) -> Result<Need, Trouble> {
-    for section in manifest.sections.iter().filter(|section| section.priority == priority) {
-        match need(&section.root)? {
-            Need::Nothing => {}
-            need => return Ok(need),
-        }
-    }
-    Ok(Need::Nothing)
+    let wants = UpperLevels::new(course(manifest).bulk).next(here, 0);
+    let wants = wants.map_err(|error| broken_tree(here, &error))?;
+    Ok(if wants.is_empty() { Need::Nothing } else { Need::Nodes(wants) })
 }
 
 /// What is missing of a whole tree and its long values.
 pub(super) fn whole_tree(here: &Here<'_>, store: Option<&Store>, root: &Root) -> Result<Need, Trouble> {
-    let mut walk = NewLeaves::new(None, *root);
-    let (mut nodes, mut chunks) = (Vec::new(), Vec::new());
-    loop {
-        match walk.next(here, LEAVES_MAX) {
-            Ok(leaves) if leaves.is_empty() => break,
-            Ok(leaves) => {
-                for leaf in &leaves {
-                    look_at_leaf(here, store, leaf, &mut nodes, &mut chunks)?;
-                }
-            }
-            Err(TreeError::Missing(wants)) => {
-                nodes.extend(wants);
-                break;
-            }
-            Err(error) => return Err(violation(&error).into()),
-        }
+    whole_trees(here, store, vec![TreePair { base: None, target: *root }])
+}
+
+/// The order is the core's; the sections are walked anew for each question.
+fn course(manifest: &Manifest) -> Course {
+    Course::new(manifest, &Sections::All, |_| None)
+}
+
+fn whole_trees(here: &Here<'_>, store: Option<&Store>, trees: Vec<TreePair>) -> Result<Need, Trouble> {
+    let held = Held { here, store, failure: std::cell::RefCell::new(None) };
+    let need = WholeTrees::new(trees).next(&held);
+    if let Some(failure) = held.failure.into_inner() {
+        return Err(failure.into());
     }
-    Ok(if !nodes.is_empty() {
-        Need::Nodes(nodes)
-    } else if !chunks.is_empty() {
-        Need::Chunks(chunks)
-    } else {
-        Need::Nothing
+    Ok(match need.map_err(|error| broken_tree(here, &error))? {
+        None => Need::Nothing,
+        Some(CoreNeed::Nodes(wants)) => Need::Nodes(wants),
+        Some(CoreNeed::Chunks(wants)) => Need::Chunks(wants),
     })
 }
 
-fn look_at_leaf(
-    here: &Here<'_>,
-    store: Option<&Store>,
-    leaf: &NewLeaf,
-    nodes: &mut Vec<NodeWant>,
-    chunks: &mut Vec<ChunkRef>,
-) -> Result<(), Trouble> {
-    let Some(bytes) = here.node(leaf.id) else {
-        nodes.push(NodeWant { id: leaf.id, base: leaf.base });
-        return Ok(());
-    };
-    let leaf = Leaf::parse(&bytes).map_err(|error| violation(&error))?;
-    for chunk in leaf.entries().filter_map(|(_, _, value)| value.chunk) {
-        if !store.map_or(Ok(true), |store| store.contains(chunk.id))? {
-            chunks.push(chunk);
-        }
-    }
-    Ok(())
+/// A tree that cannot be walked: the disk failed, or a published tree is broken, which none ever is.
+fn broken_tree(here: &Here<'_>, error: &TreeError) -> Trouble {
+    here.failed().err().unwrap_or_else(|| violation(error).into())
 }
 
-fn inner_nodes(here: &Here<'_>, root: &Root) -> Result<Need, Trouble> {
-    let mut walk = NewLeaves::new(None, *root);
-    loop {
-        match walk.next(here, LEAVES_MAX) {
-            Ok(leaves) if leaves.is_empty() => return Ok(Need::Nothing),
-            Ok(_) => {}
-            Err(TreeError::Missing(wants)) => return Ok(Need::Nodes(wants)),
-            Err(error) => return Err(violation(&error).into()),
-        }
+/// What a member has, as the core asks for it.
+struct Held<'a> {
+    here: &'a Here<'a>,
+    store: Option<&'a Store>,
+    failure: std::cell::RefCell<Option<StoreError>>,
+}
+
+impl Nodes for Held<'_> {
+    fn node(&self, id: ChunkId) -> Option<Bytes> {
+        self.here.node(id)
+    }
+}
+
+impl Holdings for Held<'_> {
+    fn has_chunk(&self, id: ChunkId) -> bool {
+        self.store.is_none_or(|store| {
+            store.contains(id).unwrap_or_else(|failure| {
+                self.failure.replace(Some(failure));
+                false
+            })
+        })
     }
 }
 

@@ -82,17 +82,26 @@ impl Ways<'_> {
             for source in &asked {
                 session.expect_peer(source.peer);
             }
-            for Asked { peer, address, greeted } in asked {
-                let question = question.clone();
-                let keep = move || {
-                    let (transport, trust) = (self.transport, self.trust);
-                    let source = Source { peer, address: &address, transport, trust, question, lanes: lanes() };
-                    // A source that offered another snapshot has to be asked again for this one.
-                    let first = greeted.filter(|greeted| greeted.snapshot == snapshot);
-                    source.keep(session, first);
-                };
-                named("bulk").spawn_scoped(scope, keep).expect(THREAD);
+            let keep = move |Asked { peer, address, greeted }| {
+                let (transport, trust, question) = (self.transport, self.trust, question.clone());
+                let source = Source { peer, address: &address, transport, trust, question, lanes: lanes() };
+                // A source that offered another snapshot has to be asked again for this one.
+                let first = greeted.filter(|greeted: &Greeted| greeted.snapshot == snapshot);
+                source.keep(session, first);
+            };
+            let newcomers_from = asked.len() as u32;
+            for asked in asked {
+                named("bulk").spawn_scoped(scope, move || keep(asked)).expect(THREAD);
             }
+            let take_in = move || {
+                for peer in (newcomers_from..).map(PeerId) {
+                    let Some(address) = session.next_newcomer() else { return };
+                    session.expect_peer(peer);
+                    let asked = Asked { peer, address, greeted: None };
+                    named("bulk").spawn_scoped(scope, move || keep(asked)).expect(THREAD);
+                }
+            };
+            named("newcomers").spawn_scoped(scope, take_in).expect(THREAD);
             session.run()
         })
     }

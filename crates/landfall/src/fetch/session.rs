@@ -34,6 +34,8 @@ pub(crate) struct Session<L: Landing> {
     carrying_out: Mutex<()>,
     inspections: Mutex<Inspections>,
     inspection_added: Condvar,
+    newcomers: Mutex<Newcomers>,
+    newcomer_added: Condvar,
 }
 
 struct Driver<L: Landing> {
@@ -46,6 +48,13 @@ struct Driver<L: Landing> {
 #[derive(Default)]
 struct Inspections {
     queue: VecDeque<(usize, ChunkId)>,
+    ended: bool,
+}
+
+/// Sources that were named while the transfer runs, and that nobody connects to yet.
+#[derive(Default)]
+struct Newcomers {
+    addresses: VecDeque<String>,
     ended: bool,
 }
 
@@ -108,6 +117,8 @@ impl<L: Landing> Session<L> {
             carrying_out: Mutex::default(),
             inspections: Mutex::default(),
             inspection_added: Condvar::new(),
+            newcomers: Mutex::default(),
+            newcomer_added: Condvar::new(),
         }
     }
 
@@ -211,6 +222,20 @@ impl<L: Landing> Session<L> {
         drop(driver);
         self.tell(|transfer, now| transfer.handle_request_ended(request, now));
         Ok(())
+    }
+
+    /// Names one more source.
+    pub(crate) fn add_source(&self, address: String) {
+        self.newcomers.lock().expect("no panic under the lock").addresses.push_back(address);
+        self.newcomer_added.notify_one();
+    }
+
+    /// Waits for a source that was named meanwhile; nothing once the transfer has ended.
+    pub(crate) fn next_newcomer(&self) -> Option<String> {
+        let newcomers = self.newcomers.lock().expect("no panic under the lock");
+        let waits = |newcomers: &mut Newcomers| newcomers.addresses.is_empty() && !newcomers.ended;
+        let mut newcomers = self.newcomer_added.wait_while(newcomers, waits).expect("no panic under the lock");
+        if newcomers.ended { None } else { newcomers.addresses.pop_front() }
     }
 
     /// A source is being connected.
@@ -456,6 +481,8 @@ impl<L: Landing> Session<L> {
         self.changed.notify_all();
         self.inspections.lock().expect("no panic under the lock").ended = true;
         self.inspection_added.notify_all();
+        self.newcomers.lock().expect("no panic under the lock").ended = true;
+        self.newcomer_added.notify_all();
         let lanes: Vec<_> = self.peers.lock().expect("no panic under the lock").values().flatten().cloned().collect();
         for lane in lanes {
             // A clean end where it costs nothing, so that the source sees no broken connection.

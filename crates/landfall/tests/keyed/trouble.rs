@@ -162,6 +162,35 @@ fn a_source_that_dies_is_made_up_for_by_another() {
 }
 
 #[test]
+fn a_join_whose_sources_are_all_gone_goes_on_with_one_that_is_named_while_it_runs() {
+    let directories = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let [source, second, joiner] = directories.each_ref().map(|directory| open(directory.path()));
+    for source in [&source, &second] {
+        fill(source, 30_000);
+        seal(source);
+    }
+    let member = serve(&source);
+    let gate = Gate::new(SOME_FRAMES);
+    let handle = joiner.join(options(&[&member], gate.transport()));
+    handle.wait(Milestone::Viable).unwrap();
+    handle.adopt().unwrap();
+    gate.wait_for_bulk(SOME_FRAMES);
+    member.close();
+
+    // A read that waits for a source goes on with it as well.
+    let read = std::thread::scope(|scope| {
+        let read = scope.spawn(|| joiner.get(DATA, &key(29_999)));
+        let other = serve(&second);
+        handle.add_source(other.address().unwrap());
+        gate.open();
+        handle.wait(Milestone::Complete).unwrap();
+        read.join().unwrap()
+    });
+    assert_eq!(read.unwrap().unwrap(), value(29_999, 0));
+    assert_equal(&source, &joiner);
+}
+
+#[test]
 fn a_source_that_lies_is_not_believed() {
     let directories = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
     let [source, second, joiner] = directories.each_ref().map(|directory| open(directory.path()));

@@ -2,36 +2,29 @@
 //! own to each source, so that no bulk stands in front of it.
 
 use std::cell::RefCell;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use landfall_core::join::{Asking, GiveUp, Next, Shortfall, SourceId, Sources};
 use landfall_core::keyed::{Missing, Way};
 use landfall_core::tree::{ChunkRef, NodeWant, Nodes, Root, TreeError, Value, get};
 use landfall_core::wire::{ChunkRequest, FetchWhat, NodeRequest, PathRequest};
-use landfall_core::{Chunk, ChunkId, Domain};
+use landfall_core::{Chunk, ChunkId, Domain, Time};
 use landfall_net::Transport;
 use landfall_store::StoreError;
 
-use super::JoinOptions;
 use super::line::{Answer, Answers, Came, Encoded, Line, LineBroken};
+use crate::clock::Clock;
 use crate::fetch::greet::{Question, Trust, greet};
 use crate::fetch::status::Status;
 use crate::keyed::here::Here;
 use crate::nodes::with_decoder;
 
-/// How long something is asked for before it counts as not to be had.
-const PATIENCE_MAX: Duration = Duration::from_secs(30);
-/// The first pause after every source failed; it doubles up to the longest.
-const PAUSE_FIRST: Duration = Duration::from_millis(20);
-const PAUSE_LONGEST: Duration = Duration::from_secs(1);
 /// Ways that are fetched at once.
 const WAYS_AT_ONCE_MAX: usize = 32;
 /// Nodes or chunks of one request.
 const WANTS_MAX: usize = 256;
-/// A source that sends so many things that do not match their hash is not asked any more.
-const CORRUPT_MAX: u32 = 3;
 
 /// Why something did not come.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +43,13 @@ pub enum FaultError {
     Store(#[from] StoreError),
 }
 
+/// How sources are reached, and whom to believe.
+#[derive(Clone)]
+pub(in crate::keyed) struct Reach {
+    pub(in crate::keyed) transport: Arc<dyn Transport>,
+    pub(in crate::keyed) trust: Arc<dyn Trust>,
+}
+
 /// Sources for what cannot wait.
 pub(crate) struct FaultLanes {
     transport: Arc<dyn Transport>,
@@ -57,60 +57,65 @@ pub(crate) struct FaultLanes {
     question: Question,
     here: Here,
     status: Arc<Status>,
-    lanes: Vec<FaultLane>,
-    /// The lane that answered last.
-    preferred: AtomicUsize,
-    ended: Mutex<bool>,
-    ends: Condvar,
+    clock: Clock,
+    known: Mutex<Known>,
+    /// A source was added, or all of it ended.
+    changed: Condvar,
     bytes: AtomicU64,
+}
+
+/// The sources that were named so far.
+#[derive(Default)]
+struct Known {
+    sources: Sources,
+    /// In the places of the sources.
+    lanes: Vec<Arc<FaultLane>>,
+    ended: bool,
 }
 
 struct FaultLane {
     address: String,
-    state: Mutex<LaneState>,
-}
-
-#[derive(Default)]
-struct LaneState {
-    line: Option<Arc<Line>>,
-    corrupt_count: u32,
+    line: Mutex<Option<Arc<Line>>>,
 }
 
 /// Why one source did not give all of what it was asked.
-enum Shortfall {
+enum Failure {
     Lacking,
     Broken,
     Corrupt,
     Final(FaultError),
 }
 
-impl From<LineBroken> for Shortfall {
+impl From<LineBroken> for Failure {
     fn from(_: LineBroken) -> Self {
         Self::Broken
     }
 }
 
-impl From<StoreError> for Shortfall {
+impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         Self::Final(error.into())
     }
 }
 
 impl FaultLanes {
-    pub(super) fn new(options: &JoinOptions, question: Question, here: Here, status: Arc<Status>) -> Self {
-        let lane = |address: &String| FaultLane { address: address.clone(), state: Mutex::default() };
-        Self {
-            transport: options.transport.clone(),
-            trust: options.trust.clone(),
-            question,
-            here,
-            status,
-            lanes: options.sources.iter().map(lane).collect(),
-            preferred: AtomicUsize::new(0),
-            ended: Mutex::new(false),
-            ends: Condvar::new(),
-            bytes: AtomicU64::new(0),
+    /// Ways to sources that are yet to be added.
+    pub(in crate::keyed) fn new(reach: &Reach, question: Question, here: Here, status: Arc<Status>) -> Self {
+        let (clock, known) = (Clock::start(), Mutex::default());
+        let Reach { transport, trust } = reach.clone();
+        let (changed, bytes) = (Condvar::new(), AtomicU64::new(0));
+        Self { transport, trust, question, here, status, clock, known, changed, bytes }
+    }
+
+    /// Takes one more source in, unless it is known: whoever waits for one goes on.
+    pub(in crate::keyed) fn add_source(&self, address: &str) {
+        let mut known = self.lock();
+        if known.lanes.iter().any(|lane| lane.address == address) {
+            return;
         }
+        known.sources.add();
+        known.lanes.push(Arc::new(FaultLane { address: address.to_owned(), line: Mutex::default() }));
+        self.changed.notify_all();
     }
 
     /// Fetches what reading `key` of a tree needs and is not here: one round trip.
@@ -173,85 +178,105 @@ impl FaultLanes {
 
     /// Ends every connection, and whoever waits on one.
     pub(crate) fn end(&self) {
-        *self.ended.lock().expect("no panic under the lock") = true;
-        self.ends.notify_all();
-        for lane in &self.lanes {
+        let lanes = {
+            let mut known = self.lock();
+            known.ended = true;
+            self.changed.notify_all();
+            known.lanes.clone()
+        };
+        for lane in lanes {
             // Its thread ends when the last who waits for an answer is gone.
-            if let Some(line) = lane.lock().line.take() {
+            if let Some(line) = lane.lock().take() {
                 line.close();
             }
         }
     }
 
-    /// Asks one source after the other until one gives all of it, or all lack it, or patience ends.
-    fn attempt(&self, mut ask: impl FnMut(&Line) -> Result<(), Shortfall>) -> Result<(), FaultError> {
-        let patience_ends = Instant::now() + PATIENCE_MAX;
-        let mut pause = PAUSE_FIRST;
+    /// Asks one source after the other until one gives all of it, as long as it may yet be had.
+    fn attempt(&self, mut ask: impl FnMut(&Line) -> Result<(), Failure>) -> Result<(), FaultError> {
+        let mut asking = Asking::new(self.clock.now());
+        let mut why = String::from("no source is known");
         loop {
-            let mut out_of_the_question = 0;
-            let mut why = String::from("no source is known");
-            let preferred = self.preferred.load(Ordering::Relaxed);
-            for index in (0..self.lanes.len()).map(|at| (preferred + at) % self.lanes.len()) {
-                let lane = &self.lanes[index];
-                let shortfall = match self.line(lane) {
-                    Ok(Some(line)) => match ask(&line) {
+            let next = asking.next(&self.lock().sources, self.clock.now());
+            match next {
+                Next::Ask(source) => {
+                    let Some(lane) = self.lane(source) else { continue };
+                    let failure = match self.ask_lane(&lane, &mut ask, &mut why) {
                         Ok(()) => {
-                            self.preferred.store(index, Ordering::Relaxed);
+                            self.lock().sources.handle_answered(source);
                             return Ok(());
                         }
-                        Err(shortfall) => {
-                            lane.note(&line, &shortfall);
-                            shortfall
+                        Err(failure) => failure,
+                    };
+                    let shortfall = match failure {
+                        Failure::Final(error) => return Err(error),
+                        Failure::Lacking => Shortfall::Lacking,
+                        Failure::Broken => Shortfall::Unusable,
+                        Failure::Corrupt => {
+                            self.lock().sources.handle_corrupt(source);
+                            Shortfall::Unusable
                         }
-                    },
-                    Ok(None) => Shortfall::Lacking,
-                    Err(error) => {
-                        why = format!("{}: {error}", lane.address);
-                        Shortfall::Broken
-                    }
-                };
-                match shortfall {
-                    Shortfall::Final(error) => return Err(error),
-                    Shortfall::Lacking => out_of_the_question += 1,
-                    Shortfall::Broken | Shortfall::Corrupt => {}
+                    };
+                    asking.handle_shortfall(source, shortfall);
                 }
+                Next::Wait { until } => self.wait(until)?,
+                Next::GiveUp(GiveUp::AllLack) => return Err(FaultError::Nobody("all of them were asked".into())),
+                Next::GiveUp(GiveUp::Patience) => return Err(FaultError::Nobody(why)),
             }
-            if out_of_the_question == self.lanes.len() {
-                return Err(FaultError::Nobody("all of them were asked".into()));
-            }
-            if Instant::now() >= patience_ends {
-                return Err(FaultError::Nobody(why));
-            }
-            self.pause(pause)?;
-            pause = (pause * 2).min(PAUSE_LONGEST);
         }
     }
 
-    fn pause(&self, pause: Duration) -> Result<(), FaultError> {
-        let ended = self.ended.lock().expect("no panic under the lock");
-        let waited = self.ends.wait_timeout_while(ended, pause, |ended| !*ended);
-        if *waited.expect("no panic under the lock").0 { Err(FaultError::Ended) } else { Ok(()) }
+    fn ask_lane(
+        &self,
+        lane: &FaultLane,
+        ask: &mut impl FnMut(&Line) -> Result<(), Failure>,
+        why: &mut String,
+    ) -> Result<(), Failure> {
+        let line = self.line(lane).map_err(|error| {
+            *why = format!("{}: {error}", lane.address);
+            Failure::Broken
+        })?;
+        let asked = ask(&line);
+        if let Err(failure) = &asked {
+            lane.note(&line, failure);
+        }
+        asked
     }
 
-    /// The connection of a lane, opened if it is not; nothing if its source is not to be asked.
-    fn line(&self, lane: &FaultLane) -> Result<Option<Arc<Line>>, String> {
-        let mut state = lane.lock();
-        if state.corrupt_count >= CORRUPT_MAX {
-            return Ok(None);
+    /// Waits until then, or until there is a source that was not there before.
+    fn wait(&self, until: Time) -> Result<(), FaultError> {
+        let known = self.lock();
+        let count = known.sources.count();
+        let pause = until.since(self.clock.now());
+        let waits = |known: &mut Known| !known.ended && known.sources.count() == count;
+        let waited = self.changed.wait_timeout_while(known, pause, waits);
+        if waited.expect("no panic under the lock").0.ended { Err(FaultError::Ended) } else { Ok(()) }
+    }
+
+    fn lane(&self, source: SourceId) -> Option<Arc<FaultLane>> {
+        self.lock().lanes.get(source.0 as usize).cloned()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().expect("no panic under the lock")
+    }
+
+    /// The connection of a lane, opened if it is not.
+    fn line(&self, lane: &FaultLane) -> Result<Arc<Line>, String> {
+        let mut open = lane.lock();
+        if let Some(line) = open.as_ref().filter(|line| !line.is_broken()) {
+            return Ok(line.clone());
         }
-        if let Some(line) = state.line.as_ref().filter(|line| !line.is_broken()) {
-            return Ok(Some(line.clone()));
-        }
-        if *self.ended.lock().expect("no panic under the lock") {
+        if self.lock().ended {
             return Err("the join has ended".into());
         }
         let greeted = greet(&self.transport, &*self.trust, &lane.address, &self.question);
         let line = Line::new(greeted.map_err(|error| error.to_string())?, self.status.clone());
-        state.line = Some(line.clone());
-        Ok(Some(line))
+        *open = Some(line.clone());
+        Ok(line)
     }
 
-    fn path_from(&self, line: &Line, root: &Root, key: &[u8]) -> Result<(), Shortfall> {
+    fn path_from(&self, line: &Line, root: &Root, key: &[u8]) -> Result<(), Failure> {
         let Some((held, mut next)) = self.way(root, key)? else { return Ok(()) };
         let path = PathRequest {
             root: Bytes::copy_from_slice(root.id.as_bytes()),
@@ -266,22 +291,22 @@ impl FaultLanes {
                 continue;
             }
             if level > next.at {
-                return Err(Shortfall::Corrupt);
+                return Err(Failure::Corrupt);
             }
             match next.what {
-                NextOnTheWay::Node(id) => self.keep_node(&NodeWant { id, base: None }, &encoded)?,
-                NextOnTheWay::Chunk(chunk) => self.keep_chunk(chunk, &encoded)?,
+                Further::Node(id) => self.keep_node(&NodeWant { id, base: None }, &encoded)?,
+                Further::Chunk(chunk) => self.keep_chunk(chunk, &encoded)?,
             }
             match self.way(root, key)? {
                 Some((_, further)) => next = further,
                 None => return came.drain(),
             }
         }
-        Err(Shortfall::Lacking)
+        Err(Failure::Lacking)
     }
 
     /// How many nodes of the way to a key are here, and what comes next; nothing if all of it is here.
-    fn way(&self, root: &Root, key: &[u8]) -> Result<Option<(usize, Next)>, Shortfall> {
+    fn way(&self, root: &Root, key: &[u8]) -> Result<Option<(usize, OnTheWay)>, Failure> {
         let counted = CountedNodes { nodes: &*self.here.nodes, count: RefCell::new(0) };
         let found = get(&counted, root, key);
         if let Some(failure) = self.here.nodes.take_failure() {
@@ -289,17 +314,17 @@ impl FaultLanes {
         }
         let held = *counted.count.borrow();
         let what = match found {
-            Err(TreeError::Missing(wants)) => wants.first().map(|want| NextOnTheWay::Node(want.id)),
-            Err(error) => return Err(Shortfall::Final(FaultError::Tree(error))),
+            Err(TreeError::Missing(wants)) => wants.first().map(|want| Further::Node(want.id)),
+            Err(error) => return Err(Failure::Final(FaultError::Tree(error))),
             Ok(Some(Value { chunk: Some(chunk), .. })) if !self.here.store.contains(chunk.id)? => {
-                Some(NextOnTheWay::Chunk(chunk))
+                Some(Further::Chunk(chunk))
             }
             Ok(_) => None,
         };
-        Ok(what.map(|what| (held, Next { at: held, what })))
+        Ok(what.map(|what| (held, OnTheWay { at: held, what })))
     }
 
-    fn nodes_from(&self, line: &Line, wants: &[NodeWant]) -> Result<(), Shortfall> {
+    fn nodes_from(&self, line: &Line, wants: &[NodeWant]) -> Result<(), Failure> {
         let missing: Vec<NodeWant> = wants.iter().filter(|want| self.here.node(want.id).is_none()).copied().collect();
         if missing.is_empty() {
             return Ok(());
@@ -312,14 +337,14 @@ impl FaultLanes {
         let came = self.ask(line, FetchWhat::Nodes(nodes))?;
         let mut kept = 0;
         while let Some((want, encoded)) = came.next()? {
-            let want = missing.get(want as usize).ok_or(Shortfall::Corrupt)?;
+            let want = missing.get(want as usize).ok_or(Failure::Corrupt)?;
             self.keep_node(want, &encoded)?;
             kept += 1;
         }
-        if kept == missing.len() { Ok(()) } else { Err(Shortfall::Lacking) }
+        if kept == missing.len() { Ok(()) } else { Err(Failure::Lacking) }
     }
 
-    fn chunks_from(&self, line: &Line, wants: &[ChunkRef]) -> Result<(), Shortfall> {
+    fn chunks_from(&self, line: &Line, wants: &[ChunkRef]) -> Result<(), Failure> {
         let mut missing = Vec::new();
         for want in wants {
             if !self.here.store.contains(want.id)? {
@@ -333,68 +358,66 @@ impl FaultLanes {
         let came = self.ask(line, FetchWhat::Chunks(ChunkRequest { ids }))?;
         let mut kept = 0;
         while let Some((want, encoded)) = came.next()? {
-            let want = missing.get(want as usize).ok_or(Shortfall::Corrupt)?;
+            let want = missing.get(want as usize).ok_or(Failure::Corrupt)?;
             self.keep_chunk(*want, &encoded)?;
             kept += 1;
         }
-        if kept == missing.len() { Ok(()) } else { Err(Shortfall::Lacking) }
+        if kept == missing.len() { Ok(()) } else { Err(Failure::Lacking) }
     }
 
-    fn ask(&self, line: &Line, what: FetchWhat) -> Result<Coming, Shortfall> {
+    fn ask(&self, line: &Line, what: FetchWhat) -> Result<Coming, Failure> {
         Ok(Coming { answers: line.ask(what)? })
     }
 
-    fn keep_node(&self, want: &NodeWant, encoded: &Encoded) -> Result<(), Shortfall> {
+    fn keep_node(&self, want: &NodeWant, encoded: &Encoded) -> Result<(), Failure> {
         let base = want.base.map(|base| self.here.nodes.get(base)).transpose()?.flatten();
         let plain = decode(encoded, base.as_deref())?;
-        let node = Chunk::verify(want.id, Domain::Node, plain).map_err(|_| Shortfall::Corrupt)?;
+        let node = Chunk::verify(want.id, Domain::Node, plain).map_err(|_| Failure::Corrupt)?;
         self.bytes.fetch_add(node.bytes().len() as u64, Ordering::Relaxed);
         Ok(self.here.nodes.put(&node)?)
     }
 
-    fn keep_chunk(&self, want: ChunkRef, encoded: &Encoded) -> Result<(), Shortfall> {
+    fn keep_chunk(&self, want: ChunkRef, encoded: &Encoded) -> Result<(), Failure> {
         let plain = decode(encoded, None)?;
-        let chunk = Chunk::verify(want.id, Domain::Data, plain).map_err(|_| Shortfall::Corrupt)?;
+        let chunk = Chunk::verify(want.id, Domain::Data, plain).map_err(|_| Failure::Corrupt)?;
         self.bytes.fetch_add(chunk.bytes().len() as u64, Ordering::Relaxed);
         Ok(self.here.store.put(&chunk)?)
     }
 }
 
-fn decode(encoded: &Encoded, base: Option<&[u8]>) -> Result<Bytes, Shortfall> {
+fn decode(encoded: &Encoded, base: Option<&[u8]>) -> Result<Bytes, Failure> {
     let mut plain = Vec::new();
     let (codec, payload) = (encoded.codec, &encoded.payload);
     let decoded = with_decoder(|decoder| decoder.decode(codec, payload, encoded.plain_bytes, base, &mut plain));
-    decoded.map(|()| plain.into()).map_err(|_| Shortfall::Corrupt)
+    decoded.map(|()| plain.into()).map_err(|_| Failure::Corrupt)
 }
 
 impl FaultLane {
-    fn lock(&self) -> MutexGuard<'_, LaneState> {
-        self.state.lock().expect("no panic under the lock")
+    fn lock(&self) -> MutexGuard<'_, Option<Arc<Line>>> {
+        self.line.lock().expect("no panic under the lock")
     }
 
-    fn note(&self, line: &Arc<Line>, shortfall: &Shortfall) {
-        let mut state = self.lock();
-        match shortfall {
-            Shortfall::Lacking | Shortfall::Final(_) => return,
-            Shortfall::Broken => {}
-            Shortfall::Corrupt => {
-                state.corrupt_count += 1;
+    fn note(&self, line: &Arc<Line>, failure: &Failure) {
+        match failure {
+            Failure::Lacking | Failure::Final(_) => return,
+            Failure::Broken => {}
+            Failure::Corrupt => {
                 tracing::warn!(address = self.address, "a source sent bytes that do not match their hash");
             }
         }
         line.close();
-        state.line.take_if(|open| Arc::ptr_eq(open, line));
+        self.lock().take_if(|open| Arc::ptr_eq(open, line));
     }
 }
 
 /// What comes next on the way to a key.
-struct Next {
+struct OnTheWay {
     /// How many nodes stand before it.
     at: usize,
-    what: NextOnTheWay,
+    what: Further,
 }
 
-enum NextOnTheWay {
+enum Further {
     Node(ChunkId),
     Chunk(ChunkRef),
 }
@@ -406,7 +429,7 @@ struct Coming {
 
 impl Coming {
     /// The next want that came with bytes; nothing at the end.
-    fn next(&self) -> Result<Option<(u32, Encoded)>, Shortfall> {
+    fn next(&self) -> Result<Option<(u32, Encoded)>, Failure> {
         loop {
             match self.answers.next()? {
                 Answer::Item { want, came: Came::Bytes(encoded) } => return Ok(Some((want, encoded))),
@@ -417,7 +440,7 @@ impl Coming {
     }
 
     /// Waits for the end of the request.
-    fn drain(&self) -> Result<(), Shortfall> {
+    fn drain(&self) -> Result<(), Failure> {
         while self.next()?.is_some() {}
         Ok(())
     }

@@ -26,10 +26,10 @@ use landfall_store::StoreError;
 pub use landfall_core::join::Milestone;
 pub use landing::LandingError;
 pub use lanes::FaultError;
-pub(super) use lanes::FaultLanes;
+pub(super) use lanes::{FaultLanes, Reach};
 pub use progress::{JoinStatus, ReachedAfter};
 
-use super::{Extent, Keyed, RollBackError, Standing};
+use super::{Extent, Keyed, RollBackError};
 use crate::fetch::greet::Trust;
 use progress::Progress;
 use run::Run;
@@ -37,7 +37,8 @@ use run::Run;
 /// Whom to join, and what.
 #[derive(Clone)]
 pub struct JoinOptions {
-    /// Addresses of members that serve the state; each may hold all of it or a part.
+    /// Addresses of members that serve the state; each may hold all of it or a part. More can be named later, with
+    /// [`JoinHandle::add_source`].
     pub sources: Vec<String>,
     /// The way to reach them.
     pub transport: Arc<dyn Transport>,
@@ -154,11 +155,11 @@ impl Keyed {
     /// Begins to fetch a snapshot from other members. The state is what it was until [`JoinHandle::adopt`].
     pub fn join(self: &Arc<Self>, options: JoinOptions) -> JoinHandle {
         let sections = options.sections.within(&self.schema());
-        let progress = Arc::new(Progress::new(match &sections {
-            Ok(Sections::Only(_)) => Scope::Sections,
-            _ => Scope::Whole,
-        }));
-        let run = Run { keyed: self.clone(), options, sections, progress: progress.clone() };
+        let scope = if matches!(sections, Ok(Sections::Only(_))) { Scope::Sections } else { Scope::Whole };
+        let JoinOptions { sources, transport, trust, wanted, .. } = options;
+        let progress = Arc::new(Progress::new(scope, sources));
+        let reach = Reach { transport, trust };
+        let run = Run { keyed: self.clone(), reach, wanted, sections, progress: progress.clone() };
         let thread = std::thread::Builder::new().name("join".into()).spawn(move || run.carry_out());
         let thread = thread.expect("a thread for a join");
         JoinHandle { keyed: self.clone(), progress, thread: Mutex::new(Some(thread)) }
@@ -179,6 +180,11 @@ impl JoinHandle {
         self.progress.plan().map(|plan| (plan.snapshot, plan.manifest.position))
     }
 
+    /// Names one more source while the join runs: what the others lack, or cannot give any longer, is asked of it.
+    pub fn add_source(&self, address: impl Into<String>) {
+        self.progress.add_source(address.into());
+    }
+
     /// Puts the snapshot below the state: from now on reads see it, faulting in what is not here. It is recorded first, so that the state is
     /// opened on it next time. Changes that are later than the snapshot stay.
     pub fn adopt(&self) -> Result<Position, AdoptError> {
@@ -186,7 +192,8 @@ impl JoinHandle {
         let plan = plan.ok_or(AdoptError::TooEarly)?;
         let keyed = &self.keyed;
         let mut base = keyed.lock_base();
-        let stands = keyed.sealed().is_some_and(|sealed| sealed.id == plan.snapshot && sealed.sections == plan.sections);
+        let stands =
+            keyed.sealed().is_some_and(|sealed| sealed.id == plan.snapshot && sealed.sections == plan.sections);
         if !stands {
             let is_whole = self.progress.has_reached(Milestone::Complete);
             let extent = if is_whole { Extent::complete(&plan.sections) } else { Extent::Filling };

@@ -80,6 +80,8 @@ struct Inner {
     protection: Option<landfall_store::Session>,
     /// Connections on which hot units come, and what came on them.
     hot_lanes: Option<Arc<FaultLanes>>,
+    /// Addresses of all sources that were named so far.
+    sources: Vec<String>,
     /// What the join asks for that is not about chunks.
     for_caller: VecDeque<Command>,
     stopped: bool,
@@ -87,7 +89,7 @@ struct Inner {
 }
 
 impl Progress {
-    pub(super) fn new(scope: Scope) -> Self {
+    pub(super) fn new(scope: Scope, sources: Vec<String>) -> Self {
         let clock = Clock::start();
         let inner = Inner {
             join: Join::with_scope(scope, LAG_MAX, clock.now()),
@@ -96,6 +98,7 @@ impl Progress {
             session: None,
             protection: None,
             hot_lanes: None,
+            sources,
             for_caller: VecDeque::new(),
             stopped: false,
             end: None,
@@ -187,6 +190,7 @@ impl Progress {
     pub(super) fn set_plan(&self, plan: Arc<Plan>, lease: LeaseVersion) -> Result<(), JoinFailure> {
         let snapshot = Snapshot { id: plan.snapshot, position: plan.manifest.position };
         let mut inner = self.lock();
+        inner.sources.iter().for_each(|source| plan.lanes.add_source(source));
         inner.plan = Some(plan);
         if inner.stopped {
             return Err(JoinFailure::Stopped);
@@ -209,9 +213,11 @@ impl Progress {
         self.lock().protection = None;
     }
 
-    /// Says which transfer is to be ended, should the join be stopped.
-    pub(super) fn set_session(&self, session: Arc<Session<KeyedLanding>>) -> Result<(), JoinFailure> {
+    /// Says which transfer is to be ended, should the join be stopped, and hear of sources that are named later than those that were asked.
+    pub(super) fn set_session(&self, session: Arc<Session<KeyedLanding>>, asked: &[String]) -> Result<(), JoinFailure> {
         let mut inner = self.lock();
+        let later = inner.sources.iter().filter(|source| !asked.contains(source));
+        later.for_each(|source| session.add_source(source.clone()));
         inner.session = Some(session);
         if inner.stopped { Err(JoinFailure::Stopped) } else { Ok(()) }
     }
@@ -219,8 +225,28 @@ impl Progress {
     /// Says on which connections hot units come, should the join be stopped.
     pub(super) fn set_hot_lanes(&self, lanes: Arc<FaultLanes>) -> Result<(), JoinFailure> {
         let mut inner = self.lock();
+        inner.sources.iter().for_each(|source| lanes.add_source(source));
         inner.hot_lanes = Some(lanes);
         if inner.stopped { Err(JoinFailure::Stopped) } else { Ok(()) }
+    }
+
+    /// The sources that were named so far.
+    pub(super) fn sources(&self) -> Vec<String> {
+        self.lock().sources.clone()
+    }
+
+    /// Names one more source to everything that asks.
+    pub(super) fn add_source(&self, address: String) {
+        let mut inner = self.lock();
+        if inner.sources.contains(&address) {
+            return;
+        }
+        let lanes = inner.plan.as_ref().map(|plan| &plan.lanes).into_iter().chain(&inner.hot_lanes);
+        lanes.for_each(|lanes| lanes.add_source(&address));
+        if let Some(session) = &inner.session {
+            session.add_source(address.clone());
+        }
+        inner.sources.push(address);
     }
 
     pub(super) fn stop(&self) {

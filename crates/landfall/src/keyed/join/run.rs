@@ -3,19 +3,20 @@
 use std::sync::Arc;
 
 use landfall_core::ChunkId;
-use landfall_core::join::{LeaseVersion, NotOffered, Offered, Part, Snapshot, TOUCHES_MAX, choose};
+use landfall_core::join::{Course, LeaseVersion, NotOffered, Offered, Part, Snapshot, TOUCHES_MAX, choose};
 use landfall_core::keyed::{KeyedState, Sections, SectionsRefused};
-use landfall_core::snapshot::{Section, SectionPriority};
+use landfall_core::snapshot::{SectionPriority, StateName};
 use landfall_core::transfer::TreePair;
+use landfall_core::tree::Root;
 use landfall_core::wire::{TouchedKey, Urgency};
 use landfall_store::CollectBudget;
 
 use super::early::{fetch_upper_levels, fetch_whole};
 use super::hot::{Touched, fetch_hot};
 use super::landing::{KeyedLanding, LandingError};
-use super::lanes::FaultLanes;
+use super::lanes::{FaultLanes, Reach};
 use super::progress::{Fetch, Plan, Progress};
-use super::{Extent, JoinFailure, JoinOptions, Keyed};
+use super::{Extent, JoinFailure, Keyed};
 use crate::background::give_way;
 use crate::fetch::ask::{Answers, Asked, Ways};
 use crate::fetch::greet::{Greeted, Question};
@@ -30,7 +31,9 @@ const COLLECT_COPY_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// A join, as its thread carries it out.
 pub(super) struct Run {
     pub(super) keyed: Arc<Keyed>,
-    pub(super) options: JoinOptions,
+    pub(super) reach: Reach,
+    /// The snapshot, if it is decided already.
+    pub(super) wanted: Option<ChunkId>,
     /// The sections that are wanted, if the state has them.
     pub(super) sections: Result<Sections, SectionsRefused>,
     pub(super) progress: Arc<Progress>,
@@ -56,7 +59,8 @@ impl Run {
         let fetched = self.fetch(&plan, asked);
         self.keyed.ask_no_more(&plan.lanes);
         plan.lanes.end();
-        if fetched? == LetGo::Some {
+        let let_go = fetched?;
+        if let_go == LetGo::Some {
             let budget = CollectBudget { copy_bytes_max: COLLECT_COPY_BYTES_MAX };
             if let Err(error) = collect(&self.keyed.here.store, budget) {
                 tracing::warn!(%error, "cannot make room; the next seal tries again");
@@ -65,8 +69,8 @@ impl Run {
         Ok(())
     }
 
-    fn ways(&self) -> Ways<'_> {
-        Ways { sources: &self.options.sources, transport: &self.options.transport, trust: &*self.options.trust }
+    fn ways<'a>(&'a self, sources: &'a [String]) -> Ways<'a> {
+        Ways { sources, transport: &self.reach.transport, trust: &*self.reach.trust }
     }
 
     fn question(&self, wanted: Option<ChunkId>) -> Question {
@@ -81,8 +85,9 @@ impl Run {
         let held = keyed.served.held();
         let whole = held.iter().rev().filter(|held| held.extent != Extent::Filling).map(|held| held.id);
         let touches_max = TOUCHES_MAX as u32;
-        let question = Question { held: whole.collect(), touches_max, ..self.question(self.options.wanted) };
-        let answers = self.ways().ask_all(&question);
+        let question = Question { held: whole.collect(), touches_max, ..self.question(self.wanted) };
+        let sources = self.progress.sources();
+        let answers = self.ways(&sources).ask_all(&question);
         for (address, error) in &answers.failures {
             self.progress.status.note(format!("{address}: {error}"));
         }
@@ -134,22 +139,22 @@ impl Run {
         })
     }
 
-    /// Ways to the sources that do not stand behind anything else.
+    /// Ways to the sources, which are added as they are known, that do not stand behind anything else.
     fn lanes(&self, snapshot: ChunkId) -> FaultLanes {
         let question = Question { urgency: Urgency::Reads, ..self.question(Some(snapshot)) };
-        FaultLanes::new(&self.options, question, self.keyed.here.clone(), self.progress.status.clone())
+        FaultLanes::new(&self.reach, question, self.keyed.here.clone(), self.progress.status.clone())
     }
 
     /// Does what the join asks for, until all of the snapshot is here.
     fn fetch(&self, plan: &Plan, asked: Vec<Asked>) -> Result<LetGo, JoinFailure> {
         let here = &self.keyed.here;
-        let (vital, bulk) = self.trees(plan);
+        let Course { vital, bulk } = Course::new(&plan.manifest, &plan.sections, |section| self.base_root(section));
         let mut asked = Some(asked);
         let mut let_go = LetGo::Nothing;
         while let Some(Fetch { part, of }) = self.progress.next_fetch() {
             match part {
-                Part::Vital => vital.iter().try_for_each(|trees| fetch_whole(&plan.lanes, here, trees))?,
-                Part::Upper => fetch_upper_levels(&plan.lanes, here, &bulk)?,
+                Part::Vital => fetch_whole(&plan.lanes, here, vital.clone())?,
+                Part::Upper => fetch_upper_levels(&plan.lanes, here, bulk.clone())?,
                 Part::Hot => self.fetch_hot(plan)?,
                 Part::Rest => {
                     self.fetch_bulk(plan, bulk.clone(), asked.take().unwrap_or_default())?;
@@ -163,22 +168,10 @@ impl Run {
         Ok(let_go)
     }
 
-    /// The trees of vital sections, and those of the others, the most urgent first; each with the old tree to build on.
-    fn trees(&self, plan: &Plan) -> (Vec<TreePair>, Vec<TreePair>) {
-        let is_wanted = |section: &&Section| plan.sections.has(&section.name);
-        let mut sections: Vec<&Section> = plan.manifest.sections.iter().filter(is_wanted).collect();
-        sections.sort_by_key(|section| section.priority);
-        let vital_count = sections.iter().filter(|section| section.priority == SectionPriority::Vital).count();
-        let bulk = sections.split_off(vital_count);
-        let pairs = |sections: Vec<&Section>| sections.into_iter().map(|section| self.pair(section)).collect();
-        (pairs(sections), pairs(bulk))
-    }
-
-    /// The tree of a section, and the old one to build on.
-    fn pair(&self, section: &Section) -> TreePair {
-        let base = self.keyed.served.newest_with(&section.name);
-        let old = base.iter().flat_map(|base| &base.manifest.sections).find(|old| old.name == section.name);
-        TreePair { base: old.map(|old| old.root), target: section.root }
+    /// The newest tree of a section that is here whole, to build on.
+    fn base_root(&self, section: &StateName) -> Option<Root> {
+        let base = self.keyed.served.newest_with(section)?;
+        base.manifest.sections.iter().find(|old| old.name == *section).map(|old| old.root)
     }
 
     fn fetch_hot(&self, plan: &Plan) -> Result<(), JoinFailure> {
@@ -199,7 +192,8 @@ impl Run {
         let section = plan.manifest.sections.get(touch.section as usize)?;
         let is_bulk = section.priority != SectionPriority::Vital && plan.sections.has(&section.name);
         let is_bulk = is_bulk && section.root.entries > 0;
-        is_bulk.then(|| Touched { trees: self.pair(section), key: &touch.key })
+        let trees = || TreePair { base: self.base_root(&section.name), target: section.root };
+        is_bulk.then(|| Touched { trees: trees(), key: &touch.key })
     }
 
     fn fetch_bulk(&self, plan: &Plan, trees: Vec<TreePair>, asked: Vec<Asked>) -> Result<(), JoinFailure> {
@@ -207,9 +201,10 @@ impl Run {
         let status = self.progress.status.clone();
         let landing = Arc::new(KeyedLanding::new(self.keyed.here.clone(), trees.clone(), status.clone()));
         let session = Arc::new(Session::new(trees, landing, status));
-        self.progress.set_session(session.clone())?;
+        let sources: Vec<String> = asked.iter().map(|asked| asked.address.clone()).collect();
+        self.progress.set_session(session.clone(), &sources)?;
         let question = self.question(Some(plan.snapshot));
-        let end = self.ways().fetch(&session, plan.snapshot, &question, asked);
+        let end = self.ways(&sources).fetch(&session, plan.snapshot, &question, asked);
         match end {
             SessionEnd::Complete => session.late_failure().map_or(Ok(()), |failure| Err(failure.into())),
             SessionEnd::Stuck(stuck) => Err(JoinFailure::Stuck(stuck)),
