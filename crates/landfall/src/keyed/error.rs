@@ -1,6 +1,6 @@
 //! Owns the reasons why a keyed state is not opened, not read, not changed or not sealed. Each says what to do next.
 
-use landfall_core::keyed::{ReadError, Refused, SchemaMismatch};
+use landfall_core::keyed::{Missing, ReadError, Refused, SchemaMismatch};
 use landfall_core::snapshot::StateName;
 use landfall_core::tree::TreeError;
 use landfall_core::{ChunkId, keyed};
@@ -46,9 +46,15 @@ impl From<HistoryError> for KeyedOpenError {
 /// Why a keyed state was not read or not changed. Nothing took effect.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyedError {
-    /// A part of the state is not here and nobody is asked for it: join again. If the snapshot was whole, the data directory is damaged.
-    #[error("{nodes} tree nodes and {chunks} values are not here, and no join is under way")]
+    /// A part of the state is not here and nobody is asked for it. If the snapshot is whole, the data directory is damaged, and sources that
+    /// are named mend it; else join again.
+    #[error(
+        "{first} is not here or damaged ({nodes} tree nodes and {chunks} values in all), and nobody is asked for it: \
+         name sources, or join again"
+    )]
     NotHere {
+        /// One that is missing.
+        first: ChunkId,
         /// Nodes that are missing.
         nodes: usize,
         /// Values that are missing.
@@ -57,6 +63,14 @@ pub enum KeyedError {
     /// A part of the state is not here and no source gave it: try again when sources are reachable.
     #[error("a part of the state is not here: {0}")]
     Fault(#[from] FaultError),
+    /// A part of the state is damaged here, and no member that was named gave it: try again when they are reachable, or name others.
+    #[error("{damaged}; those that were named did not give it: {reason}")]
+    NotMended {
+        /// What it is.
+        damaged: Box<KeyedError>,
+        /// Why it did not come.
+        reason: FaultError,
+    },
     /// The snapshot below the state is broken: whoever published it is.
     #[error("the snapshot is broken: {0}")]
     Broken(TreeError),
@@ -75,10 +89,18 @@ pub enum KeyedError {
 }
 
 impl KeyedError {
+    /// What nobody is asked for.
+    pub(super) fn of_missing(missing: &Missing) -> Self {
+        let (nodes, chunks) = (missing.nodes.len(), missing.chunks.len());
+        let node = missing.nodes.first().map(|node| node.id);
+        let first = node.or_else(|| missing.chunks.first().map(|chunk| chunk.id));
+        first.map_or(Self::Fault(FaultError::Ended), |first| Self::NotHere { first, nodes, chunks })
+    }
+
     /// What a read says that is no miss.
     pub(super) fn of_read(error: ReadError) -> Self {
         match error {
-            ReadError::Missing(missing) => Self::NotHere { nodes: missing.nodes.len(), chunks: missing.chunks.len() },
+            ReadError::Missing(missing) => Self::of_missing(&missing),
             ReadError::NotHeld { section } => Self::NotHeld { section },
             ReadError::Broken(error) => Self::Broken(error),
             ReadError::Refused(refused) => Self::Refused(refused),
@@ -99,7 +121,9 @@ pub enum SealRefused {
     #[error("the system gave no thread for a seal")]
     NoThread,
     /// This member holds some sections only, so it has no root of the state: re-base onto what the others seal here.
-    #[error("this member holds some sections of the state only, and seals nothing: join again with the snapshot that others sealed")]
+    #[error(
+        "this member holds some sections of the state only, and seals nothing: join again with the snapshot that others sealed"
+    )]
     SomeSections,
 }
 

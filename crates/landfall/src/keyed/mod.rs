@@ -1,12 +1,13 @@
 //! Owns a keyed state on this machine: what the log brings goes into it, reads come out of it, seals make snapshots of it, and a join fills
 //! it from other members while it serves.
 //!
-//! It never decides what a change means, and never asks a peer unless a join is under way. Its calls block.
+//! It never decides what a change means, and never asks a peer unless a join is under way or something here is damaged. Its calls block.
 
 mod differ;
 mod error;
 mod here;
 mod join;
+mod mend;
 mod merging;
 mod near;
 mod records;
@@ -23,9 +24,7 @@ use landfall_core::{Chunk, ChunkId};
 use landfall_store::vfs::RealVfs;
 use landfall_store::{Store, StoreOptions};
 
-pub use landfall_core::keyed::{
-    Batch, Op, Schema, SectionId, SectionSchema, Sections, SectionsRefused, Transaction,
-};
+pub use landfall_core::keyed::{Batch, Op, Schema, SectionId, SectionSchema, Sections, SectionsRefused, Transaction};
 
 pub use crate::history::Extent;
 pub use differ::{Difference, DifferenceKind};
@@ -43,6 +42,7 @@ use crate::nodes::NodeCache;
 use crate::source::{Content, ServedState};
 use here::Here;
 use join::FaultLanes;
+use mend::Menders;
 use near::Near;
 
 /// Entries of a scan whose nodes are asked for at once when the first of them is not here: a few leaves.
@@ -96,6 +96,8 @@ pub struct Keyed {
     base: Mutex<u64>,
     /// Where to ask for what is not here, while a join is under way.
     lanes: RwLock<Option<Arc<FaultLanes>>>,
+    /// Whom to ask for what is damaged here.
+    menders: RwLock<Option<Menders>>,
 }
 
 impl Keyed {
@@ -129,6 +131,7 @@ impl Keyed {
             applying: Mutex::new(()),
             base: Mutex::new(0),
             lanes: RwLock::new(None),
+            menders: RwLock::new(None),
         }))
     }
 
@@ -172,7 +175,7 @@ impl Keyed {
         self.served.held().iter().map(|held| SealedSnapshot::from(&**held)).collect()
     }
 
-    /// The value of a key. What is not here is fetched, if a join is under way.
+    /// The value of a key. What is not here is fetched, if a join is under way; what is damaged here, if sources are known.
     pub fn get(&self, section: SectionId, key: &[u8]) -> Result<Option<Bytes>, KeyedError> {
         self.served.touched.note(section.0, key);
         loop {
@@ -326,7 +329,8 @@ impl Keyed {
         }
         let lanes = self.lanes.read().expect("no panic under the lock").clone();
         let Some(lanes) = lanes else {
-            return Err(KeyedError::NotHere { nodes: missing.nodes.len(), chunks: missing.chunks.len() });
+            let is_filling = self.served.held().last().is_some_and(|held| held.extent == Extent::Filling);
+            return if is_filling { Err(KeyedError::of_missing(missing)) } else { self.mend(missing) };
         };
         match lanes.fetch_missing(missing) {
             // What did not come before the join ended is here if it ended well, and nobody's to give if it did not.

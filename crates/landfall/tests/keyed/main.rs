@@ -1,5 +1,6 @@
 //! Keyed states are changed, sealed, served, and joined by other members, in one process, over loopback.
 
+mod damage;
 mod gate;
 mod ground;
 mod history;

@@ -22,6 +22,7 @@ use crate::fetch::ask::{Answers, Asked, Ways};
 use crate::fetch::greet::{Greeted, Question};
 use crate::fetch::session::{Session, SessionEnd};
 use crate::history::Held;
+use crate::keyed::mend::Menders;
 use crate::member::collect;
 use crate::source::LetGo;
 
@@ -60,6 +61,8 @@ impl Run {
         self.keyed.ask_no_more(&plan.lanes);
         plan.lanes.end();
         let let_go = fetched?;
+        let sources = self.progress.sources();
+        self.keyed.mend_with(Menders { sources, reach: self.reach.clone() });
         if let_go == LetGo::Some {
             let budget = CollectBudget { copy_bytes_max: COLLECT_COPY_BYTES_MAX };
             if let Err(error) = collect(&self.keyed.here.store, budget) {

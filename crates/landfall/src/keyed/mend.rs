@@ -1,0 +1,53 @@
+//! Owns the putting right of what is damaged here: a node or value of a snapshot that is whole, and that cannot be read, is fetched again
+//! from members that hold the state too. It decides nothing about them, and keeps no connection.
+
+use std::sync::Arc;
+
+use landfall_core::keyed::Missing;
+use landfall_core::wire::Urgency;
+
+use super::join::{FaultLanes, Reach};
+use super::{FaultError, Keyed, KeyedError};
+use crate::fetch::greet::{Question, Trust};
+use crate::fetch::status::Status;
+use landfall_net::Transport;
+
+/// Whom to ask for what is damaged here.
+#[derive(Clone)]
+pub(super) struct Menders {
+    pub(super) sources: Vec<String>,
+    pub(super) reach: Reach,
+}
+
+impl Keyed {
+    /// Names members that hold the state too: what turns out to be damaged here is fetched again from them. A join that ends well names its
+    /// own sources.
+    pub fn set_sources(&self, sources: Vec<String>, transport: Arc<dyn Transport>, trust: Arc<dyn Trust>) {
+        self.mend_with(Menders { sources, reach: Reach { transport, trust } });
+    }
+
+    pub(super) fn mend_with(&self, menders: Menders) {
+        *self.menders.write().expect("no panic under the lock") = Some(menders);
+    }
+
+    /// Fetches again what is damaged. It is durable when this returns: whoever reads it next need not ask again.
+    pub(super) fn mend(&self, missing: &Missing) -> Result<(), KeyedError> {
+        let damaged = KeyedError::of_missing(missing);
+        let menders = self.menders.read().expect("no panic under the lock").clone();
+        let Some(Menders { sources, reach }) = menders else { return Err(damaged) };
+        // Any snapshot will do: nodes and values are asked for by their ids.
+        let question = Question { urgency: Urgency::Reads, ..Question::for_snapshot(self.name().clone(), None) };
+        let lanes = FaultLanes::new(&reach, question, self.here.clone(), Arc::<Status>::default());
+        sources.iter().for_each(|source| lanes.add_source(source));
+        let mended = lanes.fetch_nodes(&missing.nodes).and_then(|()| lanes.fetch_chunks(&missing.chunks));
+        lanes.end();
+        match mended {
+            Ok(()) => {
+                tracing::warn!(state = %self.name(), %damaged, "fetched again what was damaged here");
+                Ok(self.here.store.sync()?)
+            }
+            Err(FaultError::Store(error)) => Err(error.into()),
+            Err(reason) => Err(KeyedError::NotMended { damaged: Box::new(damaged), reason }),
+        }
+    }
+}
