@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use crate::checks::Violation;
+use crate::ground::Phase;
 use crate::network::MemberId;
-use crate::pull::Trouble;
 use crate::scenario::Faults;
 use crate::source::Serving;
-use crate::world::{Event, Phase, World, chain};
+use crate::trouble::{Trouble, chain};
+use crate::world::{Event, World};
 
 impl World {
     /// A member goes down. Its power is cut only if it is cut already, or the caller cut it.
@@ -23,15 +24,15 @@ impl World {
             at.disk.close();
         }
         at.serving = Serving::new();
-        for connection in self.network.of(member) {
-            let Some(broken) = self.network.close(connection) else { continue };
+        for connection in self.ground.network.of(member) {
+            let Some(broken) = self.ground.network.close(connection) else { continue };
             if broken.joiner != member {
-                let again_after = self.random_span(200, 1000);
+                let again_after = self.ground.random.millis(200, 1000);
                 self.part(broken.joiner, member, again_after);
             }
         }
-        let after = self.random_span(100, 2000);
-        self.schedule(after, Event::Restart { member });
+        let after = self.ground.random.millis(100, 2000);
+        self.ground.schedule(after, Event::Restart { member });
     }
 
     pub(crate) fn restart(&mut self, member: MemberId) -> Result<(), Violation> {
@@ -39,20 +40,20 @@ impl World {
             return Ok(());
         }
         if let Err(error) = self.members[member].disk.open() {
-            self.log.note(self.now, format_args!("{member} cannot start: {}", chain(&error)));
-            if self.phase == Phase::Healing && !self.members[member].disk.vfs().is_off() {
+            self.ground.log.note(self.ground.now, format_args!("{member} cannot start: {}", chain(&error)));
+            if self.ground.phase == Phase::Healing && !self.members[member].disk.vfs().is_off() {
                 return Err(Violation(format!("member {member} cannot start on a sound disk: {}", chain(&error))));
             }
             self.crash(member);
             return Ok(());
         }
-        self.log.note(self.now, format_args!("{member} runs again"));
+        self.ground.log.note(self.ground.now, format_args!("{member} runs again"));
         match self.check_promises(member) {
             Ok(()) => {}
             Err(trouble) => return self.trouble(member, trouble),
         }
         let life = self.members[member].life;
-        self.schedule(Duration::ZERO, Event::Start { member, life });
+        self.ground.schedule(Duration::ZERO, Event::Start { member, life });
         Ok(())
     }
 
@@ -98,24 +99,24 @@ impl World {
             Ok(Some(())) => {}
             Ok(None) => {
                 self.unpublished = Some(published);
-                self.schedule(Duration::from_millis(100), Event::Publish);
+                self.ground.schedule(Duration::from_millis(100), Event::Publish);
                 return Ok(());
             }
             Err(trouble) => {
                 self.unpublished = Some(published);
-                self.schedule(Duration::from_millis(100), Event::Publish);
+                self.ground.schedule(Duration::from_millis(100), Event::Publish);
                 return self.trouble(0, trouble);
             }
         }
         let version = self.published.len();
-        self.log.note(self.now, format_args!("v{version} is published as {}", published.id.short()));
+        self.ground.log.note(self.ground.now, format_args!("v{version} is published as {}", published.id.short()));
         self.published.push(published);
         self.rounds_left -= 1;
         self.members[0].held = Some(version);
         self.members[0].heard = Some(version);
         for member in 1..self.members.len() {
-            let after = self.random_span(10, 2000);
-            self.schedule(after, Event::Hear { member, version });
+            let after = self.ground.random.millis(10, 2000);
+            self.ground.schedule(after, Event::Hear { member, version });
         }
         Ok(())
     }
@@ -123,25 +124,22 @@ impl World {
     pub(crate) fn hear(&mut self, member: MemberId, version: usize) -> Result<(), Violation> {
         let at = &mut self.members[member];
         at.heard = at.heard.max(Some(version));
-        let switches = at.pull.as_ref().is_some_and(|pull| pull.version < version) && self.random.chance(300);
+        let switches = at.pull.as_ref().is_some_and(|pull| pull.version < version) && self.ground.random.chance(300);
         if switches {
             // It moves on to the newer snapshot and keeps every chunk.
             self.give_up(member, Duration::ZERO);
         } else {
             let life = self.members[member].life;
-            self.schedule(Duration::ZERO, Event::Start { member, life });
+            self.ground.schedule(Duration::ZERO, Event::Start { member, life });
         }
         Ok(())
     }
 
     pub(crate) fn heal(&mut self) -> Result<(), Violation> {
-        self.log.note(self.now, format_args!("healing begins"));
-        self.phase = Phase::Healing;
+        self.ground.begin_healing();
         self.faults = Faults::default();
-        self.network.end_partitions();
         self.notice_power_cuts();
         for member in 0..self.members.len() {
-            self.network.set_rate(member, self.scenario.bytes_per_second);
             let at = &mut self.members[member];
             at.disk.heal();
             // What a read once brought damaged may be sound on the disk: only a restart looks again.

@@ -11,8 +11,9 @@ use landfall_core::{Chunk, ChunkId, Domain, Time};
 use crate::checks::{Violation, broken};
 use crate::content::{Content, Published, rebuild};
 use crate::disk::{Disk, ReadError};
-use crate::pull::{Pull, Trouble};
+use crate::pull::Pull;
 use crate::source::Serving;
+use crate::trouble::Trouble;
 
 /// A member of the simulation.
 pub(crate) struct Member {

@@ -65,6 +65,8 @@ pub(crate) struct Network {
     /// When each member has sent what it was given.
     sends_until: Vec<Time>,
     bytes_per_second: Vec<u64>,
+    /// What each sends unless it is slow.
+    bytes_per_second_sound: u64,
     /// Pairs that do not hear each other, and until when.
     partitions: BTreeMap<(MemberId, MemberId), Time>,
 }
@@ -78,6 +80,7 @@ impl Network {
             latency,
             sends_until: vec![Time::ZERO; members],
             bytes_per_second: vec![bytes_per_second; members],
+            bytes_per_second_sound: bytes_per_second,
             partitions: BTreeMap::new(),
         }
     }
@@ -85,6 +88,16 @@ impl Network {
     /// What a member sends from now on.
     pub(crate) fn set_rate(&mut self, member: MemberId, bytes_per_second: u64) {
         self.bytes_per_second[member] = bytes_per_second.max(1);
+    }
+
+    /// A member sends as fast as it should.
+    pub(crate) fn quicken(&mut self, member: MemberId) {
+        self.set_rate(member, self.bytes_per_second_sound);
+    }
+
+    /// How many members there are.
+    pub(crate) fn members(&self) -> usize {
+        self.bytes_per_second.len()
     }
 
     /// Opens a connection.
@@ -128,9 +141,10 @@ impl Network {
         self.partitions.get(&(a.min(b), a.max(b))).copied().filter(|&until| until > now)
     }
 
-    /// Everybody hears everybody.
-    pub(crate) fn end_partitions(&mut self) {
+    /// Everybody hears everybody, and sends as fast as it should.
+    pub(crate) fn heal(&mut self) {
         self.partitions.clear();
+        (0..self.members()).for_each(|member| self.quicken(member));
     }
 
     /// Whatever is on its way comes at least this much later.

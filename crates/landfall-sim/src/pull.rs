@@ -14,12 +14,13 @@ use landfall_core::transfer::{
 use landfall_core::tree::{Leaf, NodeWant, Nodes};
 use landfall_core::wire::{Fetch, FetchWhat, Item, ItemBody, ItemForm, Message, NodeRequest, UnitRequest};
 use landfall_core::{Chunk, ChunkId, Domain, Time};
-use landfall_store::{Encoded, Session, StoreError};
+use landfall_store::{Encoded, Session};
 
 use crate::checks::{Violation, Watch, WatchedArrival, broken};
-use crate::disk::{Disk, ReadError};
+use crate::disk::Disk;
 use crate::network::{ConnectionId, MemberId};
 use crate::scenario::Storing;
+use crate::trouble::Trouble;
 
 /// One attempt to get one snapshot.
 pub(crate) struct Pull {
@@ -72,40 +73,6 @@ pub(crate) enum Effect {
     Drop(MemberId, DropReason),
     /// Look at a leaf, and tell.
     Inspect(ChunkId),
-}
-
-/// Why a pull cannot go on as it is.
-#[derive(Debug)]
-pub(crate) enum Trouble {
-    /// The disk failed: open the store again and start over.
-    Disk(StoreError),
-    /// A promise was broken.
-    Violation(Violation),
-    /// The peer said something that no member says: break the connection.
-    Peer(&'static str),
-}
-
-impl From<ReadError> for Trouble {
-    fn from(error: ReadError) -> Self {
-        match error {
-            ReadError::Disk(error) => Self::Disk(error),
-            ReadError::Unproven(id) => {
-                Self::Violation(Violation(format!("the store returned unproven bytes for {id}")))
-            }
-        }
-    }
-}
-
-impl From<StoreError> for Trouble {
-    fn from(error: StoreError) -> Self {
-        Self::Disk(error)
-    }
-}
-
-impl From<Violation> for Trouble {
-    fn from(violation: Violation) -> Self {
-        Self::Violation(violation)
-    }
 }
 
 /// Chunks that may well come more than once.

@@ -7,8 +7,9 @@ use landfall_core::transfer::{DropReason, Outcome, Stuck};
 
 use crate::checks::Violation;
 use crate::network::{End, MemberId};
-use crate::pull::{Effect, Goal, Pull, Repeated, Trouble};
-use crate::world::{Event, World, chain};
+use crate::pull::{Effect, Goal, Pull, Repeated};
+use crate::trouble::Trouble;
+use crate::world::{Event, World};
 
 impl World {
     pub(crate) fn start(&mut self, member: MemberId, life: u64) -> Result<(), Violation> {
@@ -24,25 +25,25 @@ impl World {
             repeated: Repeated::These(published.repeated.clone()),
             storing: self.scenario.storing,
         };
-        self.log.note(self.now, format_args!("{member} begins pull {} of v{version}", self.pulls_made));
-        match Pull::begin(self.pulls_made, goal, &at.disk, at.clock(self.now)) {
+        self.ground.log.note(self.ground.now, format_args!("{member} begins pull {} of v{version}", self.pulls_made));
+        match Pull::begin(self.pulls_made, goal, &at.disk, at.clock(self.ground.now)) {
             Ok(pull) => self.members[member].pull = pull,
             Err(trouble) => return self.trouble(member, trouble),
         }
         for source in (0..self.members.len()).filter(|&source| source != member) {
-            let after = self.random_span(1, 300);
-            self.schedule(after, Event::Connect { member, source, pull: self.pulls_made });
+            let after = self.ground.random.millis(1, 300);
+            self.ground.schedule(after, Event::Connect { member, source, pull: self.pulls_made });
         }
         self.pump(member)
     }
 
     pub(crate) fn wake(&mut self, member: MemberId) -> Result<(), Violation> {
         let at = &mut self.members[member];
-        if at.wakes_at.is_none_or(|wakes_at| wakes_at > self.now) {
+        if at.wakes_at.is_none_or(|wakes_at| wakes_at > self.ground.now) {
             return Ok(());
         }
         at.wakes_at = None;
-        let clock = at.clock(self.now);
+        let clock = at.clock(self.ground.now);
         if let Some(pull) = &mut at.pull {
             pull.wake(clock);
         }
@@ -52,7 +53,7 @@ impl World {
     pub(crate) fn inspected(&mut self, member: MemberId, number: u64, leaf: ChunkId) -> Result<(), Violation> {
         let at = &mut self.members[member];
         let Some(pull) = at.pull.as_mut().filter(|pull| pull.number == number) else { return Ok(()) };
-        self.log.note(self.now, format_args!("{member} inspected {}", leaf.short()));
+        self.ground.log.note(self.ground.now, format_args!("{member} inspected {}", leaf.short()));
         match pull.inspect(leaf, &at.disk) {
             Ok(()) => self.pump(member),
             Err(trouble) => self.trouble(member, trouble),
@@ -62,14 +63,14 @@ impl World {
     /// Lets a member do what its transfer commands.
     pub(crate) fn pump(&mut self, member: MemberId) -> Result<(), Violation> {
         let at = &mut self.members[member];
-        let clock = at.clock(self.now);
+        let clock = at.clock(self.ground.now);
         let Some(pull) = &mut at.pull else { return Ok(()) };
         let pumped = match pull.pump(&at.disk, clock) {
             // Chunks are made durable now and then, as packs fill.
             Ok(outcome) if pull.puts_unsynced >= PUTS_UNSYNCED_MAX => {
                 pull.puts_unsynced = 0;
                 let synced = at.disk.store().map_or(Ok(()), |store| store.sync());
-                synced.map(|()| outcome).map_err(Trouble::Disk)
+                synced.map(|()| outcome).map_err(Trouble::from)
             }
             pumped => pumped,
         };
@@ -82,8 +83,8 @@ impl World {
             Ok(Outcome::Complete) => self.complete(member)?,
             Ok(Outcome::Stuck(stuck)) => {
                 self.figures.stuck += 1;
-                self.log.note(self.now, format_args!("{member} is stuck: {stuck}"));
-                let again_after = self.random_span(200, 3000);
+                self.ground.log.note(self.ground.now, format_args!("{member} is stuck: {stuck}"));
+                let again_after = self.ground.random.millis(200, 3000);
                 self.give_up(member, again_after);
                 if matches!(stuck, Stuck::BrokenTree(_)) {
                     return Err(Violation(stuck.to_string()));
@@ -97,33 +98,35 @@ impl World {
     pub(crate) fn carry_out(&mut self, member: MemberId, pull: u64, effect: Effect) {
         match effect {
             Effect::Send(connection, frame) => {
-                self.log.note(self.now, format_args!("{member} says {:02x?} on {}", frame.first(), connection.0));
+                self.ground
+                    .log
+                    .note(self.ground.now, format_args!("{member} says {:02x?} on {}", frame.first(), connection.0));
                 self.send(connection, End::Source, frame);
             }
             Effect::Drop(source, reason) => {
                 self.figures.dropped += 1;
-                self.log.note(self.now, format_args!("{member} drops {source}: {reason}"));
+                self.ground.log.note(self.ground.now, format_args!("{member} drops {source}: {reason}"));
                 let again_after = match reason {
-                    DropReason::Stalled => self.random_span(1000, 3000),
-                    DropReason::Corrupt => self.random_span(5000, 10_000),
+                    DropReason::Stalled => self.ground.random.millis(1000, 3000),
+                    DropReason::Corrupt => self.ground.random.millis(5000, 10_000),
                 };
                 self.part(member, source, again_after);
             }
             Effect::Inspect(leaf) => {
-                let after = self.random_span(0, 20);
-                self.schedule(after, Event::Inspected { member, pull, leaf });
+                let after = self.ground.random.millis(0, 20);
+                self.ground.schedule(after, Event::Inspected { member, pull, leaf });
             }
         }
     }
 
     pub(crate) fn set_alarm(&mut self, member: MemberId) {
         let at = &mut self.members[member];
-        let clock = at.clock(self.now);
+        let clock = at.clock(self.ground.now);
         let Some(wakes_at) = at.pull.as_ref().and_then(|pull| pull.wakes_at(clock)) else { return };
-        let wakes_at = self.now + wakes_at.since(clock);
-        if at.wakes_at.is_none_or(|earlier| earlier > wakes_at || earlier <= self.now) {
+        let wakes_at = self.ground.now + wakes_at.since(clock);
+        if at.wakes_at.is_none_or(|earlier| earlier > wakes_at || earlier <= self.ground.now) {
             at.wakes_at = Some(wakes_at);
-            self.schedule_at(wakes_at, Event::Wake { member });
+            self.ground.schedule_at(wakes_at, Event::Wake { member });
         }
     }
 
@@ -132,12 +135,12 @@ impl World {
         let Some(pull) = &at.pull else { return Ok(()) };
         let version = pull.version;
         let published = &self.published[version];
-        let proven = at.disk.store().map_or(Ok(()), |store| store.sync()).map_err(Trouble::Disk);
+        let proven = at.disk.store().map_or(Ok(()), |store| store.sync()).map_err(Trouble::from);
         match proven.and_then(|()| at.prove(published)) {
             Ok(true) => {}
             Ok(false) if at.disk.may_be_damaged => {
                 // What the base lacks is not looked for in a delta: it must look at everything again.
-                self.log.note(self.now, format_args!("{member} has v{version} with holes"));
+                self.ground.log.note(self.ground.now, format_args!("{member} has v{version} with holes"));
                 self.members[member].held = None;
                 self.give_up(member, Duration::from_millis(100));
                 return Ok(());
@@ -149,7 +152,7 @@ impl World {
             return self.trouble(member, trouble);
         }
         self.figures.completed += 1;
-        self.log.note(self.now, format_args!("{member} has v{version}"));
+        self.ground.log.note(self.ground.now, format_args!("{member} has v{version}"));
         self.members[member].held = Some(version);
         self.give_up(member, Duration::ZERO);
         Ok(())
@@ -162,7 +165,7 @@ impl World {
         }
         self.members[member].pull = None;
         let life = self.members[member].life;
-        self.schedule(again_after, Event::Start { member, life });
+        self.ground.schedule(again_after, Event::Start { member, life });
     }
 
     /// A member's disk failed it, or a promise is broken.
@@ -171,7 +174,7 @@ impl World {
             Trouble::Violation(violation) => Err(violation),
             Trouble::Peer(why) => Err(Violation(format!("member {member}: {why} from its own disk"))),
             Trouble::Disk(error) => {
-                self.log.note(self.now, format_args!("{member} has trouble with its disk: {}", chain(&error)));
+                self.ground.log.note(self.ground.now, format_args!("{member} has trouble with its disk: {error}"));
                 self.crash(member);
                 Ok(())
             }

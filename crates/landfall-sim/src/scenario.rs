@@ -53,9 +53,9 @@ pub enum Storing {
     AsSent,
 }
 
-/// Faults by name: out of a thousand looks at the dice, how many let it happen. There are ten looks in a second.
+/// Faults of connections, counted like all [`Faults`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Faults {
+pub struct LinkFaults {
     /// A connection breaks.
     pub drop_connection: u32,
     /// Frames on a connection come later.
@@ -64,16 +64,30 @@ pub struct Faults {
     pub partition: u32,
     /// A member sends slowly for a while.
     pub slow: u32,
+}
+
+/// Faults of disks, counted like all [`Faults`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DiskFaults {
+    /// The power of a member goes at one of its next file calls; what is written then is torn.
+    pub crash_at_write: u32,
+    /// One of the next file calls of a member fails.
+    pub error: u32,
+    /// The disk of a member is full for a while.
+    pub full: u32,
+}
+
+/// Faults by name: out of a thousand looks at the dice, how many let it happen. There are ten looks in a second.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Faults {
+    /// Of connections.
+    pub links: LinkFaults,
     /// A member that is a liar lies; out of a thousand items.
     pub lie: u32,
     /// The power of a member goes.
     pub crash: u32,
-    /// The power of a member goes at one of its next file calls; what is written then is torn.
-    pub crash_at_write: u32,
-    /// One of the next file calls of a member fails.
-    pub disk_error: u32,
-    /// The disk of a member is full for a while.
-    pub disk_full: u32,
+    /// Of disks.
+    pub disks: DiskFaults,
     /// A bit flips on the way from the disk.
     pub flip_read: u32,
     /// A bit flips on the disk.
@@ -118,6 +132,13 @@ impl ContentShape {
     }
 }
 
+impl LinkFaults {
+    /// Each as often as `some` says, which is given how often it may happen at most.
+    pub(crate) fn new(some: &mut impl FnMut(u64) -> u32) -> Self {
+        Self { drop_connection: some(150), delay: some(150), partition: some(60), slow: some(60) }
+    }
+}
+
 impl Faults {
     /// Each fault is there in half of the seeds only, so that some seeds see one alone and some see none.
     fn new(random: &mut Random) -> Self {
@@ -127,15 +148,10 @@ impl Faults {
         let mut some =
             |per_mille_max: u64| if random.chance(500) { random.between(1, per_mille_max) as u32 } else { 0 };
         Self {
-            drop_connection: some(150),
-            delay: some(150),
-            partition: some(60),
-            slow: some(60),
+            links: LinkFaults::new(&mut some),
             lie: some(300),
             crash: some(30),
-            crash_at_write: some(60),
-            disk_error: some(60),
-            disk_full: some(40),
+            disks: DiskFaults { crash_at_write: some(60), error: some(60), full: some(40) },
             flip_read: some(40),
             flip_rest: some(20),
             clock_jump: some(40),

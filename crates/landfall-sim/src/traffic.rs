@@ -8,19 +8,20 @@ use landfall_core::wire::{Ask, Message};
 
 use crate::checks::Violation;
 use crate::content::STATE;
+use crate::ground::Phase;
 use crate::network::{ConnectionId, Delivery, End, MemberId};
-use crate::pull::Trouble;
 use crate::source::{answer_ask, hello};
-use crate::world::{Event, Phase, World};
+use crate::trouble::Trouble;
+use crate::world::{Event, World};
 
 impl World {
     pub(crate) fn look(&mut self, connection: ConnectionId, end: End) -> Result<(), Violation> {
-        let Some(at) = self.network.get(connection) else { return Ok(()) };
+        let Some(at) = self.ground.network.get(connection) else { return Ok(()) };
         let (joiner, source, lane) = (at.joiner, at.source, at.lane);
-        match self.network.receive(connection, end, self.now) {
+        match self.ground.network.receive(connection, end, self.ground.now) {
             Delivery::Nothing => return Ok(()),
             Delivery::NotBefore(at) => {
-                self.schedule_at(at, Event::Look { connection, end });
+                self.ground.schedule_at(at, Event::Look { connection, end });
                 return Ok(());
             }
             Delivery::Frame(frame) if end == End::Source => self.source_hears(source, connection, &frame)?,
@@ -29,28 +30,28 @@ impl World {
                 self.serve(source, connection)?;
             }
         }
-        if let Some(at) = self.network.look_next(connection, end, self.now) {
-            self.schedule_at(at, Event::Look { connection, end });
+        if let Some(at) = self.ground.network.look_next(connection, end, self.ground.now) {
+            self.ground.schedule_at(at, Event::Look { connection, end });
         }
         Ok(())
     }
 
     pub(crate) fn send(&mut self, connection: ConnectionId, end: End, frame: Vec<u8>) {
-        if let Some(at) = self.network.send(connection, end, frame, self.now) {
-            self.schedule_at(at, Event::Look { connection, end });
+        if let Some(at) = self.ground.network.send(connection, end, frame, self.ground.now) {
+            self.ground.schedule_at(at, Event::Look { connection, end });
         }
     }
 
     /// Breaks every connection between a joiner and a source, and lets the joiner try again later.
     pub(crate) fn part(&mut self, joiner: MemberId, source: MemberId, again_after: Duration) {
-        let clock = self.members[joiner].clock(self.now);
+        let clock = self.members[joiner].clock(self.ground.now);
         let Some(pull) = &mut self.members[joiner].pull else { return };
         let number = pull.number;
         for connection in pull.lose(source, clock) {
-            self.network.close(connection);
+            self.ground.network.close(connection);
             self.members[source].serving.forget(connection);
         }
-        self.schedule(again_after, Event::Connect { member: joiner, source, pull: number });
+        self.ground.schedule(again_after, Event::Connect { member: joiner, source, pull: number });
     }
 
     pub(crate) fn source_hears(
@@ -84,12 +85,14 @@ impl World {
 
     /// Sends what is owed, as long as the connection takes it.
     pub(crate) fn serve(&mut self, source: MemberId, connection: ConnectionId) -> Result<(), Violation> {
-        while self.network.get(connection).is_some() && self.network.bytes_to(connection, End::Joiner) < SEND_BYTES_MAX
+        while self.ground.network.get(connection).is_some()
+            && self.ground.network.bytes_to(connection, End::Joiner) < SEND_BYTES_MAX
         {
-            let lies =
-                self.phase == Phase::Faults && self.members[source].is_liar && self.random.chance(self.faults.lie);
+            let lies = self.ground.phase == Phase::Faults
+                && self.members[source].is_liar
+                && self.ground.random.chance(self.faults.lie);
             let member = &mut self.members[source];
-            let lies = lies.then_some(&mut self.random);
+            let lies = lies.then_some(&mut self.ground.random);
             match member.serving.next_frame(connection, &member.disk, lies) {
                 Ok(Some(frame)) => self.send(connection, End::Joiner, frame),
                 Ok(None) => break,
@@ -106,7 +109,7 @@ impl World {
         lane: u32,
         frame: &[u8],
     ) -> Result<(), Violation> {
-        let clock = self.members[joiner].clock(self.now);
+        let clock = self.members[joiner].clock(self.ground.now);
         let member = &mut self.members[joiner];
         let Some(pull) = &mut member.pull else { return Ok(()) };
         let told = match Message::decode(frame) {
@@ -126,12 +129,14 @@ impl World {
         match told {
             Ok(told) => {
                 self.figures.corrupt += u64::from(told == "corrupt");
-                self.log.note(self.now, format_args!("{joiner} <- {source}.{lane} {told} {} B", frame.len()));
+                self.ground
+                    .log
+                    .note(self.ground.now, format_args!("{joiner} <- {source}.{lane} {told} {} B", frame.len()));
                 self.pump(joiner)
             }
             Err(Trouble::Peer(why)) => {
-                self.log.note(self.now, format_args!("{joiner} breaks with {source}: {why}"));
-                let again_after = self.random_span(300, 2000);
+                self.ground.log.note(self.ground.now, format_args!("{joiner} breaks with {source}: {why}"));
+                let again_after = self.ground.random.millis(300, 2000);
                 self.part(joiner, source, again_after);
                 self.pump(joiner)
             }
@@ -146,12 +151,13 @@ impl World {
         if pull.is_connected(source) {
             return Ok(());
         }
-        if !self.members[source].is_up() || self.network.parted_until(member, source, self.now).is_some() {
-            let again_after = self.random_span(200, 1000);
-            self.schedule(again_after, Event::Connect { member, source, pull: number });
+        if !self.members[source].is_up() || self.ground.network.parted_until(member, source, self.ground.now).is_some()
+        {
+            let again_after = self.ground.random.millis(200, 1000);
+            self.ground.schedule(again_after, Event::Connect { member, source, pull: number });
             return Ok(());
         }
-        self.log.note(self.now, format_args!("{member} connects to {source}"));
+        self.ground.log.note(self.ground.now, format_args!("{member} connects to {source}"));
         let ask = Ask {
             state: STATE.to_owned(),
             sections: Vec::new(),
@@ -160,7 +166,7 @@ impl World {
             ..Ask::default()
         };
         for lane in 0..self.scenario.lanes {
-            let connection = self.network.connect(member, source, lane);
+            let connection = self.ground.network.connect(member, source, lane);
             let pull = self.members[member].pull.as_mut().expect("just seen");
             pull.connected(source, lane, connection);
             self.send(connection, End::Source, hello().encode());

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use landfall_sim::{LiveFaults, LiveFigures, LiveScenario, LiveWorld, Trace};
+use landfall_sim::{DiskFaults, LiveFaults, LiveFigures, LiveScenario, LiveWorld, Trace};
 
 /// Runs one scenario; a failure says how to see it again.
 #[track_caller]
@@ -111,7 +111,8 @@ fn a_member_that_sealed_something_wrong_votes_no_longer_and_joins_anew() {
 
 #[test]
 fn a_joiner_goes_on_after_power_cuts_full_disks_and_when_all_sources_but_one_leave() {
-    let faults = LiveFaults { crash: 60, crash_at_write: 100, disk_full: 60, leave: 30, ..LiveFaults::default() };
+    let disks = DiskFaults { crash_at_write: 100, full: 60, ..DiskFaults::default() };
+    let faults = LiveFaults { crash: 60, disks, leave: 30, ..LiveFaults::default() };
     let saw = run_with(faults, |scenario| LiveScenario { bytes_per_second: 100_000, ..scenario });
     assert!(saw.crashes > 0 && saw.rolled_back > 0 && saw.bytes_lost > 0, "{saw:?}");
 }

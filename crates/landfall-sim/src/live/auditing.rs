@@ -6,10 +6,10 @@ use landfall_core::Time;
 use landfall_core::join::{HookOutcome, LeaseVersion, Milestone, Snapshot, Tally};
 use landfall_core::snapshot::Position;
 
-use super::here::Trouble;
 use super::world::LiveWorld;
 use crate::checks::{Violation, check};
 use crate::network::MemberId;
+use crate::trouble::Trouble;
 
 /// An audit that has no answer for so long is told so.
 pub(super) const AUDIT_MAX: Duration = Duration::from_secs(5);
@@ -36,15 +36,15 @@ impl LiveWorld {
 
     /// Nobody answered an audit in time, perhaps.
     pub(super) fn audit_time(&mut self, member: MemberId) -> Result<(), Trouble> {
-        let clock = self.members[member].clock(self.now);
+        let clock = self.members[member].clock(self.ground.now);
         let audit = self.members[member].joining.as_ref().and_then(|joining| joining.audit);
         let Some(audit) = audit.filter(|audit| clock.since(audit.since) >= AUDIT_MAX) else { return Ok(()) };
         self.tell_audit(member, Tally { position: audit.position, equal: 0, different: 0, most: None })
     }
 
     fn tell_audit(&mut self, member: MemberId, tally: Tally) -> Result<(), Trouble> {
-        self.log.note(self.now, format_args!("{member} hears of an audit: {tally:?}"));
-        let clock = self.members[member].clock(self.now);
+        self.ground.log.note(self.ground.now, format_args!("{member} hears of an audit: {tally:?}"));
+        let clock = self.members[member].clock(self.ground.now);
         let Some(joining) = &mut self.members[member].joining else { return Ok(()) };
         joining.audit = None;
         joining.join.handle_audit(tally, clock);
@@ -72,8 +72,8 @@ impl LiveWorld {
 
     /// The commit hook of a joiner runs.
     pub(super) fn hook(&mut self, member: MemberId, lease: LeaseVersion) -> Result<(), Trouble> {
-        let fails = self.random.chance(self.faults.hook);
-        let clock = self.members[member].clock(self.now);
+        let fails = self.ground.random.chance(self.faults.hook);
+        let clock = self.members[member].clock(self.ground.now);
         let is_fenced = lease < LeaseVersion(self.lease_version);
         let at = &mut self.members[member];
         let Some(joining) = &mut at.joining else { return Ok(()) };
@@ -94,7 +94,7 @@ impl LiveWorld {
         });
         check(is_right, || format!("member {member} is promoted, and no root of it was equal to another's"))?;
         self.check_all(member)?;
-        self.log.note(self.now, format_args!("{member} votes"));
+        self.ground.log.note(self.ground.now, format_args!("{member} votes"));
         self.figures.promoted += 1;
         self.members[member].diverges = false;
         self.order.promote(member);

@@ -5,10 +5,10 @@ use std::time::Duration;
 use landfall_core::snapshot::Position;
 use landfall_store::log::Log;
 
-use super::here::Trouble;
 use super::joining::{AGAIN_AFTER, Feed, LogLease};
 use super::world::{Event, LiveWorld};
 use crate::network::MemberId;
+use crate::trouble::Trouble;
 
 /// How long members keep their log for a joiner that says nothing.
 const LEASE_TIME: Duration = Duration::from_secs(10);
@@ -18,14 +18,14 @@ const FEED_BYTES_MAX: u64 = 64 * 1024;
 impl LiveWorld {
     /// Looks for a member whose log goes on where the joiner stands.
     pub(super) fn attach(&mut self, member: MemberId) -> Result<(), Trouble> {
-        let clock = self.members[member].clock(self.now);
+        let clock = self.members[member].clock(self.ground.now);
         let joining = self.members[member].joining.as_ref();
         let Some((Feed::Wanted(after), number)) = joining.map(|joining| (joining.feed, joining.number)) else {
             return Ok(());
         };
         let sources = self.sources_of(member);
-        let Some(&source) = sources.get(self.random.below(sources.len() as u64) as usize) else {
-            self.schedule(AGAIN_AFTER, Event::Attach { member, join: number });
+        let Some(&source) = sources.get(self.ground.random.below(sources.len() as u64) as usize) else {
+            self.ground.schedule(AGAIN_AFTER, Event::Attach { member, join: number });
             return Ok(());
         };
         let order = &self.order;
@@ -40,10 +40,12 @@ impl LiveWorld {
         let is_near = begins_after <= after;
         if is_near {
             self.members[member].cut_after(last)?;
-            let ends_at = self.now + LEASE_TIME;
+            let ends_at = self.ground.now + LEASE_TIME;
             self.leases.insert(member, LogLease { after: last, ends_at });
         }
-        self.log.note(self.now, format_args!("{member} attaches to the log of {source} after {begins_after}"));
+        self.ground
+            .log
+            .note(self.ground.now, format_args!("{member} attaches to the log of {source} after {begins_after}"));
         let Some(joining) = &mut self.members[member].joining else { return Ok(()) };
         joining.feed = if is_near { Feed::Of(source) } else { Feed::None };
         joining.join.handle_log_attached(begins_after, clock);
@@ -80,13 +82,13 @@ impl LiveWorld {
         }
         self.members[member].append(&placed)?;
         let after = last + placed.len() as u64;
-        self.leases.insert(member, LogLease { after, ends_at: self.now + LEASE_TIME });
+        self.leases.insert(member, LogLease { after, ends_at: self.ground.now + LEASE_TIME });
         Ok(())
     }
 
     /// The member that the joiner is attached to is gone, or does not keep what it needs.
     pub(super) fn lose_log(&mut self, member: MemberId) -> Result<(), Trouble> {
-        self.log.note(self.now, format_args!("{member} lost the log"));
+        self.ground.log.note(self.ground.now, format_args!("{member} lost the log"));
         self.figures.logs_lost += 1;
         let Some(joining) = &mut self.members[member].joining else { return Ok(()) };
         joining.feed = Feed::None;
@@ -99,7 +101,7 @@ impl LiveWorld {
         if joining.feed == Feed::None && joining.join.snapshot().is_none() {
             joining.feed = Feed::Wanted(Position::default());
             let join = joining.number;
-            self.schedule(AGAIN_AFTER, Event::Attach { member, join });
+            self.ground.schedule(AGAIN_AFTER, Event::Attach { member, join });
         }
         Ok(())
     }
@@ -112,7 +114,7 @@ impl LiveWorld {
                 && at.is_up()
                 && at.is_whole()
                 && self.order.votes(source)
-                && self.network.parted_until(member, source, self.now).is_none()
+                && self.ground.network.parted_until(member, source, self.ground.now).is_none()
         };
         (0..self.members.len()).filter(can_serve).collect()
     }

@@ -1,4 +1,4 @@
-//! Owns what of a state is on one member's disk, as the core's reads want it, and why a member cannot go on.
+//! Owns what of a state is on one member's disk, as the core's reads want it.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -8,77 +8,10 @@ use landfall_core::codec::{Codec, Encoder};
 use landfall_core::keyed::{Chunks, SealSink};
 use landfall_core::tree::{NodeSink, Nodes, Root};
 use landfall_core::{Chunk, ChunkId, Domain};
-use landfall_store::log::{LogError, LogOpenError};
-use landfall_store::{Encoded, OpenError, StoreError};
+use landfall_store::Encoded;
 
-use crate::checks::Violation;
-use crate::disk::{Disk, ReadError};
-use crate::pull;
-use crate::world::chain;
-
-/// Why a member cannot go on as it is.
-#[derive(Debug)]
-pub(super) enum Trouble {
-    /// Its disk failed: it must start again.
-    Disk(String),
-    /// A promise was broken.
-    Violation(Violation),
-    /// A peer said something that no member says: break the connection.
-    Peer(&'static str),
-}
-
-impl From<Violation> for Trouble {
-    fn from(violation: Violation) -> Self {
-        Self::Violation(violation)
-    }
-}
-
-impl From<StoreError> for Trouble {
-    fn from(error: StoreError) -> Self {
-        Self::Disk(chain(&error))
-    }
-}
-
-impl From<OpenError> for Trouble {
-    fn from(error: OpenError) -> Self {
-        Self::Disk(chain(&error))
-    }
-}
-
-impl From<LogOpenError> for Trouble {
-    fn from(error: LogOpenError) -> Self {
-        match error {
-            LogOpenError::Log(error) => error.into(),
-            error => Self::Disk(chain(&error)),
-        }
-    }
-}
-
-impl From<LogError> for Trouble {
-    fn from(error: LogError) -> Self {
-        match error {
-            LogError::Io { .. } | LogError::Full { .. } | LogError::Reopen { .. } => Self::Disk(chain(&error)),
-            // No bit of these disks ever flips, and nobody writes out of order.
-            error => Self::Violation(Violation(format!("a log: {}", chain(&error)))),
-        }
-    }
-}
-
-impl From<ReadError> for Trouble {
-    fn from(error: ReadError) -> Self {
-        pull::Trouble::from(error).into()
-    }
-}
-
-impl From<pull::Trouble> for Trouble {
-    fn from(trouble: pull::Trouble) -> Self {
-        match trouble {
-            pull::Trouble::Disk(error) => error.into(),
-            pull::Trouble::Violation(violation) => Self::Violation(violation),
-            pull::Trouble::Peer(why) => Self::Peer(why),
-        }
-    }
-}
+use crate::disk::Disk;
+use crate::trouble::Trouble;
 
 /// Tree nodes that were read lately.
 pub(super) type NodeCache = RefCell<BTreeMap<ChunkId, Bytes>>;

@@ -10,13 +10,13 @@ use landfall_core::{Chunk, ChunkId, Time};
 use landfall_store::Session;
 
 use super::auditing::{AUDIT_MAX, Audit};
-use super::here::Trouble;
 use super::line::{Line, Task};
 use super::member::{Extent, violation};
 use super::world::{Event, LiveWorld};
 use crate::checks::{Violation, broken, check};
 use crate::network::MemberId;
 use crate::pull::Pull;
+use crate::trouble::Trouble;
 
 /// A joiner counts as caught up when it lacks at most so many records.
 const LAG_MAX: u64 = 32;
@@ -101,21 +101,22 @@ impl LiveWorld {
         // What it seals now would be later than what it is about to stand on.
         self.give_up_seal(member)?;
         let Some(first) = self.first_snapshot(member) else {
-            self.schedule(AGAIN_AFTER, Event::Start { member, life });
+            self.ground.schedule(AGAIN_AFTER, Event::Start { member, life });
             return Ok(());
         };
         self.joins_made += 1;
         let number = self.joins_made;
-        let hot_keys = (0..3).map(|_| Bytes::from(format!("key/{:05}", self.random.below(self.scenario.content.keys))));
+        let hot_keys =
+            (0..3).map(|_| Bytes::from(format!("key/{:05}", self.ground.random.below(self.scenario.content.keys))));
         let hot_keys = hot_keys.collect();
         let at = &mut self.members[member];
         let store = at.disk.store().expect("it is up");
-        self.log.note(self.now, format_args!("{member} begins join {number} with {}", first.short()));
+        self.ground.log.note(self.ground.now, format_args!("{member} begins join {number} with {}", first.short()));
         let mut line = Line::new();
         line.begin(Task::Manifest(first));
         at.joining = Some(Joining {
             number,
-            join: Join::new(LAG_MAX, at.clock(self.now)),
+            join: Join::new(LAG_MAX, at.clock(self.ground.now)),
             line,
             first,
             manifests: BTreeMap::new(),
@@ -133,7 +134,7 @@ impl LiveWorld {
             drive_at: None,
             _session: store.begin_session(),
         });
-        self.schedule(Duration::ZERO, Event::Line { member, join: number });
+        self.ground.schedule(Duration::ZERO, Event::Line { member, join: number });
         Ok(())
     }
 
@@ -153,35 +154,35 @@ impl LiveWorld {
     /// Carries out what a join commands, and tells it the time if it must know.
     pub(super) fn drive(&mut self, member: MemberId) -> Result<(), Trouble> {
         loop {
-            let now = self.members[member].clock(self.now);
+            let now = self.members[member].clock(self.ground.now);
             let Some(joining) = &mut self.members[member].joining else { return Ok(()) };
             let bytes = joining.line.bytes;
             joining.join.handle_received(bytes - joining.bytes_told);
             joining.bytes_told = bytes;
             joining.join.handle_timeout(now);
             let Some(command) = joining.join.poll_command() else { break };
-            self.log.note(self.now, format_args!("{member}: {command}"));
+            self.ground.log.note(self.ground.now, format_args!("{member}: {command}"));
             self.obey(member, command)?;
         }
-        let clock = self.members[member].clock(self.now);
+        let clock = self.members[member].clock(self.ground.now);
         let Some(joining) = &mut self.members[member].joining else { return Ok(()) };
         if let Some(at) = joining.join.poll_timeout()
-            && is_new(&mut joining.drive_at, self.now, self.now + at.since(clock))
+            && is_new(&mut joining.drive_at, self.ground.now, self.ground.now + at.since(clock))
         {
             let join = joining.number;
-            self.schedule(at.since(clock), Event::Drive { member, join });
+            self.ground.schedule(at.since(clock), Event::Drive { member, join });
         }
         Ok(())
     }
 
     fn obey(&mut self, member: MemberId, command: Command) -> Result<(), Trouble> {
-        let clock = self.members[member].clock(self.now);
+        let clock = self.members[member].clock(self.ground.now);
         let Some(joining) = &mut self.members[member].joining else { return Ok(()) };
         let number = joining.number;
         match command {
             Command::AttachLog { after } => {
                 joining.feed = Feed::Wanted(after);
-                self.schedule(self.scenario.latency, Event::Attach { member, join: number });
+                self.ground.schedule(self.scenario.latency, Event::Attach { member, join: number });
             }
             Command::FetchVital { of } => self.begin_task(member, Task::Vital(of)),
             Command::FetchUpper { of } => self.begin_task(member, Task::Upper(of)),
@@ -195,7 +196,7 @@ impl LiveWorld {
             }
             Command::AskNewer { .. } => {
                 let cause = RebaseCause::LogGap;
-                self.schedule(self.scenario.latency, Event::Newer { member, join: number, cause });
+                self.ground.schedule(self.scenario.latency, Event::Newer { member, join: number, cause });
             }
             Command::Rebase { onto, cause } => {
                 joining.rebase = Some((onto, cause));
@@ -204,7 +205,7 @@ impl LiveWorld {
             Command::Audit { position } => {
                 joining.audit = Some(Audit { position, since: clock });
                 joining.is_verifying = true;
-                self.schedule(AUDIT_MAX, Event::Audit { member, join: number });
+                self.ground.schedule(AUDIT_MAX, Event::Audit { member, join: number });
                 self.look_at_audits()?;
             }
             Command::ReportDifference { theirs } => {
@@ -215,11 +216,11 @@ impl LiveWorld {
                 check(is_known && is_right, || format!("member {member} differs from {theirs}, which nobody planned"))?;
             }
             Command::RunCommitHook { lease } => {
-                let after = self.random.millis(1, 300);
-                self.schedule(after, Event::Hook { member, join: number, lease });
+                let after = self.ground.random.millis(1, 300);
+                self.ground.schedule(after, Event::Hook { member, join: number, lease });
             }
             Command::RollBack { reason } => {
-                self.log.note(self.now, format_args!("{member} is rolled back: {reason}"));
+                self.ground.log.note(self.ground.now, format_args!("{member} is rolled back: {reason}"));
                 self.figures.rolled_back += 1;
                 self.end_join(member, Duration::from_secs(1));
             }
@@ -234,7 +235,7 @@ impl LiveWorld {
         joining.line.tasks.retain(|other, _| std::mem::discriminant(other) != kind || *other == task);
         joining.line.begin(task);
         let join = joining.number;
-        self.schedule(Duration::ZERO, Event::Line { member, join });
+        self.ground.schedule(Duration::ZERO, Event::Line { member, join });
     }
 
     /// Puts a snapshot below the state, if it is not there yet: it serves from now on.
@@ -251,7 +252,7 @@ impl LiveWorld {
     }
 
     pub(super) fn stand_on(&mut self, member: MemberId, manifest: &Chunk) -> Result<(), Trouble> {
-        self.log.note(self.now, format_args!("{member} stands on {}", manifest.id().short()));
+        self.ground.log.note(self.ground.now, format_args!("{member} stands on {}", manifest.id().short()));
         let at = &mut self.members[member];
         at.seals.clear();
         at.stand_on(manifest, &self.schema)?;
@@ -265,7 +266,7 @@ impl LiveWorld {
 
     /// A task of the line is done.
     pub(super) fn task_done(&mut self, member: MemberId, task: Task) -> Result<(), Trouble> {
-        let clock = self.members[member].clock(self.now);
+        let clock = self.members[member].clock(self.ground.now);
         let lease = LeaseVersion(self.lease_version);
         let at = &mut self.members[member];
         let Some(joining) = &mut at.joining else { return Ok(()) };
@@ -300,7 +301,7 @@ impl LiveWorld {
 
     /// The upper levels of a snapshot are here: it goes below the state.
     fn finish_rebase(&mut self, member: MemberId, onto: Snapshot) -> Result<(), Trouble> {
-        let clock = self.members[member].clock(self.now);
+        let clock = self.members[member].clock(self.ground.now);
         let at = &mut self.members[member];
         let base = at.base.as_ref().map(|base| base.manifest.position).unwrap_or_default();
         let Some(joining) = &mut at.joining else { return Ok(()) };
@@ -325,13 +326,13 @@ impl LiveWorld {
     pub(super) fn newer(&mut self, member: MemberId, cause: RebaseCause) -> Result<(), Trouble> {
         let reference = self.reference();
         let at = &mut self.members[member];
-        let clock = at.clock(self.now);
+        let clock = at.clock(self.ground.now);
         let base = at.base.as_ref().map(|base| base.manifest.position).unwrap_or_default();
         let Some(joining) = &mut at.joining else { return Ok(()) };
         let number = joining.number;
         let Some(newest) = reference.filter(|newest| newest.position >= base) else {
             if cause != RebaseCause::Mark {
-                self.schedule(AGAIN_AFTER, Event::Newer { member, join: number, cause });
+                self.ground.schedule(AGAIN_AFTER, Event::Newer { member, join: number, cause });
             }
             return Ok(());
         };
@@ -344,7 +345,7 @@ impl LiveWorld {
         }
         joining.join.handle_newer_snapshot(newest, cause, clock);
         if cause == RebaseCause::LogGap && joining.feed == Feed::None && joining.rebase.is_none() {
-            self.schedule(AGAIN_AFTER, Event::Newer { member, join: number, cause });
+            self.ground.schedule(AGAIN_AFTER, Event::Newer { member, join: number, cause });
         }
         self.begin_manifests(member);
         self.drive(member)
@@ -352,7 +353,7 @@ impl LiveWorld {
 
     /// Nobody who can be reached has what a task needs.
     pub(super) fn nobody_has(&mut self, member: MemberId, task: Task) -> Result<(), Trouble> {
-        let clock = self.members[member].clock(self.now);
+        let clock = self.members[member].clock(self.ground.now);
         let Some(joining) = &mut self.members[member].joining else { return Ok(()) };
         let join = joining.number;
         let of = match task {
@@ -366,7 +367,7 @@ impl LiveWorld {
             return self.drive(member);
         }
         let cause = RebaseCause::Gone;
-        self.schedule(AGAIN_AFTER, Event::Newer { member, join, cause });
+        self.ground.schedule(AGAIN_AFTER, Event::Newer { member, join, cause });
         Ok(())
     }
 
@@ -382,7 +383,7 @@ impl LiveWorld {
 
     /// All of a snapshot is here.
     pub(super) fn complete(&mut self, member: MemberId) -> Result<(), Trouble> {
-        let clock = self.members[member].clock(self.now);
+        let clock = self.members[member].clock(self.ground.now);
         let at = &mut self.members[member];
         let Some(joining) = &mut at.joining else { return Ok(()) };
         let Some(bulk) = joining.bulk.take() else { return Ok(()) };
@@ -403,7 +404,7 @@ impl LiveWorld {
             at.seals.insert(index, id);
         }
         self.figures.completed += 1;
-        self.log.note(self.now, format_args!("{member} has all of {}", id.short()));
+        self.ground.log.note(self.ground.now, format_args!("{member} has all of {}", id.short()));
         if let Some(joining) = &mut self.members[member].joining {
             joining.join.handle_here(Part::Rest, id, clock);
         }
@@ -419,7 +420,7 @@ impl LiveWorld {
         at.joining = None;
         at.is_reconciled = false;
         let life = at.life;
-        self.schedule(again_after, Event::Start { member, life });
+        self.ground.schedule(again_after, Event::Start { member, life });
     }
 
     /// The disk of a joiner is full: its join is over.

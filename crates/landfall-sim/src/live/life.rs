@@ -6,7 +6,6 @@ use landfall_core::join::{Failure, RebaseCause};
 use landfall_store::log::Log;
 
 use super::deed::{Deed, next_deed};
-use super::here::Trouble;
 use super::joining::Feed;
 use super::line::Task;
 use super::member::Progress;
@@ -14,8 +13,9 @@ use super::order::UNDECIDED_MAX;
 use super::scenario::LiveFaults;
 use super::world::{Event, LiveWorld};
 use crate::checks::{Violation, check};
+use crate::ground::Phase;
 use crate::network::MemberId;
-use crate::world::Phase;
+use crate::trouble::Trouble;
 
 /// Records that a member takes at once.
 const RECORDS_AT_ONCE: u64 = 16;
@@ -24,17 +24,17 @@ impl LiveWorld {
     /// Somebody writes; writers never stop.
     pub(super) fn write(&mut self) {
         let mean_ms = 1000 / self.scenario.writes_per_second;
-        let again_after = self.random.millis(mean_ms / 2, mean_ms * 3 / 2);
-        self.schedule(again_after, Event::Write);
+        let again_after = self.ground.random.millis(mean_ms / 2, mean_ms * 3 / 2);
+        self.ground.schedule(again_after, Event::Write);
         if self.order.last() < self.order.decided() + UNDECIDED_MAX {
-            let deed = next_deed(&self.scenario.content, &self.schema, &mut self.random);
+            let deed = next_deed(&self.scenario.content, &self.schema, &mut self.ground.random);
             self.order.write(deed, &self.schema);
         }
     }
 
     /// Whoever writes puts a mark into the order, once its own seal is done: else no two members might ever seal at the same mark.
     pub(super) fn write_mark(&mut self) {
-        self.schedule(self.scenario.mark_every, Event::Mark);
+        self.ground.schedule(self.scenario.mark_every, Event::Mark);
         let writer = self.order.voters().iter().find(|&&voter| self.members[voter].is_up());
         let is_sealing = writer.is_some_and(|&writer| self.members[writer].seal.is_some());
         if !is_sealing && self.order.last() < self.order.decided() + UNDECIDED_MAX {
@@ -46,7 +46,7 @@ impl LiveWorld {
     pub(super) fn deliver(&mut self, member: MemberId) -> Result<(), Trouble> {
         let at = &self.members[member];
         let (pace, life) = (at.pace, at.life);
-        self.schedule(pace, Event::Deliver { member, life });
+        self.ground.schedule(pace, Event::Deliver { member, life });
         if !self.order.votes(member) {
             return self.feed(member);
         }
@@ -85,11 +85,11 @@ impl LiveWorld {
 
     /// A member that cannot get the records that it lacks, or was found to be wrong, joins anew.
     pub(super) fn demote(&mut self, member: MemberId) {
-        self.log.note(self.now, format_args!("{member} votes no longer"));
+        self.ground.log.note(self.ground.now, format_args!("{member} votes no longer"));
         self.figures.demoted += 1;
         self.order.demote(member);
         let life = self.members[member].life;
-        self.schedule(Duration::ZERO, Event::Start { member, life });
+        self.ground.schedule(Duration::ZERO, Event::Start { member, life });
         self.decide_between_two();
     }
 
@@ -98,7 +98,7 @@ impl LiveWorld {
         let voters = self.order.voters();
         let wrong = voters.iter().copied().find(|&voter| self.members[voter].diverged.is_some());
         if let Some(wrong) = wrong.filter(|_| voters.len() == 2) {
-            self.log.note(self.now, format_args!("somebody finds out that {wrong} is wrong"));
+            self.ground.log.note(self.ground.now, format_args!("somebody finds out that {wrong} is wrong"));
             self.members[wrong].distrusts_base = true;
             self.demote(wrong);
         }
@@ -108,7 +108,7 @@ impl LiveWorld {
     pub(super) fn apply(&mut self, member: MemberId) -> Result<(), Trouble> {
         let at = &self.members[member];
         let (pace, life) = (at.pace, at.life);
-        self.schedule(pace, Event::Apply { member, life });
+        self.ground.schedule(pace, Event::Apply { member, life });
         for _ in 0..RECORDS_AT_ONCE {
             let at = &self.members[member];
             let may_apply = match &at.joining {
@@ -128,7 +128,7 @@ impl LiveWorld {
                     };
                     joining.line.begin(Task::Apply);
                     let join = joining.number;
-                    self.schedule(Duration::ZERO, Event::Line { member, join });
+                    self.ground.schedule(Duration::ZERO, Event::Line { member, join });
                     break;
                 }
             }
@@ -141,7 +141,7 @@ impl LiveWorld {
         let head = self.order.head();
         let overlay_bytes = self.overlay_bytes(member);
         let at = &mut self.members[member];
-        let (clock, position, is_whole) = (at.clock(self.now), at.position(), at.is_whole());
+        let (clock, position, is_whole) = (at.clock(self.ground.now), at.position(), at.is_whole());
         let Some(joining) = &mut at.joining else { return Ok(()) };
         if !joining.is_adopted {
             return Ok(());
@@ -180,13 +180,13 @@ impl LiveWorld {
         self.figures.crashes += 1;
         self.part_bulk(member);
         self.part_line(member);
-        for connection in self.network.of(member) {
-            let Some(broken) = self.network.close(connection) else { continue };
+        for connection in self.ground.network.of(member) {
+            let Some(broken) = self.ground.network.close(connection) else { continue };
             self.lost_connection(broken.joiner, broken.source, broken.lane);
         }
         self.members[member].end();
         self.leases.remove(&member);
-        self.schedule(back_after, Event::Restart { member });
+        self.ground.schedule(back_after, Event::Restart { member });
     }
 
     fn lost_connection(&mut self, joiner: MemberId, source: MemberId, lane: u32) {
@@ -205,13 +205,13 @@ impl LiveWorld {
         let (schema, salts) = (self.schema.clone(), self.salts.clone());
         if let Err(error) = self.members[member].open(&schema, &salts) {
             if let Trouble::Disk(why) = &error {
-                self.log.note(self.now, format_args!("{member} cannot start: {why}"));
-                let is_sound = self.phase == Phase::Healing && !self.members[member].disk.vfs().is_off();
+                self.ground.log.note(self.ground.now, format_args!("{member} cannot start: {why}"));
+                let is_sound = self.ground.phase == Phase::Healing && !self.members[member].disk.vfs().is_off();
                 check(!is_sound, || format!("member {member} cannot start on a sound disk: {why}"))?;
             }
             return Err(error);
         }
-        self.log.note(self.now, format_args!("{member} runs again"));
+        self.ground.log.note(self.ground.now, format_args!("{member} runs again"));
         self.check_promises(member)?;
         self.set_going(member);
         Ok(())
@@ -220,11 +220,11 @@ impl LiveWorld {
     /// Lets a member that is up do what members do.
     pub(super) fn set_going(&mut self, member: MemberId) {
         let life = self.members[member].life;
-        let pace = self.random.millis(2, 60);
+        let pace = self.ground.random.millis(2, 60);
         self.members[member].pace = pace;
-        self.schedule(Duration::ZERO, Event::Deliver { member, life });
-        self.schedule(pace / 2, Event::Apply { member, life });
-        self.schedule(Duration::ZERO, Event::Start { member, life });
+        self.ground.schedule(Duration::ZERO, Event::Deliver { member, life });
+        self.ground.schedule(pace / 2, Event::Apply { member, life });
+        self.ground.schedule(Duration::ZERO, Event::Start { member, life });
     }
 
     /// What a member acknowledged is in its log or in its snapshot, and the snapshot that it stands on is whole if it said so.
@@ -259,11 +259,13 @@ impl LiveWorld {
             Trouble::Violation(violation) => Err(violation),
             Trouble::Peer(why) => Err(Violation(format!("member {member}: {why} from its own disk"))),
             Trouble::Disk(why) => {
-                self.log.note(self.now, format_args!("{member} has trouble with its disk: {why}"));
+                self.ground.log.note(self.ground.now, format_args!("{member} has trouble with its disk: {why}"));
                 if let Err(trouble) = self.fail_join(member, Failure::Disk) {
-                    self.log.note(self.now, format_args!("{member} cannot even end its join: {trouble:?}"));
+                    self.ground
+                        .log
+                        .note(self.ground.now, format_args!("{member} cannot even end its join: {trouble:?}"));
                 }
-                let back_after = self.random.millis(100, 2000);
+                let back_after = self.ground.random.millis(100, 2000);
                 self.crash(member, back_after);
                 Ok(())
             }
@@ -272,19 +274,16 @@ impl LiveWorld {
 
     /// From now on nothing goes wrong; writers go on.
     pub(super) fn heal(&mut self) {
-        self.log.note(self.now, format_args!("healing begins"));
-        self.phase = Phase::Healing;
+        self.ground.begin_healing();
         self.faults = LiveFaults::default();
-        self.network.end_partitions();
         self.notice_power_cuts();
         for member in 0..self.members.len() {
-            self.network.set_rate(member, self.scenario.bytes_per_second);
             let at = &mut self.members[member];
             at.disk.heal();
-            at.paused_until = self.now;
+            at.paused_until = self.ground.now;
             at.diverges = false;
             if !at.is_up() {
-                self.schedule(Duration::ZERO, Event::Restart { member });
+                self.ground.schedule(Duration::ZERO, Event::Restart { member });
             }
         }
     }
@@ -294,7 +293,7 @@ impl LiveWorld {
         for member in 0..self.members.len() {
             let at = &self.members[member];
             if at.is_up() && at.disk.vfs().is_off() {
-                let back_after = self.random.millis(100, 2000);
+                let back_after = self.ground.random.millis(100, 2000);
                 self.crash(member, back_after);
             }
         }

@@ -14,9 +14,10 @@ use landfall_core::wire::{
 use landfall_core::{Chunk, ChunkId, Domain, Time};
 
 use super::fetched::AskedBy;
-use super::here::{Here, Trouble, WayTo};
+use super::here::{Here, WayTo};
 use crate::disk::Disk;
 use crate::network::{ConnectionId, MemberId};
+use crate::trouble::Trouble;
 
 /// Which of a joiner's connections to a source the line is; the bulk has the lower ones.
 pub(super) const LINE: u32 = u32::MAX;

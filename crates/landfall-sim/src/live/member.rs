@@ -15,13 +15,14 @@ use landfall_store::log::{Log, LogOptions, LogRecord};
 
 use super::deed::{DATA, Deed, state_name};
 use super::fetched::{AskedBy, Fetched};
-use super::here::{Here, NodeCache, Trouble};
+use super::here::{Here, NodeCache};
 use super::joining::Joining;
 use super::order::Placed;
 use super::sealing::SealRun;
 use crate::checks::{Violation, broken, check};
 use crate::disk::Disk;
 use crate::source::Serving;
+use crate::trouble::Trouble;
 
 /// How much of the snapshot below a state is here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -355,7 +356,7 @@ fn go_wrong(batch: &mut Batch, schema: &Schema) {
 
 /// An error where no fault can be its cause.
 pub(super) fn violation(error: &dyn std::error::Error) -> Violation {
-    Violation(crate::world::chain(error))
+    Violation(crate::trouble::chain(error))
 }
 
 fn pin_name(id: ChunkId) -> String {

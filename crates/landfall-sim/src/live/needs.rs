@@ -10,9 +10,10 @@ use landfall_core::tree::{Nodes, Root, TreeError};
 use landfall_store::{Store, StoreError};
 
 use super::deed::DATA;
-use super::here::{Here, Trouble, WayTo};
+use super::here::{Here, WayTo};
 use super::line::Need;
 use super::member::violation;
+use crate::trouble::Trouble;
 
 /// What is missing of the sections without which nothing can be served.
 pub(super) fn vital(here: &Here<'_>, store: Option<&Store>, manifest: &Manifest) -> Result<Need, Trouble> {

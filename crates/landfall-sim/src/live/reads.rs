@@ -6,11 +6,12 @@ use bytes::Bytes;
 use landfall_core::keyed::{ReadError, SectionId};
 
 use super::deed::{CONFIG, DATA, RECENT};
-use super::here::{Here, Trouble};
+use super::here::Here;
 use super::line::{Need, Task};
 use super::world::{Event, LiveWorld};
 use crate::checks::{broken, check};
 use crate::network::MemberId;
+use crate::trouble::Trouble;
 
 /// Clients; each never sees an older state than it saw before.
 pub(super) const CLIENTS: usize = 3;
@@ -40,18 +41,18 @@ enum Tried {
 impl LiveWorld {
     /// A client reads somewhere.
     pub(super) fn read_somewhere(&mut self) -> Result<(), Trouble> {
-        let again_after = self.random.millis(20, 300);
-        self.schedule(again_after, Event::Read);
+        let again_after = self.ground.random.millis(20, 300);
+        self.ground.schedule(again_after, Event::Read);
         let serving: Vec<_> = (0..self.members.len()).filter(|&member| self.serves(member)).collect();
-        let Some(&member) = serving.get(self.random.below(serving.len() as u64) as usize) else { return Ok(()) };
-        let client = self.random.below(CLIENTS as u64) as usize;
-        let (section, key) = match self.random.below(10) {
-            0 => (CONFIG, format!("setting/{}", self.random.below(40))),
-            1 => (CONFIG, format!("sum/{}", self.random.below(20))),
-            2 => (RECENT, format!("key/{:05}", self.random.below(self.scenario.content.keys))),
-            _ => (DATA, format!("key/{:05}", self.random.below(self.scenario.content.keys))),
+        let Some(&member) = serving.get(self.ground.random.below(serving.len() as u64) as usize) else { return Ok(()) };
+        let client = self.ground.random.below(CLIENTS as u64) as usize;
+        let (section, key) = match self.ground.random.below(10) {
+            0 => (CONFIG, format!("setting/{}", self.ground.random.below(40))),
+            1 => (CONFIG, format!("sum/{}", self.ground.random.below(20))),
+            2 => (RECENT, format!("key/{:05}", self.ground.random.below(self.scenario.content.keys))),
+            _ => (DATA, format!("key/{:05}", self.ground.random.below(self.scenario.content.keys))),
         };
-        let entries = self.random.chance(200).then(|| self.random.between(1, 30) as usize);
+        let entries = self.ground.random.chance(200).then(|| self.ground.random.between(1, 30) as usize);
         let life = self.members[member].life;
         let read = Read { member, life, client, section, key: key.into(), entries, promised: self.seen[client] };
         self.reads_made += 1;
@@ -81,7 +82,7 @@ impl LiveWorld {
                 self.reads.remove(&number);
                 self.figures.reads += 1;
             }
-            Tried::TooEarly => self.schedule(Duration::from_millis(30), Event::ReadAgain { number }),
+            Tried::TooEarly => self.ground.schedule(Duration::from_millis(30), Event::ReadAgain { number }),
             Tried::Needs(need) => {
                 self.figures.faults_in += 1;
                 let at = &mut self.members[read.member];
@@ -90,7 +91,7 @@ impl LiveWorld {
                 };
                 joining.line.begin(Task::Read(number));
                 let join = joining.number;
-                self.schedule(Duration::ZERO, Event::Line { member: read.member, join });
+                self.ground.schedule(Duration::ZERO, Event::Line { member: read.member, join });
             }
         }
         Ok(())

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::random::Random;
-use crate::scenario::Storing;
+use crate::scenario::{DiskFaults, LinkFaults, Storing};
 
 /// Everything that a run is drawn from. Printed with every failure.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,24 +60,14 @@ pub struct LiveContent {
 /// Faults by name: out of a thousand looks at the dice, how many let it happen. There are ten looks in a second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LiveFaults {
-    /// A connection breaks.
-    pub drop_connection: u32,
-    /// Frames on a connection come later.
-    pub delay: u32,
-    /// Two members do not hear each other for a while.
-    pub partition: u32,
-    /// A member sends slowly for a while.
-    pub slow: u32,
+    /// Of connections.
+    pub links: LinkFaults,
     /// A member that is a liar lies; out of a thousand items.
     pub lie: u32,
     /// The power of a member goes.
     pub crash: u32,
-    /// The power of a member goes at one of its next file calls; what is written then is torn.
-    pub crash_at_write: u32,
-    /// One of the next file calls of a member fails.
-    pub disk_error: u32,
-    /// The disk of a joiner is full for a while.
-    pub disk_full: u32,
+    /// Of disks.
+    pub disks: DiskFaults,
     /// The clock of a member jumps ahead.
     pub clock_jump: u32,
     /// A member collects garbage: no fault, but it happens at the worst time.
@@ -156,15 +146,10 @@ impl LiveFaults {
         let mut some =
             |per_mille_max: u64| if random.chance(400) { random.between(1, per_mille_max) as u32 } else { 0 };
         Self {
-            drop_connection: some(150),
-            delay: some(150),
-            partition: some(60),
-            slow: some(60),
+            links: LinkFaults::new(&mut some),
             lie: some(300),
             crash: some(40),
-            crash_at_write: some(60),
-            disk_error: some(40),
-            disk_full: some(40),
+            disks: DiskFaults { crash_at_write: some(60), error: some(40), full: some(40) },
             clock_jump: some(40),
             collect: some(150),
             pause: some(30),

@@ -11,11 +11,12 @@ use landfall_core::tree::TreeError;
 use landfall_core::{Chunk, ChunkId};
 use landfall_store::Session;
 
-use super::here::{Here, Sink, Trouble};
+use super::here::{Here, Sink};
 use super::member::{Extent, violation};
 use super::world::{Event, LiveWorld};
 use crate::checks::{Violation, broken, check};
 use crate::network::MemberId;
+use crate::trouble::Trouble;
 
 /// A seal under way at a member.
 pub(super) struct SealRun {
@@ -47,8 +48,8 @@ pub(super) type Seals = BTreeMap<u64, BTreeMap<MemberId, SealedAt>>;
 impl LiveWorld {
     /// A member has applied a mark.
     pub(super) fn mark(&mut self, member: MemberId) -> Result<(), Trouble> {
-        let slices_after = self.random.millis(1, 60);
-        let patches = self.random.chance(500).then(Encoder::new);
+        let slices_after = self.ground.random.millis(1, 60);
+        let patches = self.ground.random.chance(500).then(Encoder::new);
         let at = &mut self.members[member];
         if !at.is_whole() {
             self.figures.marks_skipped += 1;
@@ -60,7 +61,7 @@ impl LiveWorld {
                 let (rebases, session) = (at.rebases, store.begin_session());
                 at.seal = Some(SealRun { sealing, rebases, patches, _session: session });
                 let life = at.life;
-                self.schedule(slices_after, Event::SealStep { member, life });
+                self.ground.schedule(slices_after, Event::SealStep { member, life });
             }
             Err(_) => self.figures.marks_skipped += 1,
         }
@@ -69,9 +70,9 @@ impl LiveWorld {
 
     /// A member merges another slice.
     pub(super) fn seal_step(&mut self, member: MemberId) -> Result<(), Trouble> {
-        let entries = self.random.between(1, 200) as usize;
+        let entries = self.ground.random.between(1, 200) as usize;
         let pause_max = self.scenario.seal_pause_max.as_millis() as u64;
-        let again_after = self.random.millis(1, pause_max);
+        let again_after = self.ground.random.millis(1, pause_max);
         let at = &mut self.members[member];
         let Some(run) = &mut at.seal else { return Ok(()) };
         let here = Here::new(&at.disk, &at.nodes);
@@ -82,7 +83,7 @@ impl LiveWorld {
         match step {
             Ok(Step::More) => {
                 let life = at.life;
-                self.schedule(again_after, Event::SealStep { member, life });
+                self.ground.schedule(again_after, Event::SealStep { member, life });
                 Ok(())
             }
             Ok(Step::Done(sealed)) => self.finish_seal(member, &sealed),
@@ -95,7 +96,7 @@ impl LiveWorld {
     }
 
     fn abandon_seal(&mut self, member: MemberId) -> Result<(), Trouble> {
-        self.log.note(self.now, format_args!("{member} gives up a seal that a re-base outdated"));
+        self.ground.log.note(self.ground.now, format_args!("{member} gives up a seal that a re-base outdated"));
         let at = &mut self.members[member];
         let (Some(run), Some(state)) = (at.seal.take(), &mut at.state) else { return Ok(()) };
         let outdated = state.abandon_seal(run.sealing);
@@ -107,7 +108,7 @@ impl LiveWorld {
         let at = &mut self.members[member];
         let is_outdated = at.seal.as_ref().is_some_and(|run| run.is_outdated(at.rebases));
         let (Some(run), Some(state)) = (at.seal.take(), &mut at.state) else { return Ok(()) };
-        self.log.note(self.now, format_args!("{member} gives up its seal"));
+        self.ground.log.note(self.ground.now, format_args!("{member} gives up its seal"));
         self.figures.seals_given_up += 1;
         let given_up = state.abandon_seal(run.sealing);
         check(given_up.is_err() == is_outdated, || format!("member {member} gives up its seal: {given_up:?}"))
@@ -127,7 +128,7 @@ impl LiveWorld {
         let position = sealed.manifest.position;
         at.seals.insert(position.index, chunk.id());
         self.figures.seals += 1;
-        self.log.note(self.now, format_args!("{member} sealed {} at {position}", chunk.id().short()));
+        self.ground.log.note(self.ground.now, format_args!("{member} sealed {} at {position}", chunk.id().short()));
         self.compare_seal(member, &chunk, &sealed.manifest)?;
         let kept = self.scenario.snapshots_kept.max(self.snapshots_leased(member));
         self.let_snapshots_go(member, kept)?;
@@ -187,7 +188,7 @@ impl LiveWorld {
         let is_wanted = |(_, id): &(&u64, &ChunkId)| {
             self.leases.iter().any(|(joiner, lease)| {
                 let joining = self.members[*joiner].joining.as_ref();
-                lease.ends_at > self.now && joining.is_some_and(|joining| joining.wants(**id))
+                lease.ends_at > self.ground.now && joining.is_some_and(|joining| joining.wants(**id))
             })
         };
         let before = seals.iter().take_while(|seal| !is_wanted(seal)).count();
@@ -199,7 +200,7 @@ impl LiveWorld {
         let at = &self.members[member];
         let (Some(base), Some(log)) = (&at.base, &at.log) else { return Ok(()) };
         let mut through = base.manifest.position;
-        let kept = self.leases.values().filter(|lease| lease.ends_at > self.now).map(|lease| lease.after).min();
+        let kept = self.leases.values().filter(|lease| lease.ends_at > self.ground.now).map(|lease| lease.after).min();
         let kept = kept.unwrap_or(u64::MAX);
         let is_over_cap = through.index.saturating_sub(kept) > self.scenario.log_records_max;
         if how == LogCut::Polite && kept < through.index && !is_over_cap {
@@ -221,7 +222,7 @@ impl LiveWorld {
             if let Some(joining) = &self.members[member].joining {
                 let number = joining.number;
                 let after = self.scenario.latency + Duration::from_millis(1);
-                self.schedule(after, Event::Newer { member, join: number, cause });
+                self.ground.schedule(after, Event::Newer { member, join: number, cause });
             }
         }
     }
@@ -269,7 +270,7 @@ impl LiveWorld {
         let is_wrong = |member: &MemberId| sealed(member).zip(most).is_some_and(|(own, most)| own != most);
         let wrong: Vec<MemberId> = voters.iter().copied().filter(is_wrong).collect();
         for member in wrong {
-            self.log.note(self.now, format_args!("{member} sealed something else than most at {index}"));
+            self.ground.log.note(self.ground.now, format_args!("{member} sealed something else than most at {index}"));
             self.figures.differences += 1;
             self.members[member].distrusts_base = true;
             self.demote(member);

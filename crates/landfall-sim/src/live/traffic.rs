@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use landfall_core::ChunkId;
+use landfall_core::join::{Milestone, RebaseCause};
 use landfall_core::keyed::KeyedState;
 use landfall_core::snapshot::Manifest;
 use landfall_core::transfer::{DropReason, Outcome, RequestId};
 use landfall_core::wire::{Ask, Message};
 
 use super::fetched::AskedBy;
-use super::here::{Here, Trouble};
+use super::here::Here;
 use super::joining::{AGAIN_AFTER, is_new};
 use super::line::{AskFrame, LINE, Need, Task};
 use super::member::{Extent, Progress, violation};
@@ -17,26 +18,26 @@ use super::needs;
 use super::world::{Event, LiveWorld};
 use crate::checks::{Violation, broken};
 use crate::content::STATE;
+use crate::ground::Phase;
 use crate::network::{ConnectionId, Delivery, End, MemberId};
 use crate::pull::{Effect, Goal, Pull, Repeated};
 use crate::source::{answer_ask, hello};
-use crate::world::Phase;
-use landfall_core::join::{Milestone, RebaseCause};
+use crate::trouble::Trouble;
 
 impl LiveWorld {
     pub(super) fn look(&mut self, connection: ConnectionId, end: End) -> Result<(), Violation> {
-        let Some(at) = self.network.get(connection) else { return Ok(()) };
+        let Some(at) = self.ground.network.get(connection) else { return Ok(()) };
         let (joiner, source, lane) = (at.joiner, at.source, at.lane);
         let listener = if end == End::Source { source } else { joiner };
         let paused_until = self.members[listener].paused_until;
-        if paused_until > self.now {
-            self.schedule_at(paused_until, Event::Look { connection, end });
+        if paused_until > self.ground.now {
+            self.ground.schedule_at(paused_until, Event::Look { connection, end });
             return Ok(());
         }
-        match self.network.receive(connection, end, self.now) {
+        match self.ground.network.receive(connection, end, self.ground.now) {
             Delivery::Nothing => return Ok(()),
             Delivery::NotBefore(at) => {
-                self.schedule_at(at, Event::Look { connection, end });
+                self.ground.schedule_at(at, Event::Look { connection, end });
                 return Ok(());
             }
             Delivery::Frame(frame) if end == End::Source => {
@@ -47,7 +48,7 @@ impl LiveWorld {
                 let heard = self.joiner_hears(joiner, source, lane, &frame);
                 let heard = match heard {
                     Err(Trouble::Peer(why)) => {
-                        self.log.note(self.now, format_args!("{joiner} breaks with {source}: {why}"));
+                        self.ground.log.note(self.ground.now, format_args!("{joiner} breaks with {source}: {why}"));
                         self.figures.corrupt += 1;
                         self.part(joiner, source, lane)
                     }
@@ -58,15 +59,15 @@ impl LiveWorld {
                 self.settle(source, served)?;
             }
         }
-        if let Some(at) = self.network.look_next(connection, end, self.now) {
-            self.schedule_at(at, Event::Look { connection, end });
+        if let Some(at) = self.ground.network.look_next(connection, end, self.ground.now) {
+            self.ground.schedule_at(at, Event::Look { connection, end });
         }
         Ok(())
     }
 
     fn send(&mut self, connection: ConnectionId, end: End, frame: Vec<u8>) {
-        if let Some(at) = self.network.send(connection, end, frame, self.now) {
-            self.schedule_at(at, Event::Look { connection, end });
+        if let Some(at) = self.ground.network.send(connection, end, frame, self.ground.now) {
+            self.ground.schedule_at(at, Event::Look { connection, end });
         }
     }
 
@@ -76,11 +77,11 @@ impl LiveWorld {
             self.part_line(joiner);
             if let Some(joining) = &self.members[joiner].joining {
                 let join = joining.number;
-                self.schedule(AGAIN_AFTER, Event::Line { member: joiner, join });
+                self.ground.schedule(AGAIN_AFTER, Event::Line { member: joiner, join });
             }
             return Ok(());
         }
-        let again_after = self.random.millis(200, 2000);
+        let again_after = self.ground.random.millis(200, 2000);
         self.part_from(joiner, source, again_after);
         self.pump(joiner)
     }
@@ -88,21 +89,21 @@ impl LiveWorld {
     pub(super) fn part_line(&mut self, joiner: MemberId) {
         let Some(joining) = &mut self.members[joiner].joining else { return };
         if let Some((source, connection)) = joining.line.lose() {
-            self.network.close(connection);
+            self.ground.network.close(connection);
             self.members[source].serving.forget(connection);
         }
     }
 
     pub(super) fn part_from(&mut self, joiner: MemberId, source: MemberId, again_after: Duration) {
-        let clock = self.members[joiner].clock(self.now);
+        let clock = self.members[joiner].clock(self.ground.now);
         let bulk = self.members[joiner].joining.as_mut().and_then(|joining| joining.bulk.as_mut());
         let Some(bulk) = bulk else { return };
         let pull = bulk.number;
         for connection in bulk.lose(source, clock) {
-            self.network.close(connection);
+            self.ground.network.close(connection);
             self.members[source].serving.forget(connection);
         }
-        self.schedule(again_after, Event::Connect { member: joiner, source, pull });
+        self.ground.schedule(again_after, Event::Connect { member: joiner, source, pull });
     }
 
     /// Ends all connections of the bulk, and lets it go.
@@ -113,9 +114,9 @@ impl LiveWorld {
         if let Some(joining) = &mut self.members[joiner].joining {
             joining.bulk = None;
         }
-        for connection in self.network.of(joiner) {
-            let is_bulk = self.network.get(connection).is_some_and(|at| at.joiner == joiner && at.lane != LINE);
-            if is_bulk && let Some(closed) = self.network.close(connection) {
+        for connection in self.ground.network.of(joiner) {
+            let is_bulk = self.ground.network.get(connection).is_some_and(|at| at.joiner == joiner && at.lane != LINE);
+            if is_bulk && let Some(closed) = self.ground.network.close(connection) {
                 self.members[closed.source].serving.forget(connection);
             }
         }
@@ -142,12 +143,14 @@ impl LiveWorld {
 
     /// Sends what is owed, as long as the connection takes it.
     fn serve(&mut self, source: MemberId, connection: ConnectionId) -> Result<(), Trouble> {
-        while self.network.get(connection).is_some() && self.network.bytes_to(connection, End::Joiner) < SEND_BYTES_MAX
+        while self.ground.network.get(connection).is_some()
+            && self.ground.network.bytes_to(connection, End::Joiner) < SEND_BYTES_MAX
         {
-            let lies =
-                self.phase == Phase::Faults && self.members[source].is_liar && self.random.chance(self.faults.lie);
+            let lies = self.ground.phase == Phase::Faults
+                && self.members[source].is_liar
+                && self.ground.random.chance(self.faults.lie);
             let member = &mut self.members[source];
-            match member.serving.next_frame(connection, &member.disk, lies.then_some(&mut self.random))? {
+            match member.serving.next_frame(connection, &member.disk, lies.then_some(&mut self.ground.random))? {
                 Some(frame) => self.send(connection, End::Joiner, frame),
                 None => break,
             }
@@ -162,7 +165,7 @@ impl LiveWorld {
 
     fn bulk_hears(&mut self, joiner: MemberId, source: MemberId, message: Message<'_>) -> Result<(), Trouble> {
         let at = &mut self.members[joiner];
-        let clock = at.clock(self.now);
+        let clock = at.clock(self.ground.now);
         let Some(bulk) = at.joining.as_mut().and_then(|joining| joining.bulk.as_mut()) else { return Ok(()) };
         match message {
             Message::Hello(_) => {}
@@ -171,7 +174,7 @@ impl LiveWorld {
             }
             Message::Item(item) => {
                 let came = bulk.take_item(&item, &at.disk, clock)?;
-                self.log.note(self.now, format_args!("{joiner} <- {source} {came}"));
+                self.ground.log.note(self.ground.now, format_args!("{joiner} <- {source} {came}"));
                 if let Some((id, bytes)) = bulk.last_came.take() {
                     at.came(id, bytes, AskedBy::Name)?;
                 }
@@ -184,7 +187,7 @@ impl LiveWorld {
 
     fn line_hears(&mut self, joiner: MemberId, message: Message<'_>) -> Result<(), Trouble> {
         let at = &mut self.members[joiner];
-        let clock = at.clock(self.now);
+        let clock = at.clock(self.ground.now);
         let Some(joining) = &mut at.joining else { return Ok(()) };
         match message {
             Message::Hello(_) => return Ok(()),
@@ -200,7 +203,7 @@ impl LiveWorld {
                 let here = Here::new(&at.disk, &at.nodes);
                 let came = joining.line.take_item(&item, &at.disk, &here, clock)?;
                 let what = came.as_ref().map_or("nothing".to_owned(), |(chunk, _)| chunk.id().short().to_string());
-                self.log.note(self.now, format_args!("{joiner} <= {what}"));
+                self.ground.log.note(self.ground.now, format_args!("{joiner} <= {what}"));
                 return came.map_or(Ok(()), |(chunk, asked)| at.came(chunk.id(), chunk.bytes().len() as u64, asked));
             }
             Message::Done { request } => {
@@ -216,11 +219,11 @@ impl LiveWorld {
 
     /// Lets the line ask for what its tasks need.
     pub(super) fn line(&mut self, member: MemberId) -> Result<(), Trouble> {
-        let clock = self.members[member].clock(self.now);
+        let clock = self.members[member].clock(self.ground.now);
         let Some(joining) = &mut self.members[member].joining else { return Ok(()) };
         let number = joining.number;
         if joining.line.is_silent(clock) {
-            self.log.note(self.now, format_args!("{member} leaves a silent source"));
+            self.ground.log.note(self.ground.now, format_args!("{member} leaves a silent source"));
             self.part_line(member);
         }
         let Some(joining) = &self.members[member].joining else { return Ok(()) };
@@ -243,15 +246,15 @@ impl LiveWorld {
     fn schedule_line(&mut self, member: MemberId, after: Duration) {
         let Some(joining) = &mut self.members[member].joining else { return };
         let join = joining.number;
-        if !joining.line.tasks.is_empty() && is_new(&mut joining.line_at, self.now, self.now + after) {
-            self.schedule(after, Event::Line { member, join });
+        if !joining.line.tasks.is_empty() && is_new(&mut joining.line_at, self.ground.now, self.ground.now + after) {
+            self.ground.schedule(after, Event::Line { member, join });
         }
     }
 
     fn ask_on_line(&mut self, member: MemberId, task: Task, need: Need) -> Result<(), Trouble> {
         let Some((source, connection)) = self.line_source(member, task)? else { return Ok(()) };
         let at = &mut self.members[member];
-        let clock = at.clock(self.now);
+        let clock = at.clock(self.ground.now);
         let Some(joining) = &mut at.joining else { return Ok(()) };
         let here = Here::new(&at.disk, &at.nodes);
         let frame = match joining.line.ask(task, need, &here, clock) {
@@ -260,7 +263,7 @@ impl LiveWorld {
             None => return Ok(()),
         };
         here.failed()?;
-        self.log.note(self.now, format_args!("{member} asks {source} for {task:?}"));
+        self.ground.log.note(self.ground.now, format_args!("{member} asks {source} for {task:?}"));
         self.send(connection, End::Source, frame);
         Ok(())
     }
@@ -282,7 +285,7 @@ impl LiveWorld {
         let reachable = |&source: &MemberId| {
             source != member
                 && self.members[source].is_up()
-                && self.network.parted_until(member, source, self.now).is_none()
+                && self.ground.network.parted_until(member, source, self.ground.now).is_none()
         };
         let may_have: Vec<_> = (0..self.members.len()).filter(|source| !lacking.contains(source)).collect();
         let able: Vec<_> = may_have.iter().copied().filter(reachable).collect();
@@ -296,8 +299,8 @@ impl LiveWorld {
             self.schedule_line(member, AGAIN_AFTER);
             return Ok(None);
         }
-        let source = able[self.random.below(able.len() as u64) as usize];
-        let connection = self.network.connect(member, source, LINE);
+        let source = able[self.ground.random.below(able.len() as u64) as usize];
+        let connection = self.ground.network.connect(member, source, LINE);
         if let Some(joining) = &mut self.members[member].joining {
             joining.line.source = Some((source, connection));
         }
@@ -347,7 +350,7 @@ impl LiveWorld {
         self.joins_made += 1;
         let number = self.joins_made;
         let at = &mut self.members[member];
-        let clock = at.clock(self.now);
+        let clock = at.clock(self.ground.now);
         let base = at.base.as_ref().filter(|base| base.extent == Extent::Whole).map(|base| base.manifest.clone());
         let goal = Goal { version: 0, snapshot: of, base, repeated: Repeated::Any, storing: self.scenario.storing };
         let bulk = Pull::begin(number, goal, &at.disk, clock)?;
@@ -355,8 +358,8 @@ impl LiveWorld {
             (joining.bulk, joining.bulk_at) = (bulk, None);
         }
         for source in (0..self.members.len()).filter(|&source| source != member) {
-            let after = self.random.millis(1, 200);
-            self.schedule(after, Event::Connect { member, source, pull: number });
+            let after = self.ground.random.millis(1, 200);
+            self.ground.schedule(after, Event::Connect { member, source, pull: number });
         }
         self.pump(member)
     }
@@ -365,13 +368,14 @@ impl LiveWorld {
         let bulk = self.members[member].joining.as_ref().and_then(|joining| joining.bulk.as_ref());
         let Some(bulk) = bulk.filter(|bulk| bulk.number == number && !bulk.is_connected(source)) else { return Ok(()) };
         let wanted = bulk.snapshot;
-        if !self.members[source].is_up() || self.network.parted_until(member, source, self.now).is_some() {
-            let again_after = self.random.millis(200, 1000);
-            self.schedule(again_after, Event::Connect { member, source, pull: number });
+        if !self.members[source].is_up() || self.ground.network.parted_until(member, source, self.ground.now).is_some()
+        {
+            let again_after = self.ground.random.millis(200, 1000);
+            self.ground.schedule(again_after, Event::Connect { member, source, pull: number });
             return Ok(());
         }
         for lane in 0..self.scenario.lanes {
-            let connection = self.network.connect(member, source, lane);
+            let connection = self.ground.network.connect(member, source, lane);
             let bulk = self.members[member].joining.as_mut().and_then(|joining| joining.bulk.as_mut());
             bulk.expect("just seen").connected(source, lane, connection);
             self.send(connection, End::Source, hello().encode());
@@ -391,7 +395,7 @@ impl LiveWorld {
     /// Lets a joiner do what its transfer commands.
     pub(super) fn pump(&mut self, member: MemberId) -> Result<(), Trouble> {
         let at = &mut self.members[member];
-        let clock = at.clock(self.now);
+        let clock = at.clock(self.ground.now);
         let Some(bulk) = at.joining.as_mut().and_then(|joining| joining.bulk.as_mut()) else { return Ok(()) };
         let pumped = bulk.pump(&at.disk, clock);
         let (number, wakes_at) = (bulk.number, bulk.wakes_at(clock));
@@ -399,7 +403,7 @@ impl LiveWorld {
             match effect {
                 Effect::Send(connection, frame) => self.send(connection, End::Source, frame),
                 Effect::Drop(source, reason) => {
-                    self.log.note(self.now, format_args!("{member} drops {source}: {reason}"));
+                    self.ground.log.note(self.ground.now, format_args!("{member} drops {source}: {reason}"));
                     let again_after = match reason {
                         DropReason::Stalled => Duration::from_secs(2),
                         DropReason::Corrupt => Duration::from_secs(8),
@@ -407,8 +411,8 @@ impl LiveWorld {
                     self.part_from(member, source, again_after);
                 }
                 Effect::Inspect(leaf) => {
-                    let after = self.random.millis(0, 20);
-                    self.schedule(after, Event::Inspected { member, pull: number, leaf });
+                    let after = self.ground.random.millis(0, 20);
+                    self.ground.schedule(after, Event::Inspected { member, pull: number, leaf });
                 }
             }
         }
@@ -416,15 +420,15 @@ impl LiveWorld {
             Outcome::Running => {
                 let joining = self.members[member].joining.as_mut();
                 if let (Some(at), Some(joining)) = (wakes_at, joining)
-                    && is_new(&mut joining.bulk_at, self.now, self.now + at.since(clock))
+                    && is_new(&mut joining.bulk_at, self.ground.now, self.ground.now + at.since(clock))
                 {
-                    self.schedule(at.since(clock), Event::Wake { member, pull: number });
+                    self.ground.schedule(at.since(clock), Event::Wake { member, pull: number });
                 }
                 Ok(())
             }
             Outcome::Complete => self.complete(member),
             Outcome::Stuck(stuck) => {
-                self.log.note(self.now, format_args!("{member} is stuck: {stuck}"));
+                self.ground.log.note(self.ground.now, format_args!("{member} is stuck: {stuck}"));
                 self.figures.stuck += 1;
                 self.stuck(member)
             }
@@ -440,8 +444,8 @@ impl LiveWorld {
         };
         self.part_bulk(member);
         let cause = RebaseCause::Gone;
-        self.schedule(AGAIN_AFTER, Event::Newer { member, join, cause });
-        self.schedule(AGAIN_AFTER * 2, Event::BulkAgain { member, join, of });
+        self.ground.schedule(AGAIN_AFTER, Event::Newer { member, join, cause });
+        self.ground.schedule(AGAIN_AFTER * 2, Event::BulkAgain { member, join, of });
         Ok(())
     }
 
@@ -459,7 +463,7 @@ impl LiveWorld {
 
     pub(super) fn wake(&mut self, member: MemberId, number: u64) -> Result<(), Trouble> {
         let at = &mut self.members[member];
-        let clock = at.clock(self.now);
+        let clock = at.clock(self.ground.now);
         let bulk = at.joining.as_mut().and_then(|joining| joining.bulk.as_mut());
         let Some(bulk) = bulk.filter(|bulk| bulk.number == number) else { return Ok(()) };
         bulk.wake(clock);

@@ -4,13 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use landfall_core::ChunkId;
 use landfall_core::join::{LeaseVersion, RebaseCause};
 use landfall_core::keyed::Schema;
 use landfall_core::tree::Salt;
-use landfall_core::{ChunkId, Time};
 
 use super::deed::{first_deed, schema};
-use super::here::Trouble;
 use super::joining::LogLease;
 use super::member::{Member, Progress};
 use super::model::Model;
@@ -19,22 +18,19 @@ use super::reads::{CLIENTS, Read};
 use super::scenario::{LiveFaults, LiveScenario};
 use super::sealing::Seals;
 use crate::checks::{Violation, broken, check};
-use crate::log::{EventLog, Trace};
+use crate::ground::{Failure, Ground, Phase};
+use crate::log::Trace;
 use crate::network::{ConnectionId, End, MemberId, Network};
 use crate::random::Random;
-use crate::world::{Failure, Phase};
+use crate::trouble::Trouble;
 
 /// One run of one scenario of live states.
 pub struct LiveWorld {
     pub(super) scenario: LiveScenario,
     pub(super) faults: LiveFaults,
-    pub(super) now: Time,
-    queue: BTreeMap<(Time, u64), Event>,
-    events_made: u64,
+    pub(super) ground: Ground<Event>,
     pub(super) joins_made: u64,
     pub(super) reads_made: u64,
-    pub(super) random: Random,
-    pub(super) network: Network,
     pub(super) members: Vec<Member>,
     pub(super) schema: Arc<Schema>,
     pub(super) salts: Vec<Salt>,
@@ -46,8 +42,6 @@ pub struct LiveWorld {
     pub(super) reads: BTreeMap<u64, Read>,
     /// The last index that each client saw.
     pub(super) seen: [u64; CLIENTS],
-    pub(super) phase: Phase,
-    pub(super) log: EventLog,
     pub(super) figures: LiveFigures,
 }
 
@@ -190,27 +184,23 @@ impl LiveWorld {
         let count = scenario.founders + scenario.joiners;
         let schema = schema();
         let salts = schema.ids().map(|_| Salt(random.bytes(16).try_into().expect("16 bytes"))).collect();
+        let members = (0..count).map(|_| Member::new(random.number())).collect();
+        let network = Network::new(count, scenario.latency, scenario.bytes_per_second);
         Self {
             faults: scenario.faults,
-            now: Time::ZERO,
-            queue: BTreeMap::new(),
-            events_made: 0,
+            ground: Ground::new(network, random, trace),
             joins_made: 0,
             reads_made: 0,
-            network: Network::new(count, scenario.latency, scenario.bytes_per_second),
-            members: (0..count).map(|_| Member::new(random.number())).collect(),
+            members,
             order: Order::new(0..scenario.founders),
             model: Model::new(schema.sections().len()),
             schema,
             salts,
-            random,
             seals: Seals::new(),
             leases: BTreeMap::new(),
             lease_version: 1,
             reads: BTreeMap::new(),
             seen: [0; CLIENTS],
-            phase: Phase::Faults,
-            log: EventLog::new(trace),
             figures: LiveFigures::default(),
             scenario,
         }
@@ -219,19 +209,20 @@ impl LiveWorld {
     /// Runs until everything has converged, or a promise is broken.
     pub fn run(&mut self) -> Result<(), Failure> {
         let ran = self.set_up().and_then(|()| self.live()).and_then(|()| self.judge());
-        ran.map_err(|violation| Failure { violation, at: self.now, tail: self.log.tail() })
+        ran.map_err(|violation| self.ground.failure(violation))
     }
 
     /// The hash over everything that happened.
     pub fn hash(&self) -> blake3::Hash {
-        self.log.hash()
+        self.ground.log.hash()
     }
 
     /// What the run saw.
     pub fn figures(&self) -> LiveFigures {
         let sum = |of: fn(&Member) -> u64| self.members.iter().map(of).sum();
         LiveFigures {
-            events: self.log.events(),
+            events: self.ground.log.events(),
+            faults: self.ground.faults,
             bytes_fetched: sum(|at| at.fetched.bytes),
             bytes_again: sum(|at| at.fetched.bytes_again),
             bytes_lost: sum(|at| at.fetched.bytes_lost),
@@ -243,36 +234,35 @@ impl LiveWorld {
         for member in 0..self.members.len() {
             let at = &mut self.members[member];
             at.is_founder = member < self.scenario.founders;
-            at.is_liar = member > 0 && self.random.chance(500);
-            at.open(&self.schema, &self.salts).map_err(undisturbed)?;
+            at.is_liar = member > 0 && self.ground.random.chance(500);
+            at.open(&self.schema, &self.salts).map_err(Trouble::undisturbed)?;
             self.set_going(member);
         }
         let content = self.scenario.content;
         let mut entries = content.entries;
         while entries > 0 {
             let some = entries.min(FIRST_ENTRIES_AT_ONCE);
-            let deed = first_deed(&content, some, &self.schema, &mut self.random);
+            let deed = first_deed(&content, some, &self.schema, &mut self.ground.random);
             self.order.write(deed, &self.schema);
             entries -= some;
         }
-        let mark_after = self.random.millis(100, 1000);
-        self.schedule(Duration::ZERO, Event::Write);
-        self.schedule(mark_after, Event::Mark);
-        self.schedule(Duration::ZERO, Event::Read);
-        self.schedule(Duration::ZERO, Event::Fate);
-        self.schedule(self.scenario.heal_after, Event::Heal);
+        let mark_after = self.ground.random.millis(100, 1000);
+        self.ground.schedule(Duration::ZERO, Event::Write);
+        self.ground.schedule(mark_after, Event::Mark);
+        self.ground.schedule(Duration::ZERO, Event::Read);
+        self.ground.schedule(Duration::ZERO, Event::Fate);
+        self.ground.schedule(self.scenario.heal_after, Event::Heal);
         Ok(())
     }
 
     fn live(&mut self) -> Result<(), Violation> {
         while !self.has_converged() {
-            let Some(((at, _), event)) = self.queue.pop_first() else {
+            let Some(event) = self.ground.next() else {
                 return broken("nothing happens any more, and not everybody is a member".to_owned());
             };
-            self.now = at;
             self.handle(event)?;
             self.check_members()?;
-            if self.now.since(Time::ZERO) > self.scenario.heal_after + HEALING_MAX || self.events_made > EVENTS_MAX {
+            if self.ground.is_too_long(self.scenario.heal_after + HEALING_MAX) {
                 return broken(format!("no convergence: {}", self.summary()));
             }
         }
@@ -281,7 +271,7 @@ impl LiveWorld {
 
     /// Everybody votes, holds everything and is near the end of the order.
     fn has_converged(&self) -> bool {
-        self.phase == Phase::Healing
+        self.ground.phase == Phase::Healing
             && (0..self.members.len()).all(|member| {
                 let at = &self.members[member];
                 at.is_up() && at.is_whole() && self.order.votes(member) && at.diverged.is_none()
@@ -292,13 +282,13 @@ impl LiveWorld {
     /// Everybody has everything that was decided: once more from the start, with cold disks.
     fn judge(&mut self) -> Result<(), Violation> {
         for member in 0..self.members.len() {
-            self.catch_up(member).and_then(|()| self.check_all(member)).map_err(undisturbed)?;
+            self.catch_up(member).and_then(|()| self.check_all(member)).map_err(Trouble::undisturbed)?;
             let (schema, salts) = (self.schema.clone(), self.salts.clone());
             let at = &mut self.members[member];
             at.end();
-            at.open(&schema, &salts).map_err(undisturbed)?;
-            self.catch_up(member).and_then(|()| self.check_all(member)).map_err(undisturbed)?;
-            self.members[member].disk.prove_all().map_err(|error| undisturbed(error.into()))?;
+            at.open(&schema, &salts).map_err(Trouble::undisturbed)?;
+            self.catch_up(member).and_then(|()| self.check_all(member)).map_err(Trouble::undisturbed)?;
+            self.members[member].disk.prove_all().map_err(|error| Trouble::from(error).undisturbed())?;
         }
         Ok(())
     }
@@ -330,15 +320,6 @@ impl LiveWorld {
         format!("decided {} of {}{members}", self.order.decided(), self.order.last())
     }
 
-    pub(super) fn schedule(&mut self, after: Duration, event: Event) {
-        self.schedule_at(self.now + after, event);
-    }
-
-    pub(super) fn schedule_at(&mut self, at: Time, event: Event) {
-        self.events_made += 1;
-        self.queue.insert((at.max(self.now), self.events_made), event);
-    }
-
     fn handle(&mut self, event: Event) -> Result<(), Violation> {
         let Some((member, of)) = event.at() else { return self.handle_for_all(event) };
         let at = &self.members[member];
@@ -351,8 +332,8 @@ impl LiveWorld {
         if is_late || !at.is_up() {
             return Ok(());
         }
-        if at.paused_until > self.now {
-            self.schedule_at(at.paused_until, event);
+        if at.paused_until > self.ground.now {
+            self.ground.schedule_at(at.paused_until, event);
             return Ok(());
         }
         let handled = match event {
@@ -393,7 +374,7 @@ impl LiveWorld {
                 return self.settle(member, started);
             }
             Event::FreeDisk { member } => self.members[member].disk.vfs().limit_bytes(None),
-            Event::Quicken { member } => self.network.set_rate(member, self.scenario.bytes_per_second),
+            Event::Quicken { member } => self.ground.network.quicken(member),
             Event::Fate => return self.roll_dice(),
             Event::Heal => self.heal(),
             _ => {}
@@ -415,19 +396,8 @@ impl LiveWorld {
     }
 }
 
-/// Trouble where no fault was made.
-fn undisturbed(trouble: Trouble) -> Violation {
-    match trouble {
-        Trouble::Violation(violation) => violation,
-        Trouble::Disk(why) => Violation(format!("a sound disk failed: {why}")),
-        Trouble::Peer(why) => Violation(why.to_owned()),
-    }
-}
-
 /// Virtual time in which everybody must vote once nothing goes wrong any more.
 const HEALING_MAX: Duration = Duration::from_secs(300);
-/// More events than any run needs.
-const EVENTS_MAX: u64 = 1_000_000;
 /// Entries of one of the first records.
 const FIRST_ENTRIES_AT_ONCE: u64 = 100;
 /// Records that a member may lack when everybody is done.
