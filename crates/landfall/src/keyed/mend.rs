@@ -21,7 +21,9 @@ pub(super) struct Menders {
 
 impl Keyed {
     /// Names members that hold the state too: what turns out to be damaged here is fetched again from them. A join that ends well names its
-    /// own sources.
+    /// own sources. Later names take the place of earlier ones, and none outlives the process.
+    ///
+    /// A read of what is damaged waits for them, half a minute at most if none can be reached.
     pub fn set_sources(&self, sources: Vec<String>, transport: Arc<dyn Transport>, trust: Arc<dyn Trust>) {
         self.mend_with(Menders { sources, reach: Reach { transport, trust } });
     }
