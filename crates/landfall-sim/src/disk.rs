@@ -12,8 +12,8 @@ use landfall_core::{Chunk, ChunkId, Domain};
 use landfall_store::vfs::Vfs;
 use landfall_store::vfs::faulty::FaultyVfs;
 use landfall_store::{
-    Below, Encoded, FrameCheck, OpenError, Reach, Reference, Sealing, Store, StoreError, StoreOptions, StoredFrame,
-    Undecodable,
+    Below, CollectBudget, CollectReport, Encoded, FrameCheck, OpenError, Reach, Reference, Sealing, Store, StoreError,
+    StoreOptions, StoredFrame, Undecodable, UnixMillis,
 };
 
 /// A disk, and the store on it while the member runs.
@@ -145,6 +145,12 @@ impl Disk {
         unproven.get().or(damaged).map_or(Ok(()), |id| Err(ReadError::Unproven(id)))
     }
 
+    /// Lets go of what nothing pins; nothing if there is no store.
+    pub(crate) fn collect(&self) -> Option<Result<CollectReport, StoreError>> {
+        let store = self.store.as_ref()?;
+        Some(store.collect(&[], &References(self), UnixMillis(0), CollectBudget::default()))
+    }
+
     /// Undoes the form of a frame; nothing if the base that it needs is not here.
     fn decode(&self, id: ChunkId, frame: &StoredFrame) -> Result<Option<Chunk>, ReadError> {
         let codec = Codec::from_byte(frame.codec).ok_or(ReadError::Unproven(id))?;
@@ -168,7 +174,7 @@ impl Disk {
 }
 
 /// Tells the store's garbage collection what chunks refer to.
-pub(crate) struct References<'a>(pub(crate) &'a Disk);
+struct References<'a>(&'a Disk);
 
 impl Reach for References<'_> {
     fn references(&self, id: ChunkId, frame: &StoredFrame, found: &mut Vec<Reference>) -> Result<(), Undecodable> {

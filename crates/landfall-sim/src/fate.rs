@@ -2,10 +2,7 @@
 
 use std::time::Duration;
 
-use landfall_store::{CollectBudget, UnixMillis};
-
 use crate::checks::Violation;
-use crate::disk::References;
 use crate::ground::{DICE_EVERY, Phase};
 use crate::network::MemberId;
 use crate::world::{Event, World};
@@ -31,9 +28,7 @@ impl World {
         }
         if self.ground.random.chance(self.faults.clock_jump) {
             let member = self.ground.someone();
-            let jump = self.ground.random.millis(100, 60_000);
-            self.ground.note_fault(format_args!("the clock of {member} jumps by {jump:?}"));
-            self.members[member].clock_ahead += jump;
+            self.members[member].clock_ahead += self.ground.draw_clock_jump(member);
             self.members[member].wakes_at = Some(self.ground.now);
             self.ground.schedule(Duration::ZERO, Event::Wake { member });
         }
@@ -84,8 +79,7 @@ impl World {
 
     fn collect(&mut self, member: MemberId) -> Result<(), Violation> {
         let at = &self.members[member];
-        let Some(store) = at.disk.store() else { return Ok(()) };
-        let collected = store.collect(&[], &References(&at.disk), UnixMillis(0), CollectBudget::default());
+        let Some(collected) = at.disk.collect() else { return Ok(()) };
         match collected {
             Ok(report) => self.ground.note_fault(format_args!("{member} collects garbage: {:?}", report.outcome)),
             Err(error) => {

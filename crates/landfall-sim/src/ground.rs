@@ -170,6 +170,13 @@ impl<E> Ground<E> {
         }
     }
 
+    /// How far the clock of `member` jumps ahead.
+    pub(crate) fn draw_clock_jump(&mut self, member: MemberId) -> Duration {
+        let jump = self.random.millis(100, 60_000);
+        self.note_fault(format_args!("the clock of {member} jumps by {jump:?}"));
+        jump
+    }
+
     /// From now on the network is sound.
     pub(crate) fn begin_healing(&mut self) {
         self.log.note(self.now, format_args!("healing begins"));

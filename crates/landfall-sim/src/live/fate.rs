@@ -1,13 +1,11 @@
 //! Owns what goes wrong: the dice, and what each fault does to whom.
 
 use landfall_core::join::Milestone;
-use landfall_store::{CollectBudget, UnixMillis};
 
 use super::line::LINE;
 use super::sealing::LogCut;
 use super::world::{Event, LiveWorld};
 use crate::checks::Violation;
-use crate::disk::References;
 use crate::ground::{DICE_EVERY, Phase};
 use crate::network::MemberId;
 use crate::trouble::Trouble;
@@ -74,9 +72,7 @@ impl LiveWorld {
         }
         if self.ground.random.chance(self.faults.clock_jump) {
             let member = self.ground.someone();
-            let jump = self.ground.random.millis(100, 60_000);
-            self.ground.note_fault(format_args!("the clock of {member} jumps by {jump:?}"));
-            self.members[member].clock_ahead += jump;
+            self.members[member].clock_ahead += self.ground.draw_clock_jump(member);
         }
         if self.ground.random.chance(self.faults.collect) {
             let member = self.ground.someone();
@@ -147,18 +143,13 @@ impl LiveWorld {
 
     fn collect(&mut self, member: MemberId) -> Result<(), Trouble> {
         let at = &self.members[member];
-        let Some(store) = at.disk.store() else { return Ok(()) };
-        let collected = store.collect(&[], &References(&at.disk), UnixMillis(0), CollectBudget::default());
+        let Some(collected) = at.disk.collect() else { return Ok(()) };
         at.nodes.borrow_mut().clear();
-        match collected {
-            Ok(report) => {
-                let at = &mut self.members[member];
-                let (disk, fetched) = (&at.disk, &mut at.fetched);
-                fetched.keep(|id| disk.store().is_some_and(|store| store.contains(id).unwrap_or(true)));
-                self.ground.note_fault(format_args!("{member} collects garbage: {:?}", report.outcome));
-                Ok(())
-            }
-            Err(error) => Err(error.into()),
-        }
+        let report = collected?;
+        let at = &mut self.members[member];
+        let (disk, fetched) = (&at.disk, &mut at.fetched);
+        fetched.keep(|id| disk.store().is_some_and(|store| store.contains(id).unwrap_or(true)));
+        self.ground.note_fault(format_args!("{member} collects garbage: {:?}", report.outcome));
+        Ok(())
     }
 }
