@@ -13,6 +13,7 @@ use tokio::sync::Semaphore;
 use crate::ballot::Pending;
 use crate::cluster::Cluster;
 use crate::consensus::RaftVote;
+use crate::identity::Stranger;
 use crate::message::{Answer, Control, Install, Reply, Request};
 use crate::roster;
 
@@ -37,14 +38,24 @@ fn serve(cluster: &Arc<Cluster>, runtime: &Handle, connection: Connection) {
     receiver.set_idle_deadline(IDLE_MAX);
     let answers: Answers = Arc::new(Mutex::new(sender));
     let at_once = Arc::new(Semaphore::new(REQUESTS_AT_ONCE_MAX));
+    let mut is_strange = false;
     while let Ok(Some(frame)) = receiver.receive() {
-        let (number, request) = match Request::decode(frame) {
+        let (number, asker, request) = match Request::decode(frame) {
             Ok(decoded) => decoded,
             Err(error) => {
                 tracing::warn!(peer = %peer.name, %error, "a request that cannot be read");
                 break;
             }
         };
+        if let Err(Stranger { own }) = runtime.block_on(cluster.check_asker(asker, &request)) {
+            if !std::mem::replace(&mut is_strange, true) {
+                tracing::error!(peer = %peer.name, ?asker, ?own, "a member of another cluster asks");
+            }
+            if !send(&answers, number, &Answer::OtherCluster(own)) {
+                break;
+            }
+            continue;
+        }
         // Readers wait for this one.
         if let Request::Control(Control::Confirm(vote)) = request {
             if !send(&answers, number, &confirm(cluster, &vote)) {

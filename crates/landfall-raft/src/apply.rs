@@ -146,7 +146,8 @@ impl<S: Service> Applier<S> {
         self.reserved.time = self.reserved.time.max(commands.time);
         let decoded = decode_all::<S>(position, &commands.encoded)?;
         let (service, time) = (self.service.clone(), self.reserved.time);
-        let replies = self.transact(position, record, |state| run_all(&*service, time, &decoded, state))?;
+        let wanted = if self.waiters.awaits(commands.origin) { Replies::Wanted } else { Replies::Unwanted };
+        let replies = self.transact(position, record, |state| run_all(&*service, time, &decoded, state, wanted))?;
         // Whoever hears a reply must find it here.
         let applied_time = self.reserved.time;
         self.applied.send_modify(|applied| {
@@ -273,6 +274,13 @@ fn decode_all<S: Service>(position: Position, encoded: &[Bytes]) -> Result<Vec<S
     encoded.iter().enumerate().map(decode).collect()
 }
 
+/// Whether somebody waits for replies. They take memory, so nobody keeps them for nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Replies {
+    Wanted,
+    Unwanted,
+}
+
 /// Runs all commands of an entry, or says everything that any of them misses: one command that must wait would otherwise make each of
 /// the others wait in turn. Once something is missing nothing is kept, so what later commands see does not matter.
 fn run_all<S: Service>(
@@ -280,11 +288,13 @@ fn run_all<S: Service>(
     time: LogTime,
     commands: &[S::Command],
     state: &mut Transaction<'_>,
+    wanted: Replies,
 ) -> Result<Vec<Result<S::Reply, Refused>>, ReadError> {
-    let mut replies = Vec::with_capacity(commands.len());
+    let mut replies = Vec::new();
     let mut missing: Option<Missing> = None;
     for command in commands {
         match service.apply(time, command, state) {
+            Ok(_) | Err(ReadError::Refused(_)) if wanted == Replies::Unwanted => {}
             Ok(reply) => replies.push(Ok(reply)),
             // It is refused on every member alike, and what the command did before stands on every member alike.
             Err(ReadError::Refused(refused)) => replies.push(Err(refused)),

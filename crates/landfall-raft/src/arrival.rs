@@ -5,7 +5,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use landfall::core::ChunkId;
-use landfall::keyed::{JoinHandle, JoinOptions, JoinStatus, Keyed, Milestone, Sections};
+use landfall::keyed::{Extent, JoinHandle, JoinOptions, JoinStatus, Keyed, Milestone, Sections};
 use landfall::net::Transport;
 use landfall::pull::TrustAll;
 use tokio::sync::watch;
@@ -31,6 +31,19 @@ struct Pulls {
 struct Arrival {
     snapshot: ChunkId,
     join: Arc<JoinHandle>,
+}
+
+impl Pulls {
+    fn all(&self) -> impl Iterator<Item = &Arrival> {
+        [&self.coming, &self.adopted].into_iter().flatten()
+    }
+}
+
+impl Arrival {
+    /// Whether this pull brings a snapshot, or brought it, and has not failed.
+    fn brings(&self, snapshot: ChunkId) -> bool {
+        self.snapshot == snapshot && self.join.status().failure.is_none()
+    }
 }
 
 impl Arrivals {
@@ -64,11 +77,25 @@ impl Arrivals {
         Ok(())
     }
 
-    /// Goes on pulling the snapshot on which the state stands, of which a part is not here.
-    pub(crate) fn resume(&self, snapshot: ChunkId, sources: Vec<String>) {
-        self.begin(snapshot, sources);
+    /// Whether a part of the snapshot on which the state stands is not here, and nobody is asked for it.
+    pub(crate) fn has_stalled(&self) -> bool {
+        self.stalled(&self.pulls()).is_some()
+    }
+
+    /// Goes on pulling the snapshot on which the state stands, if that has stalled: its process died, or all of its sources failed.
+    pub(crate) fn go_on(&self, sources: Vec<String>) {
         let mut pulls = self.pulls();
-        pulls.adopted = pulls.coming.take();
+        let Some(snapshot) = self.stalled(&pulls) else { return };
+        let old = pulls.adopted.replace(self.pull_anew(snapshot, sources));
+        drop(pulls);
+        // It has ended; its thread may be on its last words.
+        old.inspect(|old| old.join.stop());
+    }
+
+    /// The snapshot on which the state stands, if it lacks something that no pull brings.
+    fn stalled(&self, pulls: &Pulls) -> Option<ChunkId> {
+        let standing = self.keyed.sealed().filter(|standing| standing.extent == Extent::Filling)?.id;
+        (!pulls.all().any(|arrival| arrival.brings(standing))).then_some(standing)
     }
 
     /// Ends every pull; what came is kept. It blocks.
@@ -103,10 +130,9 @@ impl Arrivals {
 
     /// Pulls a snapshot, unless it is being pulled already. A pull that was to follow ends; what it brought stays.
     fn begin(&self, snapshot: ChunkId, sources: Vec<String>) -> Arc<JoinHandle> {
-        let goes_on = |arrival: &&Arrival| arrival.snapshot == snapshot && arrival.join.status().failure.is_none();
         let mut pulls = loop {
             let mut pulls = self.pulls();
-            if let Some(arrival) = [&pulls.coming, &pulls.adopted].into_iter().flatten().find(goes_on) {
+            if let Some(arrival) = pulls.all().find(|arrival| arrival.brings(snapshot)) {
                 return arrival.join.clone();
             }
             let Some(old) = pulls.coming.take() else { break pulls };
@@ -114,6 +140,13 @@ impl Arrivals {
             drop(pulls);
             old.join.stop();
         };
+        let arrival = self.pull_anew(snapshot, sources);
+        let join = arrival.join.clone();
+        pulls.coming = Some(arrival);
+        join
+    }
+
+    fn pull_anew(&self, snapshot: ChunkId, sources: Vec<String>) -> Arrival {
         let options = JoinOptions {
             sources,
             transport: self.transport.clone(),
@@ -122,9 +155,8 @@ impl Arrivals {
             sections: Sections::All,
         };
         let join = Arc::new(self.keyed.join(options));
-        pulls.coming = Some(Arrival { snapshot, join: join.clone() });
         self.tell_changes(join.clone());
-        join
+        Arrival { snapshot, join }
     }
 
     fn tell_changes(&self, join: Arc<JoinHandle>) {

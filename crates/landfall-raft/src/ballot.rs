@@ -8,6 +8,7 @@ use landfall::core::snapshot::Position;
 use serde::{Deserialize, Serialize};
 
 use crate::consensus::{MemberId, RaftSnapshotMeta, RaftVote};
+use crate::identity::ClusterId;
 use crate::reference::Reference;
 
 const FILE_NAME: &str = "ballot";
@@ -19,6 +20,9 @@ const MAGIC: &[u8; 8] = b"lfballt1";
 pub(crate) struct Facts {
     /// Whose directory this is.
     pub(crate) member: MemberId,
+    /// The cluster to which it belongs; nothing before it does, and in clusters that are older than their ids.
+    #[serde(default)]
+    pub(crate) cluster: Option<ClusterId>,
     pub(crate) vote: Option<RaftVote>,
     /// What the salts of a state that is born here are drawn from.
     pub(crate) salt_seed: [u8; 32],
@@ -155,9 +159,25 @@ mod tests {
         let mut ballot = Ballot::open(directory.path(), 4, [1; 32]).unwrap();
         ballot.change(|facts| facts.vote = Some(RaftVote::new(3, 4))).unwrap();
         ballot.change(|facts| facts.pending = Some(pending(9))).unwrap();
+        ballot.change(|facts| facts.cluster = Some(ClusterId([8; 16]))).unwrap();
         let again = Ballot::open(directory.path(), 4, [1; 32]).unwrap();
         assert_eq!(again.facts(), ballot.facts());
         assert_eq!(again.facts().vote, Some(RaftVote::new(3, 4)));
+    }
+
+    #[test]
+    fn facts_of_a_member_that_is_older_than_ids_of_clusters_are_read() {
+        #[derive(Serialize)]
+        struct Old {
+            member: MemberId,
+            vote: Option<RaftVote>,
+            salt_seed: [u8; 32],
+            pending: Option<Pending>,
+        }
+        let old = Old { member: 4, vote: Some(RaftVote::new(3, 4)), salt_seed: [1; 32], pending: None };
+        let body = rmp_serde::to_vec_named(&old).unwrap();
+        let facts = decode(&[&MAGIC[..], &crc32c::crc32c(&body).to_le_bytes(), &body].concat()).unwrap();
+        assert_eq!((facts.member, facts.cluster, facts.vote), (4, None, old.vote));
     }
 
     #[test]

@@ -17,8 +17,10 @@ use crate::ballot::Ballot;
 use crate::consensus::{MemberAddress, MemberId, Raft, StoredMembership, position_of};
 use crate::entry::{LogTime, Mark, Payload};
 use crate::gather::{now_ms, write};
-use crate::message::Newcomer;
+use crate::identity::{ClusterId, Identity, Stranger};
+use crate::message::{Control, Newcomer, Request};
 use crate::network::Network;
+use crate::open::is_pristine;
 use crate::owner::Owner;
 use crate::sealing::Sealing;
 use crate::seals::Seals;
@@ -33,6 +35,7 @@ pub(crate) struct Cluster {
     pub(crate) raft: Raft,
     pub(crate) voted: Voted,
     pub(crate) network: Network,
+    pub(crate) identity: Arc<Identity>,
     pub(crate) keyed: Arc<Keyed>,
     pub(crate) log: Arc<Log>,
     pub(crate) disk: Arc<Owner<Ballot>>,
@@ -58,6 +61,11 @@ pub enum Role {
     Learner,
 }
 
+/// Whether a request comes from a member that counts this one in.
+fn is_of_raft(request: &Request) -> bool {
+    matches!(request, Request::Append(_) | Request::Control(Control::Vote(_) | Control::Install(_)))
+}
+
 impl Cluster {
     /// Who belongs to the cluster, as far as this member's log says.
     pub(crate) fn membership(&self) -> Arc<StoredMembership> {
@@ -69,6 +77,28 @@ impl Cluster {
         let membership = self.membership();
         let others = membership.nodes().filter(|(member, _)| **member != self.member);
         others.map(|(member, address)| (*member, address.clone())).collect()
+    }
+
+    /// Whether somebody of `asker`, or of no cluster, may ask this. Who belongs to no cluster yet belongs to the one that sends it a log or
+    /// asks it for a vote.
+    pub(crate) async fn check_asker(&self, asker: Option<ClusterId>, request: &Request) -> Result<(), Stranger> {
+        let own = self.identity.own();
+        match (own, asker) {
+            (own, asker) if own == asker => Ok(()),
+            (_, None) if matches!(request, Request::Control(Control::Begin(_))) => Ok(()),
+            (None, Some(asker)) if is_of_raft(request) && self.is_pristine() => {
+                self.identity.set(asker).await.map_err(|error| {
+                    tracing::error!(%error, "cannot note the cluster");
+                    Stranger { own }
+                })
+            }
+            _ => Err(Stranger { own }),
+        }
+    }
+
+    /// Whether this member never belonged to a cluster.
+    pub(crate) fn is_pristine(&self) -> bool {
+        is_pristine(&self.log, &self.keyed)
     }
 
     /// Whether the membership, as far as it is known here, has a member at that very address.

@@ -1,17 +1,19 @@
 //! Owns how commands become log entries: those that wait are gathered into one, so that they share one append and one sync.
 //!
 //! A lone command leaves at once. What comes while an entry is on its way waits for its end, or until it is as long: the fewer entries there
-//! are, the fewer syncs every member pays, and clients that wait for their answers would else be split into many small ones.
+//! are, the fewer syncs every member pays, and clients that wait for their answers would else be split into many small ones. While too few
+//! members answer, none is taken.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use openraft::error::{ClientWriteError, RaftError};
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::consensus::{MemberId, Raft};
 use crate::entry::{CommandsBuilder, LogTime, Origin, Payload};
+use crate::quorum::Quorum;
 use crate::service::ProposeError;
 use crate::voted::Voted;
 
@@ -83,6 +85,19 @@ impl<R> Waiters<R> {
         Vec::new()
     }
 
+    /// Whether anybody waits for the replies of an entry.
+    pub(crate) fn awaits(&self, origin: Origin) -> bool {
+        origin.member == self.member && lock(&self.by_ticket).contains_key(&origin.ticket)
+    }
+
+    /// Too few members answer to say what becomes of any entry: nobody waits any longer.
+    pub(crate) fn give_up(&self) {
+        let waiting: Vec<_> = lock(&self.by_ticket).drain().collect();
+        for reply in waiting.into_iter().flat_map(|(_, replies)| replies) {
+            let _ = reply.send(Err(ProposeError::Unconfirmed));
+        }
+    }
+
     /// The entry's fate is known to openraft: who still waits hears why there was no reply.
     fn settle(&self, ticket: u64, error: Option<ProposeError>) {
         let state = lock(&self.appended.0).remove(&ticket);
@@ -104,9 +119,10 @@ pub(crate) async fn gather<R: Send + 'static>(
     waiters: Arc<Waiters<R>>,
     last_time: impl Fn() -> LogTime + Send + 'static,
     proposals: mpsc::Receiver<Proposal<R>>,
+    quorum: watch::Receiver<Quorum>,
 ) {
     let under_way = Arc::new(UnderWay::default());
-    let mut gathering = Gathering { proposals, left_over: None };
+    let mut gathering = Gathering { proposals, left_over: None, quorum };
     // Tickets of an earlier life of this member stand in the log: they must not be taken for ours.
     let mut ticket = now_ms() << 20;
     while let Some(Gathered { builder, replies }) = gathering.next(&under_way).await {
@@ -130,35 +146,56 @@ struct Gathering<R> {
     proposals: mpsc::Receiver<Proposal<R>>,
     /// One that the last entry had no room for.
     left_over: Option<Proposal<R>>,
+    quorum: watch::Receiver<Quorum>,
 }
 
 impl<R> Gathering<R> {
-    /// What goes into the next entry, once it may leave; nothing once nobody can propose any more.
+    /// What goes into the next entry, once it may leave; nothing once nobody can propose any more, or raft stopped. While too few members
+    /// answer, what waits is refused.
     async fn next(&mut self, under_way: &UnderWay) -> Option<Gathered<R>> {
-        let mut gathered = Gathered { builder: CommandsBuilder::new(), replies: Vec::new() };
-        let first = match self.left_over.take() {
-            Some(proposal) => proposal,
-            None => self.proposals.recv().await?,
-        };
-        gathered.add(first);
+        let mut gathered = Gathered::default();
         loop {
-            while self.left_over.is_none()
-                && let Ok(proposal) = self.proposals.try_recv()
-            {
-                self.left_over = gathered.take(proposal);
+            // Asked first: what was sent before the last sender went is found below.
+            let is_closed = self.proposals.is_closed();
+            self.fill(&mut gathered);
+            while *self.quorum.borrow_and_update() == Quorum::Silent && !gathered.is_empty() {
+                std::mem::take(&mut gathered).refuse(&ProposeError::NoQuorum);
+                self.fill(&mut gathered);
             }
             let length = if self.left_over.is_some() { usize::MAX } else { gathered.builder.bytes() };
             let ended = under_way.ended.notified();
-            if under_way.lets_go(length) {
-                return Some(gathered);
+            match gathered.is_empty() {
+                false if under_way.lets_go(length) => return Some(gathered),
+                true if is_closed => return None,
+                _ => {}
             }
             tokio::select! {
                 () = ended => {}
-                Some(proposal) = self.proposals.recv(), if self.left_over.is_none() => {
-                    self.left_over = gathered.take(proposal);
+                changed = self.quorum.changed() => if changed.is_err() {
+                    gathered.refuse(&ProposeError::Stopped);
+                    return None;
+                },
+                received = self.proposals.recv(), if self.left_over.is_none() && !is_closed => {
+                    self.left_over = received.and_then(|proposal| gathered.take(proposal));
                 }
             }
         }
+    }
+
+    /// Takes what waits, as far as there is room.
+    fn fill(&mut self, gathered: &mut Gathered<R>) {
+        self.left_over = self.left_over.take().and_then(|proposal| gathered.take(proposal));
+        while self.left_over.is_none()
+            && let Ok(proposal) = self.proposals.try_recv()
+        {
+            self.left_over = gathered.take(proposal);
+        }
+    }
+}
+
+impl<R> Default for Gathered<R> {
+    fn default() -> Self {
+        Self { builder: CommandsBuilder::new(), replies: Vec::new() }
     }
 }
 
@@ -175,6 +212,18 @@ impl<R> Gathered<R> {
     fn add(&mut self, proposal: Proposal<R>) {
         self.builder.add(&proposal.command);
         self.replies.push(proposal.reply);
+    }
+
+    fn is_empty(&self) -> bool {
+        self.replies.is_empty()
+    }
+
+    /// Nothing becomes of any of them.
+    fn refuse(self, error: &ProposeError) {
+        for reply in self.replies {
+            // Whoever asked may have gone.
+            let _ = reply.send(Err(error.clone()));
+        }
     }
 }
 
@@ -257,13 +306,25 @@ mod tests {
     use super::*;
     use crate::entry::ENTRY_BYTES_MAX;
 
-    fn gathering() -> (mpsc::Sender<Proposal<()>>, Gathering<()>) {
-        let (sender, proposals) = mpsc::channel(64);
-        (sender, Gathering { proposals, left_over: None })
+    /// What tells a gatherer what to do.
+    struct Levers {
+        proposals: mpsc::Sender<Proposal<()>>,
+        quorum: watch::Sender<Quorum>,
     }
 
-    fn proposal(bytes: usize) -> Proposal<()> {
-        Proposal { command: vec![7; bytes], reply: oneshot::channel().0 }
+    impl Levers {
+        /// Proposes a command of so many bytes.
+        async fn propose(&self, bytes: usize) -> oneshot::Receiver<Result<(), ProposeError>> {
+            let (reply, heard) = oneshot::channel();
+            self.proposals.send(Proposal { command: vec![7; bytes], reply }).await.unwrap();
+            heard
+        }
+    }
+
+    fn gathering() -> (Levers, Gathering<()>) {
+        let (proposals, to_gather) = mpsc::channel(64);
+        let (quorum, answers) = watch::channel(Quorum::Answers);
+        (Levers { proposals, quorum }, Gathering { proposals: to_gather, left_over: None, quorum: answers })
     }
 
     /// What may leave now.
@@ -277,20 +338,20 @@ mod tests {
 
     #[tokio::test]
     async fn a_lone_command_leaves_at_once() {
-        let (sender, mut gathering) = gathering();
-        sender.send(proposal(10)).await.unwrap();
+        let (levers, mut gathering) = gathering();
+        levers.propose(10).await;
         assert_eq!(next(&mut gathering, &UnderWay::default()).await.unwrap().replies.len(), 1);
     }
 
     #[tokio::test]
     async fn what_comes_while_an_entry_is_under_way_leaves_together() {
-        let (sender, mut gathering) = gathering();
+        let (levers, mut gathering) = gathering();
         let under_way = Arc::new(UnderWay::default());
         under_way.begin(1, 10_000);
         let shared = under_way.clone();
         let gathered = tokio::spawn(async move { gathering.next(&shared).await.unwrap().replies.len() });
         for _ in 0..5 {
-            sender.send(proposal(100)).await.unwrap();
+            levers.propose(100).await;
             tokio::task::yield_now().await;
         }
         assert!(!gathered.is_finished());
@@ -300,10 +361,10 @@ mod tests {
 
     #[tokio::test]
     async fn an_entry_as_long_as_the_one_under_way_goes_beside_it_and_a_third_waits() {
-        let (sender, mut gathering) = gathering();
+        let (levers, mut gathering) = gathering();
         let under_way = UnderWay::default();
         under_way.begin(1, 1_000);
-        sender.send(proposal(1_000)).await.unwrap();
+        levers.propose(1_000).await;
         assert!(next(&mut gathering, &under_way).await.is_some());
         under_way.begin(2, 1_000);
         assert!(!under_way.lets_go(usize::MAX));
@@ -313,16 +374,56 @@ mod tests {
 
     #[tokio::test]
     async fn an_entry_that_is_full_does_not_wait_and_loses_nothing() {
-        let (sender, mut gathering) = gathering();
+        let (levers, mut gathering) = gathering();
         let under_way = UnderWay::default();
         under_way.begin(1, ENTRY_BYTES_MAX);
         for _ in 0..3 {
-            sender.send(proposal(ENTRY_BYTES_MAX * 2 / 5)).await.unwrap();
+            levers.propose(ENTRY_BYTES_MAX * 2 / 5).await;
         }
         assert_eq!(next(&mut gathering, &under_way).await.unwrap().replies.len(), 2);
-        drop(sender);
+        drop(levers.proposals);
         under_way.end(1);
         assert_eq!(next(&mut gathering, &under_way).await.unwrap().replies.len(), 1);
         assert!(gathering.next(&under_way).await.is_none());
+    }
+    #[tokio::test]
+    async fn while_too_few_members_answer_everything_that_waits_is_refused_and_later_commands_are_taken_again() {
+        let (levers, mut gathering) = gathering();
+        let under_way = UnderWay::default();
+        under_way.begin(1, ENTRY_BYTES_MAX);
+        // More than one entry holds.
+        let mut heard = Vec::new();
+        for _ in 0..3 {
+            heard.push(levers.propose(ENTRY_BYTES_MAX * 2 / 5).await);
+        }
+        levers.quorum.send_replace(Quorum::Silent);
+        assert!(next(&mut gathering, &under_way).await.is_none());
+        for heard in heard {
+            assert!(matches!(heard.await.unwrap(), Err(ProposeError::NoQuorum)));
+        }
+        levers.quorum.send_replace(Quorum::Answers);
+        under_way.end(1);
+        levers.propose(10).await;
+        assert_eq!(next(&mut gathering, &under_way).await.unwrap().replies.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_gatherer_that_waits_ends_with_the_last_who_could_propose() {
+        let (levers, mut gathering) = gathering();
+        let gathered = tokio::spawn(async move { gathering.next(&UnderWay::default()).await.is_none() });
+        tokio::task::yield_now().await;
+        drop(levers.proposals);
+        assert!(gathered.await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn when_raft_stops_whoever_waits_hears_so() {
+        let (levers, mut gathering) = gathering();
+        let under_way = UnderWay::default();
+        under_way.begin(1, 1_000);
+        let heard = levers.propose(10).await;
+        drop(levers.quorum);
+        assert!(gathering.next(&under_way).await.is_none());
+        assert!(matches!(heard.await.unwrap(), Err(ProposeError::Stopped)));
     }
 }

@@ -10,7 +10,7 @@ use landfall::core::snapshot::{KeyRange, SectionPriority, StateName};
 use landfall::net::PlainTransport;
 use openraft::ChangeMembers;
 
-use crate::ballot::Pending;
+use crate::ballot::{Facts, Pending};
 use crate::cluster::Role;
 use crate::consensus::log_id_of;
 use crate::entry::LogTime;
@@ -72,14 +72,15 @@ async fn leader(directory: &Path) -> (Node<Counter>, Pending) {
 }
 
 /// Leaves on the disk of member 2 what a kill leaves there.
-async fn leave_behind(directory: &Path, pending: &Pending, log: Purged) {
-    let (config, pending) = (config(directory, 2), pending.clone());
+async fn leave_behind(leader: &Node<Counter>, directory: &Path, pending: &Pending, log: Purged) {
+    let (config, pending, cluster) = (config(directory, 2), pending.clone(), leader.status().cluster);
     let leave = move || {
         let parts = Parts::open(&Counter, &config).unwrap();
         if log == Purged::ThroughTheReference {
             parts.log.purge_through(pending.reference.position()).unwrap();
         }
-        parts.disk.hand(move |ballot| ballot.change(|facts| facts.pending = Some(pending)).unwrap()).unwrap();
+        let facts = move |facts: &mut Facts| (facts.pending, facts.cluster) = (Some(pending), cluster);
+        parts.disk.hand(move |ballot| ballot.change(facts).unwrap()).unwrap();
         drop(parts);
     };
     tokio::task::spawn_blocking(leave).await.unwrap();
@@ -95,7 +96,7 @@ enum Purged {
 async fn a_kill_between_purge_and_install_leaves_a_member_that_stands_on_the_reference() {
     let directory = tempfile::tempdir().unwrap();
     let (leader, pending) = leader(directory.path()).await;
-    leave_behind(directory.path(), &pending, Purged::ThroughTheReference).await;
+    leave_behind(&leader, directory.path(), &pending, Purged::ThroughTheReference).await;
     let node = Node::open(Counter, config(directory.path(), 2)).await.unwrap();
     let status = node.status();
     assert_eq!(status.applied, pending.reference.position());
@@ -116,7 +117,7 @@ async fn a_kill_between_purge_and_install_leaves_a_member_that_stands_on_the_ref
 async fn a_kill_before_the_purge_leaves_a_member_that_goes_on_by_its_log() {
     let directory = tempfile::tempdir().unwrap();
     let (leader, pending) = leader(directory.path()).await;
-    leave_behind(directory.path(), &pending, Purged::Nothing).await;
+    leave_behind(&leader, directory.path(), &pending, Purged::Nothing).await;
     // Nobody needs to be reachable: the reference does not count.
     leader.close().await;
     let node = Node::open(Counter, config(directory.path(), 2)).await.unwrap();

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use crate::cluster::Cluster;
 use crate::consensus::MemberAddress;
 use crate::entry::Lease;
+use crate::link::LinkError;
 use crate::message::{Beginning, Control, Newcomer, Renewal, Reply, Request};
 use crate::network::Network;
 use crate::node::{Node, NodeConfig, release};
@@ -68,19 +69,20 @@ impl<S: Service> Node<S> {
     pub async fn join(service: S, config: NodeConfig, join: JoinConfig) -> Result<Self, JoinError> {
         let service = Arc::new(service);
         let parts = open_parts(&service, &config).await?;
-        let network = Network::new(config.transport.clone());
+        let network = Network::new(config.transport.clone(), parts.identity.clone());
         let newcomer = Newcomer { member: config.member, address: address_before_listening(&config) };
         let asking = Asking { network, seeds: join.seeds.clone(), deadline: Instant::now() + join.patience };
         let mut lease = None;
         if parts.is_pristine() {
             let beginning = asking.begin(&newcomer).await?;
-            if let Some((_, reference)) = beginning.start {
-                let arrivals = parts.arrivals.clone();
-                let adopted = tokio::task::spawn_blocking(move || arrivals.adopt(&reference)).await;
-                if let Err(reason) = adopted.unwrap_or_else(|error| Err(error.to_string())) {
-                    let_go(parts).await;
-                    return Err(JoinError::Pull(reason));
-                }
+            if let Some(cluster) = beginning.cluster {
+                parts.identity.set(cluster).await.map_err(OpenError::from)?;
+            }
+            let arrivals = parts.arrivals.clone();
+            let adopted = tokio::task::spawn_blocking(move || arrivals.adopt(&beginning.start)).await;
+            if let Err(reason) = adopted.unwrap_or_else(|error| Err(error.to_string())) {
+                let_go(parts).await;
+                return Err(JoinError::Pull(reason));
             }
             lease = Some(beginning.lease);
         } else {
@@ -160,6 +162,7 @@ async fn ask_leader(network: &Network, first: &str, question: &impl Fn() -> Cont
             Ok(Reply::NotYet(reason)) => return Asked::NotNow(reason),
             Ok(Reply::Refused(reason)) => return Asked::Refused(reason),
             Ok(reply) => return Asked::Answered(reply),
+            Err(error @ LinkError::OtherCluster { .. }) => return Asked::Refused(error.to_string()),
             Err(error) => return Asked::NotNow(error.to_string()),
         }
     }

@@ -12,6 +12,7 @@ use landfall::net::{Connection, FrameReceiver, FrameSender, ReceiveError, SendEr
 use landfall::pull::SourceError;
 use tokio::sync::mpsc;
 
+use crate::identity::{ClusterId, Identity};
 use crate::message::{Answer, Reply, Request, SERVICE};
 
 /// Frames that wait to be sent; beyond it a peer is too slow to be asked more.
@@ -22,6 +23,7 @@ const SILENCE_MAX: Duration = Duration::from_secs(10);
 /// A way to one member. Cheap to share; it connects when somebody asks something.
 pub(crate) struct Link {
     transport: Arc<dyn Transport>,
+    identity: Arc<Identity>,
     address: String,
     live: Mutex<Option<Live>>,
     number: AtomicU64,
@@ -60,6 +62,13 @@ pub(crate) enum LinkError {
     /// The peer said that it cannot.
     #[error("{address} cannot do it: {reason}")]
     Failed { address: String, reason: String },
+    /// The peer belongs to another cluster: it was not done, and never will be.
+    #[error("{address} belongs to cluster {}, this member to {}", named(.theirs), named(.own))]
+    OtherCluster { address: String, theirs: Option<ClusterId>, own: Option<ClusterId> },
+}
+
+fn named(cluster: &Option<ClusterId>) -> String {
+    cluster.map_or_else(|| "none".to_owned(), |cluster| cluster.to_string())
 }
 
 /// Answers to one request.
@@ -68,11 +77,12 @@ pub(crate) struct Call {
     answers: mpsc::UnboundedReceiver<Result<Answer, LinkError>>,
     waiting: Arc<Waiting>,
     address: String,
+    cluster: Option<ClusterId>,
 }
 
 impl Link {
-    pub(crate) fn new(transport: Arc<dyn Transport>, address: String) -> Self {
-        Self { transport, address, live: Mutex::new(None), number: AtomicU64::new(1) }
+    pub(crate) fn new(transport: Arc<dyn Transport>, identity: Arc<Identity>, address: String) -> Self {
+        Self { transport, identity, address, live: Mutex::new(None), number: AtomicU64::new(1) }
     }
 
     /// Asks, and waits for the end of the answer.
@@ -88,7 +98,8 @@ impl Link {
     /// Asks; the answers come one by one.
     pub(crate) fn call(&self, request: &Request) -> Result<Call, LinkError> {
         let number = self.number.fetch_add(1, Ordering::Relaxed);
-        let frame = request.encode(number);
+        let cluster = self.identity.own();
+        let frame = request.encode(number, cluster);
         let mut live = lock(&self.live);
         let connection = match live.take().filter(|live| !live.waiting.has_ended()) {
             Some(connection) => connection,
@@ -97,7 +108,7 @@ impl Link {
         let connection = live.insert(connection);
         let answers = connection.waiting.enter(number)?;
         let waiting = connection.waiting.clone();
-        let call = Call { number, answers, waiting, address: self.address.clone() };
+        let call = Call { number, answers, waiting, address: self.address.clone(), cluster };
         connection.frames.try_send(frame).map_err(|_| LinkError::Busy { address: self.address.clone() })?;
         Ok(call)
     }
@@ -120,6 +131,9 @@ impl Call {
         let lost = || LinkError::Lost { address: self.address.clone(), reason: "nothing comes any more".into() };
         match self.answers.recv().await.unwrap_or_else(|| Err(lost()))? {
             Answer::Failure(reason) => Err(LinkError::Failed { address: self.address.clone(), reason }),
+            Answer::OtherCluster(theirs) => {
+                Err(LinkError::OtherCluster { address: self.address.clone(), theirs, own: self.cluster })
+            }
             answer => Ok(answer),
         }
     }

@@ -229,7 +229,7 @@ mod tests {
                 leader_commit: None,
                 entries,
             };
-            let frame = Request::Append(append).encode(u64::MAX);
+            let frame = Request::Append(append).encode(u64::MAX, None);
             assert!(frame.len() <= FRAME_BYTES_MAX as usize, "a frame of {} bytes after {sent}", frame.len());
         }
     }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::consensus::{Consensus, MemberAddress, MemberId, RaftLogId, RaftSnapshotMeta, RaftVote, position_of};
 use crate::entry::{self, ENTRY_BYTES_MAX, EntryError, Lease};
+use crate::identity::ClusterId;
 use crate::reference::Reference;
 
 /// The name of the service under which members open connections to each other.
@@ -23,6 +24,10 @@ const CONTROL: u8 = 2;
 const REPLY: u8 = 3;
 const PROGRESS: u8 = 4;
 const FAILURE: u8 = 5;
+const OTHER_CLUSTER: u8 = 6;
+
+/// The cluster of an asker that belongs to none.
+const NO_CLUSTER: [u8; 16] = [0; 16];
 
 /// What an append says of each entry: its position and its length.
 pub(crate) const ENTRY_HEAD_BYTES: usize = 8 + 8 + 4;
@@ -119,8 +124,10 @@ pub(crate) enum Reply {
 /// Where a joiner begins.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Beginning {
-    /// The newest snapshot and where it stands; nothing if the log holds everything from its first entry.
-    pub(crate) start: Option<(RaftSnapshotMeta, Reference)>,
+    /// The cluster to which the joiner belongs from now on.
+    pub(crate) cluster: Option<ClusterId>,
+    /// The newest snapshot of the member that leads.
+    pub(crate) start: Reference,
     pub(crate) lease: Lease,
 }
 
@@ -133,6 +140,8 @@ pub(crate) enum Answer {
     Progress(u64),
     /// The member cannot do what was asked.
     Failure(String),
+    /// The member belongs to this cluster, and the asker to another.
+    OtherCluster(Option<ClusterId>),
 }
 
 /// A frame that breaks this protocol.
@@ -154,22 +163,32 @@ struct AppendHead {
 }
 
 impl Request {
-    /// The frame that carries this request under a number.
-    pub(crate) fn encode(&self, number: u64) -> Vec<u8> {
+    /// The frame that carries this request, of a member of `cluster`, under a number.
+    pub(crate) fn encode(&self, number: u64, cluster: Option<ClusterId>) -> Vec<u8> {
+        let mut out = Vec::with_capacity(256);
+        out.put_u64_le(number);
+        out.put_u8(if matches!(self, Self::Append(_)) { APPEND } else { CONTROL });
+        out.put_slice(&cluster.map_or(NO_CLUSTER, |cluster| cluster.0));
         match self {
-            Self::Append(append) => encode_append(number, append),
-            Self::Control(control) => frame(number, CONTROL, control),
+            Self::Append(append) => put_append(&mut out, append),
+            Self::Control(control) => pack(&mut out, control),
         }
+        out
     }
 
-    /// A request and its number.
-    pub(crate) fn decode(frame: &[u8]) -> Result<(u64, Self), MessageError> {
-        let (number, kind, body) = head(frame)?;
-        match kind {
-            APPEND => Ok((number, Self::Append(decode_append(body)?))),
-            CONTROL => Ok((number, Self::Control(unpack(body)?))),
-            _ => Err(MessageError::Malformed("a request of an unknown kind")),
+    /// A request, its number, and the cluster of whoever asks.
+    pub(crate) fn decode(frame: &[u8]) -> Result<(u64, Option<ClusterId>, Self), MessageError> {
+        let (number, kind, rest) = head(frame)?;
+        if !matches!(kind, APPEND | CONTROL) {
+            return Err(MessageError::Malformed("a request of an unknown kind"));
         }
+        let (cluster, body) = rest.split_first_chunk().ok_or(MessageError::Malformed("a request without a head"))?;
+        let cluster = (*cluster != NO_CLUSTER).then_some(ClusterId(*cluster));
+        let request = match kind {
+            APPEND => Self::Append(decode_append(body)?),
+            _ => Self::Control(unpack(body)?),
+        };
+        Ok((number, cluster, request))
     }
 }
 
@@ -180,6 +199,7 @@ impl Answer {
             Self::Reply(reply) => frame(number, REPLY, reply),
             Self::Progress(bytes) => frame(number, PROGRESS, bytes),
             Self::Failure(reason) => frame(number, FAILURE, reason),
+            Self::OtherCluster(cluster) => frame(number, OTHER_CLUSTER, cluster),
         }
     }
 
@@ -190,6 +210,7 @@ impl Answer {
             REPLY => Self::Reply(unpack(body)?),
             PROGRESS => Self::Progress(unpack(body)?),
             FAILURE => Self::Failure(unpack(body)?),
+            OTHER_CLUSTER => Self::OtherCluster(unpack(body)?),
             _ => return Err(MessageError::Malformed("an answer of an unknown kind")),
         };
         Ok((number, answer))
@@ -219,12 +240,9 @@ fn head(mut frame: &[u8]) -> Result<(u64, u8, &[u8]), MessageError> {
     Ok((frame.get_u64_le(), frame.get_u8(), frame))
 }
 
-fn encode_append(number: u64, append: &AppendEntriesRequest<Consensus>) -> Vec<u8> {
+fn put_append(out: &mut Vec<u8>, append: &AppendEntriesRequest<Consensus>) {
     let encoded: Vec<Bytes> = append.entries.iter().map(|entry| entry::encode(&entry.payload)).collect();
-    let bytes: usize = encoded.iter().map(|entry| ENTRY_HEAD_BYTES + entry.len()).sum();
-    let mut out = Vec::with_capacity(256 + bytes);
-    out.put_u64_le(number);
-    out.put_u8(APPEND);
+    out.reserve(encoded.iter().map(|entry| ENTRY_HEAD_BYTES + entry.len()).sum());
     out.put_u32_le(encoded.len() as u32);
     for (entry, bytes) in append.entries.iter().zip(&encoded) {
         let position = position_of(entry.log_id);
@@ -233,8 +251,7 @@ fn encode_append(number: u64, append: &AppendEntriesRequest<Consensus>) -> Vec<u
         out.put_u32_le(bytes.len() as u32);
         out.put_slice(bytes);
     }
-    pack(&mut out, &AppendHead { vote: append.vote, previous: append.prev_log_id, commit: append.leader_commit });
-    out
+    pack(out, &AppendHead { vote: append.vote, previous: append.prev_log_id, commit: append.leader_commit });
 }
 
 fn decode_append(body: &[u8]) -> Result<AppendEntriesRequest<Consensus>, MessageError> {
@@ -280,19 +297,35 @@ mod tests {
         }
     }
 
+    const OWN: Option<ClusterId> = Some(ClusterId([9; 16]));
+
+    #[test]
+    fn an_asker_that_belongs_to_no_cluster_says_so() {
+        let (_, cluster, _) = Request::decode(&Request::Control(Control::Promote(1)).encode(1, None)).unwrap();
+        assert_eq!(cluster, None);
+    }
+
+    /// Members of different versions meet: the first bytes of a request stay where they are.
+    #[test]
+    fn the_head_of_a_request_never_changes() {
+        let frame = Request::Control(Control::Promote(7)).encode(0x0102, OWN);
+        let expected = [&[2, 1, 0, 0, 0, 0, 0, 0, CONTROL][..], &[9; 16], &[0x81, 0xa7], b"Promote", &[7]].concat();
+        assert_eq!(frame, expected);
+    }
+
     #[test]
     fn an_append_comes_back_as_it_was() {
-        let frame = Request::Append(append()).encode(77);
-        let (number, decoded) = Request::decode(&frame).unwrap();
+        let frame = Request::Append(append()).encode(77, OWN);
+        let (number, cluster, decoded) = Request::decode(&frame).unwrap();
         let Request::Append(decoded) = decoded else { panic!("another request: {decoded:?}") };
-        assert_eq!(number, 77);
+        assert_eq!((number, cluster), (77, OWN));
         assert_eq!(decoded.entries, append().entries);
         assert_eq!((decoded.vote, decoded.prev_log_id), (append().vote, append().prev_log_id));
     }
 
     #[test]
     fn a_frame_that_was_cut_is_refused_at_any_length() {
-        let frame = Request::Append(append()).encode(1);
+        let frame = Request::Append(append()).encode(1, OWN);
         for length in 0..frame.len() {
             assert!(Request::decode(&frame[..length]).is_err(), "cut to {length}");
         }
@@ -304,7 +337,7 @@ mod tests {
 
     #[test]
     fn what_is_asked_is_told_from_what_is_answered() {
-        assert!(Answer::decode(&Request::Control(Control::Promote(1)).encode(1)).is_err());
+        assert!(Answer::decode(&Request::Control(Control::Promote(1)).encode(1, None)).is_err());
         assert!(Request::decode(&Answer::Progress(3).encode(1)).is_err());
     }
 }

@@ -15,6 +15,7 @@ use openraft::network::{Backoff, RPCOption, RaftNetwork, RaftNetworkFactory};
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse};
 
 use crate::consensus::{Consensus, MemberAddress, MemberId, RaftLogId, RaftVote};
+use crate::identity::Identity;
 use crate::link::{Call, Link, LinkError};
 use crate::message::{Answer, Control, Install, Reply, Request};
 
@@ -31,12 +32,13 @@ type InstallError = StreamingError<Consensus, Fatal<MemberId>>;
 #[derive(Clone)]
 pub(crate) struct Network {
     transport: Arc<dyn Transport>,
+    identity: Arc<Identity>,
     links: Arc<Mutex<HashMap<String, Arc<Link>>>>,
 }
 
 impl Network {
-    pub(crate) fn new(transport: Arc<dyn Transport>) -> Self {
-        Self { transport, links: Arc::default() }
+    pub(crate) fn new(transport: Arc<dyn Transport>, identity: Arc<Identity>) -> Self {
+        Self { transport, identity, links: Arc::default() }
     }
 
     /// The link to a member at an address: one for everything that is said to it.
@@ -44,7 +46,8 @@ impl Network {
         // Nothing that runs under the lock can panic half way.
         let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
         let link = links.entry(address.to_owned());
-        link.or_insert_with(|| Arc::new(Link::new(self.transport.clone(), address.to_owned()))).clone()
+        let new = || Link::new(self.transport.clone(), self.identity.clone(), address.to_owned());
+        link.or_insert_with(|| Arc::new(new())).clone()
     }
 }
 

@@ -1,20 +1,19 @@
 //! Owns putting a member together: its ballot, log and state from the disk, raft on top of them, and the door for other members.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::sync::{Arc, OnceLock};
 
 use landfall::core::keyed::{Schema, SchemaError, SectionId};
 use landfall::core::snapshot::SectionPriority;
-use landfall::keyed::{Extent, Keyed, KeyedConfig, KeyedOpenError};
+use landfall::keyed::{Keyed, KeyedConfig, KeyedOpenError};
 use landfall::member::{Member, ServeConfig, ServeError};
 use landfall_store::log::{Log, LogOpenError, LogOptions};
 use landfall_store::vfs::RealVfs;
 use openraft::error::{InitializeError, RaftError};
 use openraft::{Config, SnapshotPolicy};
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::answer;
 use crate::apply::{Applier, Patience};
@@ -24,11 +23,13 @@ use crate::barrier::{self, READERS_WAITING_MAX};
 use crate::cluster::Cluster;
 use crate::consensus::{MemberAddress, MemberId, Raft};
 use crate::gather::{Appended, PROPOSALS_WAITING_MAX, Waiters, gather};
+use crate::identity::{ClusterId, Identity, random};
 use crate::log_store::LogStore;
 use crate::message::{ENTRIES_MAX, SERVICE, SealedAt};
 use crate::network::Network;
 use crate::node::{Node, NodeConfig, Timing};
 use crate::owner::Owner;
+use crate::quorum::{self, Quorum};
 use crate::reserved::{CONFIG_SECTION, Reserved};
 use crate::sealing::Sealing;
 use crate::seals::{Sealed, Seals};
@@ -84,6 +85,9 @@ pub enum BootstrapError {
     /// This member belongs to a cluster already: just open it.
     #[error("this member belongs to a cluster already")]
     Already,
+    /// The id of the cluster could not be drawn or kept.
+    #[error("cannot name the cluster: {0}")]
+    Io(#[from] io::Error),
     /// raft stopped.
     #[error("raft stopped: {0}")]
     Stopped(String),
@@ -95,6 +99,7 @@ pub(crate) struct Parts {
     pub(crate) log: Arc<Log>,
     pub(crate) disk: Arc<Owner<Ballot>>,
     pub(crate) arrivals: Arc<Arrivals>,
+    pub(crate) identity: Arc<Identity>,
     config: SectionId,
 }
 
@@ -104,7 +109,8 @@ impl Parts {
         let schema = Schema::new(service.sections())?;
         let section = schema.id(CONFIG_SECTION).filter(|id| schema.section(*id).priority == SectionPriority::Vital);
         let section = section.ok_or_else(|| OpenError::Sections("one must be named 'config' and be vital".into()))?;
-        let mut ballot = Ballot::open(&config.directory.join("raft"), config.member, random_seed()?)?;
+        // What the salts of a new state are drawn from. A member that joins gets the cluster's with its first snapshot.
+        let mut ballot = Ballot::open(&config.directory.join("raft"), config.member, random()?)?;
         let options = LogOptions { cache_bytes_max: LOG_CACHE_BYTES, ..LogOptions::default() };
         let log = Arc::new(Log::open(Arc::new(RealVfs), &config.directory.join("log"), options)?);
         let keyed = Keyed::open(KeyedConfig {
@@ -116,8 +122,10 @@ impl Parts {
         })?;
         let arrivals = Arc::new(Arrivals::new(keyed.clone(), config.transport.clone()));
         complete_install(&mut ballot, &log, &keyed, &arrivals)?;
+        let cluster = ballot.facts().cluster.filter(|_| !is_pristine(&log, &keyed));
         let disk = Arc::new(Owner::start("raft-disk", ballot)?);
-        Ok(Self { keyed, log, disk, arrivals, config: section })
+        let identity = Arc::new(Identity::new(cluster, disk.clone()));
+        Ok(Self { keyed, log, disk, arrivals, identity, config: section })
     }
 
     /// The section in which the cluster keeps what it knows of itself.
@@ -128,13 +136,18 @@ impl Parts {
 
     /// Whether this directory never belonged to a cluster.
     pub(crate) fn is_pristine(&self) -> bool {
-        self.log.last_position().is_none() && self.keyed.sealed().is_none()
+        is_pristine(&self.log, &self.keyed)
     }
 
     /// What the state says of the cluster.
     pub(crate) fn reserved(&self) -> Result<Reserved, OpenError> {
         Reserved::read(&self.keyed, self.config).map_err(|error| OpenError::Incomplete(error.to_string()))
     }
+}
+
+/// Whether a directory never belonged to a cluster, or only began to join one.
+pub(crate) fn is_pristine(log: &Log, keyed: &Keyed) -> bool {
+    log.last_position().is_none() && keyed.sealed().is_none()
 }
 
 /// A process that died while openraft installed a snapshot may have purged the log that led to it: then the state must stand there before
@@ -161,8 +174,12 @@ impl<S: Service> Node<S> {
         Self::start(service, config, parts).await
     }
 
-    /// Begins a cluster of this member alone. Others join it.
+    /// Begins a cluster of this member alone, with an id of its own. Others join it.
     pub async fn bootstrap(&self) -> Result<(), BootstrapError> {
+        if !self.cluster.is_pristine() {
+            return Err(BootstrapError::Already);
+        }
+        self.cluster.identity.set(ClusterId::draw()?).await?;
         let members = BTreeMap::from([(self.cluster.member, self.address())]);
         self.cluster.raft.initialize(members).await.map_err(|error| match error {
             RaftError::APIError(InitializeError::NotAllowed(_)) => BootstrapError::Already,
@@ -188,7 +205,7 @@ impl<S: Service> Node<S> {
             .map_err(|error| OpenError::Incomplete(error.to_string()))?;
         let applied = applier.applied();
         let applier = Arc::new(Owner::start("raft-apply", applier)?);
-        let network = Network::new(config.transport.clone());
+        let network = Network::new(config.transport.clone(), parts.identity.clone());
         let log_store = LogStore::new(parts.log.clone(), parts.disk.clone(), appended, voted.clone());
         let machine = StateMachine::new(applier, seals.clone(), parts.arrivals.clone());
         let raft = raft_config(config.timing)?;
@@ -202,6 +219,7 @@ impl<S: Service> Node<S> {
             raft: raft.clone(),
             voted,
             network,
+            identity: parts.identity,
             keyed: parts.keyed,
             log: parts.log,
             disk: parts.disk,
@@ -216,7 +234,10 @@ impl<S: Service> Node<S> {
         let serving = listen(&cluster, &config, runtime).await?;
         let mut tasks = upkeep::start(&cluster, to_report);
         let (proposals, to_gather) = mpsc::channel(PROPOSALS_WAITING_MAX);
-        tasks.spawn(gather(raft, waiters, move || applied.borrow().time, to_gather));
+        let (quorum, answers) = watch::channel(Quorum::default());
+        let waiting = waiters.clone();
+        tasks.spawn(quorum::watch(raft.clone(), quorum::silence_max(config.timing), quorum, move || waiting.give_up()));
+        tasks.spawn(gather(raft, waiters, move || applied.borrow().time, to_gather, answers));
         let (readers, to_confirm) = mpsc::channel(READERS_WAITING_MAX);
         tasks.spawn(barrier::serve(cluster.clone(), to_confirm));
         Ok(Self { service, cluster, proposals, readers, tasks, serving: Some(serving) })
@@ -231,10 +252,11 @@ pub(crate) async fn open_parts<S: Service>(service: &Arc<S>, config: &NodeConfig
 
 /// A member that died before all of a snapshot was here goes on fetching.
 pub(crate) fn resume_fetching(parts: &Parts, member: MemberId) -> Result<(), OpenError> {
-    let Some(sealed) = parts.keyed.sealed().filter(|sealed| sealed.extent == Extent::Filling) else { return Ok(()) };
-    let membership = parts.reserved()?.membership;
-    let others = membership.nodes().filter(|(other, _)| **other != member);
-    parts.arrivals.resume(sealed.id, others.map(|(_, address)| address.peers.clone()).collect());
+    if parts.arrivals.has_stalled() {
+        let membership = parts.reserved()?.membership;
+        let others = membership.nodes().filter(|(other, _)| **other != member);
+        parts.arrivals.go_on(others.map(|(_, address)| address.peers.clone()).collect());
+    }
     Ok(())
 }
 
@@ -271,13 +293,6 @@ fn raft_config(timing: Timing) -> Result<Arc<Config>, OpenError> {
     };
     let config = config.validate().map_err(|error| OpenError::Timing(error.to_string()))?;
     Ok(Arc::new(config))
-}
-
-/// What the salts of a new state are drawn from. A member that joins gets the cluster's with its first snapshot.
-fn random_seed() -> io::Result<[u8; 32]> {
-    let mut seed = [0; 32];
-    File::open("/dev/urandom")?.read_exact(&mut seed)?;
-    Ok(seed)
 }
 
 /// Who this member is, before it listens.

@@ -130,7 +130,7 @@ async fn try_begin(cluster: &Arc<Cluster>, newcomer: &Newcomer) -> Result<Beginn
     if cluster.log.first_index() > lease.keep_from {
         return Err(RosterError::NotYet("the log moved on while the lease was taken".into()));
     }
-    Ok(Beginning { start: Some((sealed.meta(), cluster.seals.reference(&sealed))), lease })
+    Ok(Beginning { cluster: cluster.identity.own(), start: cluster.seals.reference(&sealed), lease })
 }
 
 /// The newest seal here. A cluster that never saw a mark gets its first one.

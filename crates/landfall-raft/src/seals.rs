@@ -29,8 +29,6 @@ pub(crate) struct Seals {
 #[derive(Default)]
 struct Ledger {
     newest: Option<Sealed>,
-    /// The newest position that openraft was told of.
-    told: Option<Position>,
     reports: BTreeMap<Position, BTreeMap<MemberId, SealedAt>>,
     divergences: Vec<Divergence>,
 }
@@ -93,14 +91,6 @@ impl Seals {
     /// The newest durable snapshot here.
     pub(crate) fn newest(&self) -> Option<Sealed> {
         self.ledger().newest.clone()
-    }
-
-    /// The newest durable snapshot here, unless openraft was told of it; from now on it was.
-    pub(crate) fn take_untold(&self) -> Option<Sealed> {
-        let mut ledger = self.ledger();
-        let newest = ledger.newest.clone().filter(|newest| Some(newest.position) > ledger.told)?;
-        ledger.told = Some(newest.position);
-        Some(newest)
     }
 
     /// A snapshot became durable here, or was adopted.

@@ -65,9 +65,15 @@ pub enum ProposeError {
     /// Nothing happened: too many commands wait; slow down and try again.
     #[error("too many commands wait for the log")]
     Busy,
+    /// Nothing happened: this member leads, and too few others answer it; try again, here or elsewhere.
+    #[error("too few members answer to take a command")]
+    NoQuorum,
     /// The command may have taken effect or may still: look before you try again.
     #[error("the leader changed before the command was confirmed; it may have taken effect")]
     Unknown,
+    /// The command may have taken effect or may still, when enough members answer again: look before you try again.
+    #[error("no majority confirmed the command in time; it may have taken effect or may still")]
+    Unconfirmed,
     /// The state takes no such change; what the command changed before stands.
     #[error("the state takes no such change: {0}")]
     Refused(#[source] Refused),

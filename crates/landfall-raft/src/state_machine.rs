@@ -4,7 +4,6 @@
 //! Everything stalls while openraft installs a snapshot, votes too: nothing slow may happen here.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use openraft::storage::RaftStateMachine;
 use openraft::{AnyError, RaftSnapshotBuilder, StorageIOError};
@@ -17,9 +16,6 @@ use crate::reference::Reference;
 use crate::seals::{Sealed, Seals};
 use crate::service::Service;
 
-/// A seal that openraft itself asked for takes no longer than this.
-const SEAL_DEADLINE: Duration = Duration::from_secs(600);
-
 type Snapshot = openraft::Snapshot<Consensus>;
 
 /// A service's state under openraft.
@@ -29,9 +25,8 @@ pub(crate) struct StateMachine<S: Service> {
     arrivals: Arc<Arrivals>,
 }
 
-/// Finds the newest seal when openraft wants a snapshot.
-pub(crate) struct SnapshotBuilder<S: Service> {
-    applier: Arc<Owner<Applier<S>>>,
+/// Finds the newest seal when openraft wants a snapshot. It never makes one.
+pub(crate) struct SnapshotBuilder {
     seals: Arc<Seals>,
 }
 
@@ -42,7 +37,7 @@ impl<S: Service> StateMachine<S> {
 }
 
 impl<S: Service> RaftStateMachine<Consensus> for StateMachine<S> {
-    type SnapshotBuilder = SnapshotBuilder<S>;
+    type SnapshotBuilder = SnapshotBuilder;
 
     async fn applied_state(&mut self) -> Result<(Option<RaftLogId>, StoredMembership), StorageError> {
         let applied = self.applier.ask(|applier| applier.applied().borrow().clone()).await.map_err(read_error)?;
@@ -60,8 +55,8 @@ impl<S: Service> RaftStateMachine<Consensus> for StateMachine<S> {
         Ok(replies)
     }
 
-    async fn get_snapshot_builder(&mut self) -> SnapshotBuilder<S> {
-        SnapshotBuilder { applier: self.applier.clone(), seals: self.seals.clone() }
+    async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
+        SnapshotBuilder { seals: self.seals.clone() }
     }
 
     async fn begin_receiving_snapshot(&mut self) -> Result<Box<Reference>, StorageError> {
@@ -98,21 +93,16 @@ impl<S: Service> RaftStateMachine<Consensus> for StateMachine<S> {
     }
 }
 
-impl<S: Service> RaftSnapshotBuilder<Consensus> for SnapshotBuilder<S> {
-    /// The newest durable seal of which openraft was not told. Members seal at marks, and openraft is asked to look only after one, so
-    /// there is one; a storage that is used without marks is sealed as it is.
+impl RaftSnapshotBuilder<Consensus> for SnapshotBuilder {
+    /// The newest durable seal, however old: members seal at marks and nowhere else, so that all of them seal the same. Where there was no mark
+    /// yet, openraft waits for the first; it is asked to look after each.
     async fn build_snapshot(&mut self) -> Result<Snapshot, StorageError> {
-        let mut changes = self.seals.changes();
-        if let Some(sealed) = self.seals.take_untold() {
-            return Ok(snapshot_of(&self.seals, &sealed));
-        }
-        self.applier.ask(|applier| applier.seal()).await.map_err(read_error)?;
-        let mut found = None;
+        let (mut found, mut changes) = (None, self.seals.changes());
         let sealed = changes.wait_for(|_| {
-            found = self.seals.take_untold();
+            found = self.seals.newest();
             found.is_some()
         });
-        tokio::time::timeout(SEAL_DEADLINE, sealed).await.map_err(read_error)?.map_err(read_error)?;
+        sealed.await.map_err(read_error)?;
         let found = found.ok_or_else(|| read_error(std::io::Error::from(std::io::ErrorKind::NotFound)))?;
         Ok(snapshot_of(&self.seals, &found))
     }
@@ -128,4 +118,32 @@ fn read_error(error: impl std::error::Error + 'static) -> StorageError {
 
 fn write_error(error: impl std::error::Error + 'static) -> StorageError {
     StorageIOError::write_state_machine(&error).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use landfall::core::ChunkId;
+    use landfall::core::snapshot::{LogHash, Position};
+
+    use super::*;
+
+    fn sealed(index: u64) -> Sealed {
+        Sealed {
+            snapshot: ChunkId::from_bytes([index as u8; 32]),
+            position: Position { epoch: 1, index },
+            log_hash: LogHash::default(),
+            membership: StoredMembership::default(),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_snapshot_that_openraft_asks_for_is_the_newest_seal_however_often_it_asks() {
+        let seals = Arc::new(Seals::new(1));
+        let built = || async { SnapshotBuilder { seals: seals.clone() }.build_snapshot().await.unwrap().meta };
+        let first = tokio::join!(built(), async { seals.handle_sealed(sealed(3)) }).0;
+        assert_eq!(first, sealed(3).meta(), "it waits for the first one");
+        assert_eq!(built().await, first);
+        seals.handle_sealed(sealed(7));
+        assert_eq!(built().await, sealed(7).meta());
+    }
 }

@@ -8,6 +8,7 @@ use landfall::keyed::JoinStatus;
 use crate::cluster::{Cluster, Role};
 use crate::consensus::{MemberAddress, MemberId};
 use crate::entry::LogTime;
+use crate::identity::ClusterId;
 use crate::reference::Reference;
 use crate::seals::Divergence;
 use crate::service::Leader;
@@ -17,6 +18,8 @@ use crate::service::Leader;
 pub struct NodeStatus {
     /// Who it is.
     pub member: MemberId,
+    /// Its cluster; nothing before it belongs to one.
+    pub cluster: Option<ClusterId>,
     /// What it is to its cluster.
     pub role: Role,
     /// Who leads, as far as it knows.
@@ -75,6 +78,7 @@ pub(crate) fn of(cluster: &Cluster) -> NodeStatus {
     let applied = cluster.applied.borrow().clone();
     NodeStatus {
         member: cluster.member,
+        cluster: cluster.identity.own(),
         role: cluster.role(),
         leader: cluster.leader(),
         term: metrics.current_term,

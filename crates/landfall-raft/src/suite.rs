@@ -6,23 +6,25 @@ use landfall::core::keyed::{ReadError, SectionSchema, Transaction};
 use landfall::core::snapshot::{KeyRange, SectionPriority, StateName};
 use landfall::member::{Member, ServeConfig};
 use landfall::net::PlainTransport;
+use openraft::storage::RaftStateMachine;
 use openraft::testing::{StoreBuilder, Suite};
 use tempfile::TempDir;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 use crate::apply::{Applier, Patience};
-use crate::consensus::{Consensus, StorageError};
+use crate::consensus::{Consensus, RaftEntry, RaftLogId, RaftSnapshotMeta, StorageError, StoredMembership};
 use crate::entry::LogTime;
 use crate::gather::{Appended, Waiters};
 use crate::log_store::LogStore;
 use crate::node::{LOG_KEPT_BYTES_DEFAULT, NodeConfig, Timing};
 use crate::open::Parts;
 use crate::owner::Owner;
+use crate::reference::Reference;
 use crate::sealing::Sealing;
 use crate::seals::Seals;
 use crate::service::Service;
-use crate::state_machine::StateMachine;
+use crate::state_machine::{SnapshotBuilder, StateMachine};
 use crate::voted::Voted;
 
 struct Silent;
@@ -43,8 +45,53 @@ impl Service for Silent {
 
 struct Builder;
 
-impl StoreBuilder<Consensus, LogStore, StateMachine<Silent>, (Member, TempDir)> for Builder {
-    async fn build(&self) -> Result<((Member, TempDir), LogStore, StateMachine<Silent>), StorageError> {
+/// Members seal at marks, and the tests of openraft know none: here whoever wants a snapshot has one sealed first.
+struct SealedWhenAsked {
+    machine: StateMachine<Silent>,
+    applier: Arc<Owner<Applier<Silent>>>,
+    sealing: Sealing,
+}
+
+impl RaftStateMachine<Consensus> for SealedWhenAsked {
+    type SnapshotBuilder = SnapshotBuilder;
+
+    async fn applied_state(&mut self) -> Result<(Option<RaftLogId>, StoredMembership), StorageError> {
+        self.machine.applied_state().await
+    }
+
+    async fn apply<I>(&mut self, entries: I) -> Result<Vec<()>, StorageError>
+    where
+        I: IntoIterator<Item = RaftEntry> + Send,
+        I::IntoIter: Send,
+    {
+        self.machine.apply(entries).await
+    }
+
+    async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
+        self.applier.ask(|applier| applier.seal()).await.unwrap();
+        self.sealing.wait_until_idle().await;
+        self.machine.get_snapshot_builder().await
+    }
+
+    async fn begin_receiving_snapshot(&mut self) -> Result<Box<Reference>, StorageError> {
+        self.machine.begin_receiving_snapshot().await
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        meta: &RaftSnapshotMeta,
+        reference: Box<Reference>,
+    ) -> Result<(), StorageError> {
+        self.machine.install_snapshot(meta, reference).await
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<openraft::Snapshot<Consensus>>, StorageError> {
+        self.machine.get_current_snapshot().await
+    }
+}
+
+impl StoreBuilder<Consensus, LogStore, SealedWhenAsked, (Member, TempDir)> for Builder {
+    async fn build(&self) -> Result<((Member, TempDir), LogStore, SealedWhenAsked), StorageError> {
         let directory = tempfile::tempdir().unwrap();
         let config = NodeConfig {
             member: 1,
@@ -71,12 +118,12 @@ impl StoreBuilder<Consensus, LogStore, StateMachine<Silent>, (Member, TempDir)> 
         let sealing = Sealing::new(config.member, parts.keyed.clone(), seals.clone(), Handle::current(), finished);
         let appended = Appended::default();
         let waiters = Arc::new(Waiters::new(config.member, appended.clone(), Voted::default()));
-        let applier =
-            Applier::new(Arc::new(Silent), parts.keyed.clone(), parts.config(), waiters, sealing, Patience::default());
-        let applier = applier.unwrap();
+        let (keyed, config, silent) = (parts.keyed.clone(), parts.config(), Arc::new(Silent));
+        let applier = Applier::new(silent, keyed, config, waiters, sealing.clone(), Patience::default()).unwrap();
         let applier = Arc::new(Owner::start("apply", applier).unwrap());
         let log_store = LogStore::new(parts.log, parts.disk, appended, Voted::default());
-        Ok(((serving, directory), log_store, StateMachine::new(applier, seals, parts.arrivals)))
+        let machine = StateMachine::new(applier.clone(), seals, parts.arrivals);
+        Ok(((serving, directory), log_store, SealedWhenAsked { machine, applier, sealing }))
     }
 }
 

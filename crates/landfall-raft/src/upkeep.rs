@@ -1,9 +1,10 @@
 //! Owns what a member does by itself: marks when they are due (the leader), purges of the log, reports of what it holds, changes of the
 //! membership that were left half done, and standing for election only as a voter.
 //!
-//! Each is a task that waits for something to change; none looks at a clock.
+//! Each is a task that waits for something to change; a clock is looked at only where something that failed is tried again.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -20,6 +21,10 @@ use crate::service::ProposeError;
 /// Changes that a member which cannot seal yet keeps in memory before it moves on to a newer snapshot.
 const FILLING_OVERLAY_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
+/// The first pause before a pull that failed is begun again; it doubles up to the longest.
+const PULL_PAUSE_FIRST: Duration = Duration::from_millis(500);
+const PULL_PAUSE_LONGEST: Duration = Duration::from_secs(10);
+
 /// Starts the tasks; they end when the set is dropped.
 pub(crate) fn start(cluster: &Arc<Cluster>, finished: mpsc::UnboundedReceiver<SealedAt>) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
@@ -30,6 +35,7 @@ pub(crate) fn start(cluster: &Arc<Cluster>, finished: mpsc::UnboundedReceiver<Se
     tasks.spawn(report_what_was_taken(cluster.clone()));
     tasks.spawn(finish_changes(cluster.clone()));
     tasks.spawn(rebase_when_needed(cluster.clone()));
+    tasks.spawn(go_on_pulling(cluster.clone()));
     tasks
 }
 
@@ -186,6 +192,46 @@ async fn rebase_when_needed(cluster: Arc<Cluster>) {
         match tokio::task::spawn_blocking(move || arrivals.adopt(&newer)).await {
             Ok(Ok(())) => starving = false,
             Ok(Err(reason)) => tracing::warn!(reason, "could not re-base; the next mark brings another chance"),
+            Err(_) => return,
+        }
+    }
+}
+
+/// What is not here of the snapshot on which the state stands is pulled until it is here: when all sources failed, again and again. By
+/// then they may have let it go, so every second time a newer one is taken instead, if there is one.
+async fn go_on_pulling(cluster: Arc<Cluster>) {
+    let mut changes = cluster.arrivals.changes();
+    let (mut pause, mut attempt) = (PULL_PAUSE_FIRST, 0_u32);
+    loop {
+        changes.mark_unchanged();
+        let standing = cluster.keyed.sealed().filter(|standing| standing.extent == Extent::Filling);
+        if standing.is_none() {
+            (pause, attempt) = (PULL_PAUSE_FIRST, 0);
+        }
+        let Some(standing) = standing.filter(|_| cluster.arrivals.has_stalled()) else {
+            if changes.changed().await.is_err() {
+                return;
+            }
+            continue;
+        };
+        tokio::time::sleep(pause).await;
+        (pause, attempt) = ((pause * 2).min(PULL_PAUSE_LONGEST), attempt + 1);
+        let others = cluster.others();
+        let newer = cluster.seals.newest_elsewhere(standing.manifest.position, &others);
+        let newer = newer.filter(|_| attempt.is_multiple_of(2));
+        tracing::info!(attempt, is_newer = newer.is_some(), "goes on pulling what is not here");
+        let (arrivals, sources) = (cluster.arrivals.clone(), others.into_values().map(|address| address.peers));
+        let sources = sources.collect();
+        let pulled = tokio::task::spawn_blocking(move || match newer {
+            Some(newer) => arrivals.adopt(&newer),
+            None => {
+                arrivals.go_on(sources);
+                Ok(())
+            }
+        });
+        match pulled.await {
+            Ok(Ok(())) => {}
+            Ok(Err(reason)) => tracing::warn!(reason, "could not move on to a newer snapshot"),
             Err(_) => return,
         }
     }

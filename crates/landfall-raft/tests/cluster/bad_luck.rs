@@ -171,6 +171,41 @@ async fn of_two_joiners_with_the_same_name_one_is_let_in() {
     close(vec![first, member]).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_whose_disk_was_emptied_and_that_began_a_cluster_of_its_own_is_a_stranger_to_the_old_one() {
+    let stage = Stage::new();
+    let mut nodes = stage.three().await;
+    let cluster = nodes[0].status().cluster.expect("it was bootstrapped");
+    assert!(nodes.iter().all(|node| node.status().cluster == Some(cluster)));
+    let lost = nodes.remove(2);
+    let address = lost.address().peers;
+    lost.close().await;
+    std::fs::remove_dir_all(stage.config(3).directory).unwrap();
+    // The old members go on calling it.
+    let config = NodeConfig { listen: address, ..stage.config(3) };
+    let alone = Node::open(Map, config.clone()).await.unwrap();
+    alone.bootstrap().await.unwrap();
+    until(&alone, |status| status.role == Role::Leader).await;
+    assert_eq!(alone.propose(&add("other sum", 1)).await.unwrap(), 1);
+    for sum in 1..=20 {
+        assert_eq!(nodes[0].propose(&add("sum", 1)).await.unwrap(), sum);
+    }
+    let status = alone.status();
+    assert_ne!(status.cluster, Some(cluster));
+    assert_eq!((status.members.len(), content(&alone).len()), (1, 1), "{status:?}");
+    assert_eq!(alone.propose(&add("other sum", 1)).await.unwrap(), 2);
+    assert!(nodes[0].status().leader.is_some_and(|leader| leader.member == 1));
+    // It is no way into the old cluster, and is told why.
+    let own = alone.status().cluster.unwrap();
+    alone.close().await;
+    let config = NodeConfig { listen: "127.0.0.1:0".into(), ..config };
+    let refused =
+        Node::join(Map, config, joining(&nodes[0].address().peers, Aim::Voter)).await.err().expect("no way in");
+    let JoinError::Refused(reason) = refused else { panic!("{refused}") };
+    assert!(reason.contains(&cluster.to_string()) && reason.contains(&own.to_string()), "{reason}");
+    close(nodes).await;
+}
+
 async fn close_all<S: Service>(nodes: Vec<Node<S>>) {
     for node in nodes {
         node.close().await;

@@ -144,7 +144,12 @@ pub(crate) async fn propose_somewhere(nodes: &[Node<Map>], command: &Command) ->
         for node in nodes {
             match node.propose(command).await {
                 Ok(reply) => return reply,
-                Err(ProposeError::NotLeader(_) | ProposeError::Unknown) => tokio::task::yield_now().await,
+                Err(
+                    ProposeError::NotLeader(_)
+                    | ProposeError::NoQuorum
+                    | ProposeError::Unknown
+                    | ProposeError::Unconfirmed,
+                ) => tokio::task::yield_now().await,
                 Err(error) => panic!("{error}"),
             }
         }

@@ -2,9 +2,10 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use crate::gate::Gate;
 use crate::harness::{DATA, Map, PATIENCE, Stage, add, close, content, set, until};
 use landfall_raft::landfall::keyed::{Extent, Milestone};
-use landfall_raft::{Aim, COMMAND_BYTES_MAX, Node, NodeConfig, Role, Verdict};
+use landfall_raft::{Aim, COMMAND_BYTES_MAX, JoinConfig, Node, NodeConfig, NodeStatus, Role, Verdict};
 
 /// Writes until told to stop; says how many writes were acknowledged.
 async fn write_on(node: &Node<Map>, stop: &AtomicBool, acknowledged: &AtomicU64) {
@@ -168,20 +169,83 @@ async fn a_voter_for_which_the_log_is_gone_pulls_all_of_a_snapshot_before_it_goe
     close(nodes).await;
 }
 
+/// Bytes that nothing makes shorter.
+fn noise(seed: u64, bytes: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state as u8
+    };
+    (0..bytes).map(|_| next()).collect()
+}
+
+const NOISE_BYTES: u64 = 4_000_000;
+
+/// A cluster of one with some megabytes that travel as they are, sealed.
+async fn one_with_noise(stage: &Stage) -> Node<Map> {
+    const VALUES: u64 = 400;
+    let first = stage.first().await;
+    for number in 0..VALUES {
+        let value = noise(number, (NOISE_BYTES / VALUES) as usize);
+        first.propose(&set(format!("noise {number}"), value)).await.unwrap();
+    }
+    assert_eq!(first.audit(PATIENCE).await.unwrap().verdict, Verdict::Equal);
+    first
+}
+
+/// A learner that serves and is closed before all of its snapshot is there; where it was.
+async fn stop_half_way(stage: &Stage, first: &Node<Map>) -> String {
+    let gate = Gate::open_for(NOISE_BYTES / 4);
+    let join = JoinConfig { seeds: vec![first.address().peers], patience: PATIENCE, aim: Aim::Learner };
+    let config = NodeConfig { transport: gate.clone(), ..stage.config(2) };
+    let node = Node::join(Map, config, join).await.unwrap();
+    let some_bytes = |status: &NodeStatus| status.joined.as_ref().is_some_and(|joined| joined.figures.bytes_done > 0);
+    until(&node, |status| gate.is_closed() && some_bytes(status)).await;
+    assert_eq!(node.state().sealed().unwrap().extent, Extent::Filling);
+    let address = node.address().peers;
+    node.close().await;
+    address
+}
+
+fn is_complete(status: &NodeStatus) -> bool {
+    let joined = status.joined.as_ref();
+    joined.is_some_and(|joined| joined.reached.iter().any(|(milestone, _)| *milestone == Milestone::Complete))
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_joiner_that_stops_half_way_goes_on_from_what_it_has() {
     let stage = Stage::new();
-    let nodes = three_with_purged_log(&stage).await;
-    let node = stage.join(4, &nodes[0], Aim::Learner).await;
-    let address = node.address().peers;
-    node.close().await;
-    nodes[0].propose(&add("sum", 3)).await.unwrap();
-    let node = stage.reopen(4, &address).await;
-    let position = nodes[0].status().applied;
+    let first = one_with_noise(&stage).await;
+    let address = stop_half_way(&stage, &first).await;
+    first.propose(&add("sum", 3)).await.unwrap();
+    let node = stage.reopen(2, &address).await;
+    let status = until(&node, is_complete).await;
+    let again = status.joined.unwrap().figures.bytes_done;
+    assert!(again > 0 && again < NOISE_BYTES * 9 / 10, "{again} bytes came after the restart");
+    let position = first.status().applied;
     until(&node, |status| status.applied >= position).await;
-    assert_eq!(content(&node), content(&nodes[0]));
-    node.close().await;
-    close(nodes).await;
+    assert_eq!(content(&node), content(&first));
+    close(vec![node, first]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pull_whose_sources_all_failed_goes_on_when_they_are_back() {
+    let stage = Stage::new();
+    let first = one_with_noise(&stage).await;
+    let address = stop_half_way(&stage, &first).await;
+    let gate = Gate::open_for(0);
+    let config = NodeConfig { transport: gate.clone(), listen: address, ..stage.config(2) };
+    let node = Node::open(Map, config).await.unwrap();
+    until(&node, |status| status.joined.as_ref().is_some_and(|joined| joined.failure.is_some())).await;
+    assert_eq!(node.state().sealed().unwrap().extent, Extent::Filling);
+    gate.open();
+    until(&node, is_complete).await;
+    let position = first.status().applied;
+    until(&node, |status| status.applied >= position).await;
+    assert_eq!(content(&node), content(&first));
+    close(vec![node, first]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -190,7 +254,7 @@ async fn a_second_machine_with_the_same_identity_is_refused() {
     let first = stage.first().await;
     let second = stage.join(2, &first, Aim::Learner).await;
     let elsewhere = NodeConfig { directory: stage.directory.path().join("twin"), ..stage.config(2) };
-    let join = landfall_raft::JoinConfig { seeds: vec![first.address().peers], patience: PATIENCE, aim: Aim::Learner };
+    let join = JoinConfig { seeds: vec![first.address().peers], patience: PATIENCE, aim: Aim::Learner };
     let refused = Node::join(Map, elsewhere, join).await.err().expect("two members of one name");
     assert!(matches!(refused, landfall_raft::JoinError::Refused(_)), "{refused}");
     second.close().await;

@@ -2,6 +2,7 @@
 
 mod bad_luck;
 mod bank;
+mod gate;
 mod harness;
 mod joining;
 mod slow_link;

@@ -97,6 +97,40 @@ async fn what_was_acknowledged_survives_the_leader() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_lost_its_majority_says_so_and_goes_on_when_it_is_back() {
+    let stage = Stage::new();
+    let mut nodes = stage.three().await;
+    for sum in 1..=5 {
+        assert_eq!(nodes[0].propose(&add("sum", 1)).await.unwrap(), sum);
+    }
+    let mut addresses = Vec::new();
+    for node in nodes.drain(1..) {
+        addresses.push((node.member(), node.address().peers));
+        node.close().await;
+    }
+    let alone = nodes.remove(0);
+    // More than are on their way at once: some of them never come as far as raft.
+    let proposed: Vec<_> = (0..8).map(|_| alone.submit(&set("long".into(), vec![7; 600_000])).unwrap()).collect();
+    let (mut unconfirmed, mut refused) = (0, 0);
+    for fate in proposed {
+        match tokio::time::timeout(PATIENCE, fate).await.expect("nobody waits for ever").unwrap_err() {
+            ProposeError::Unconfirmed => unconfirmed += 1,
+            ProposeError::NoQuorum => refused += 1,
+            other => panic!("{other}"),
+        }
+    }
+    assert!(unconfirmed > 0 && refused > 0, "{unconfirmed} and {refused}");
+    assert_eq!(alone.propose(&add("sum", 100)).await, Err(ProposeError::NoQuorum));
+    nodes.push(alone);
+    for (member, address) in addresses {
+        nodes.push(stage.reopen(member, &address).await);
+    }
+    // What was acknowledged is there, and what was refused never happened.
+    assert_eq!(propose_somewhere(&nodes, &add("sum", 0)).await, 5);
+    close(nodes).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_member_comes_back_though_the_one_that_it_joined_by_is_gone() {
     let stage = Stage::new();
     let mut nodes = stage.three().await;
