@@ -42,7 +42,8 @@ pub struct Arguments {
 #[derive(clap::Args, Debug)]
 #[group(required = true, multiple = false)]
 pub(crate) struct Beginning {
-    /// Begin a new cluster with this member alone
+    /// Begin a new cluster with this member alone. A member that was in a cluster and whose directory was emptied must not: it gives --join,
+    /// and another --id
     #[arg(long)]
     pub(crate) bootstrap: bool,
     /// Join the cluster of the member at this peer address; may be repeated

@@ -15,6 +15,8 @@ pub const REQUEST_BYTES_MAX: usize = 4 * 1024 * 1024;
 pub const LINE_BYTES_MAX: usize = 64 * 1024;
 /// What the writes of one log entry may weigh together.
 pub const WRITES_BYTES_MAX: usize = 1024 * 1024 - 2 * 1024;
+/// Longest reply to one request. A command whose reply would be longer is refused, and changes nothing.
+pub const REPLY_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Most commands queued between `MULTI` and `EXEC`.
 pub const QUEUED_COMMANDS_MAX: usize = 16 * 1024;
 /// Expired keys that one sweep removes.
@@ -34,7 +36,17 @@ pub const CONNECTIONS_MAX: usize = 10_000;
 pub const OUTPUT_BYTES_MAX: usize = 1024 * 1024;
 /// Most keys that one `SCAN` looks at, whatever it asks for.
 pub const SCANNED_KEYS_MAX: usize = 10_000;
-/// Most keys that `KEYS` answers.
+/// Most keys that `KEYS` answers, if they are short enough for one reply.
 pub const LISTED_KEYS_MAX: usize = 1_000_000;
+/// Keys that a walk looks at in one go: their values come with them, so this limits the memory that it takes.
+pub const STRETCH_KEYS_MAX: usize = 64;
+/// Walks that run at a time; who asks for one more waits.
+pub const WALKS_AT_ONCE_MAX: usize = 4;
+/// Room for answers that a connection keeps while its client is silent.
+pub const OUTPUT_KEPT_BYTES_MAX: usize = 2 * OUTPUT_BYTES_MAX;
+
+// A stretch of `SCAN` always fits a reply.
+const _: () = assert!(SCANNED_KEYS_MAX * (KEY_BYTES_MAX + 64) < REPLY_BYTES_MAX);
+const _: () = assert!(VALUE_BYTES_MAX < REPLY_BYTES_MAX);
 /// Most walks through the keys that can be under way at a time; the oldest is forgotten first.
 pub const CURSORS_MAX: usize = 4096;

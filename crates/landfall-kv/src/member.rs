@@ -162,9 +162,10 @@ fn not_proposed(error: ProposeError) -> Unavailable {
     match error {
         ProposeError::NotLeader(leader) => not_leader(leader),
         ProposeError::TooLong { .. } => Unavailable::TooLong,
-        ProposeError::Busy => Unavailable::Busy,
+        ProposeError::NoQuorum => Unavailable::NoQuorum,
         ProposeError::Stopped => Unavailable::Stopping,
         ProposeError::Unknown => Unavailable::Unknown,
+        ProposeError::Unconfirmed => Unavailable::Unconfirmed,
         other => Unavailable::State(other.to_string()),
     }
 }

@@ -76,12 +76,12 @@ pub enum Unavailable {
     /// Nothing happened: make the command shorter.
     #[error("the command is longer than a log entry")]
     TooLong,
-    /// Nothing happened: try again a little later.
-    #[error("too many commands wait for the log")]
-    Busy,
     /// It may have happened: look before trying again.
     #[error("the leader changed before the command was confirmed")]
     Unknown,
+    /// It may have happened or may still: look before trying again.
+    #[error("no majority confirmed the command in time")]
+    Unconfirmed,
     /// Nothing happened: try again, here or elsewhere.
     #[error("too few members answer to be sure that this one still leads")]
     NoQuorum,
@@ -103,8 +103,8 @@ impl Unavailable {
             }
             Self::NotLeader { clients: None } => Reply::refused("CLUSTERDOWN no leader is known; try again"),
             Self::TooLong => Reply::refused(texts::WRITE_TOO_LARGE),
-            Self::Busy => Reply::refused("TRYAGAIN too many commands wait for the log"),
             Self::Unknown => Reply::refused(UNKNOWN),
+            Self::Unconfirmed => Reply::refused(UNCONFIRMED),
             Self::NoQuorum => Reply::refused("CLUSTERDOWN too few members answer; try again"),
             Self::Stopping => Reply::refused("LOADING this member is stopping; ask another one"),
             Self::State(problem) => Reply::error(format!("ERR cannot read the state: {problem}")),
@@ -113,4 +113,6 @@ impl Unavailable {
 }
 
 const UNKNOWN: &str = "UNKNOWN the leader changed before the write was confirmed: it may have taken effect, so look before \
+you write again, or use LANDFALL ONCE";
+const UNCONFIRMED: &str = "UNKNOWN no majority confirmed the write in time: it may have taken effect or may still, so look before \
 you write again, or use LANDFALL ONCE";

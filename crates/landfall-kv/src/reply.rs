@@ -79,6 +79,20 @@ impl Reply {
         matches!(self, Self::Error(_))
     }
 
+    /// No version of the protocol needs more bytes for it.
+    pub fn bytes_max(&self) -> usize {
+        match self {
+            Self::Ok | Self::Integer(_) | Self::Nothing => HEAD_BYTES_MAX,
+            Self::Status(text) | Self::Error(text) => HEAD_BYTES_MAX + text.len(),
+            Self::Bulk(bytes) => HEAD_BYTES_MAX + bytes.len(),
+            Self::Array(replies) => HEAD_BYTES_MAX + replies.iter().map(Self::bytes_max).sum::<usize>(),
+            Self::Map(pairs) => {
+                let pair = |(name, value): &(Self, Self)| name.bytes_max() + value.bytes_max();
+                HEAD_BYTES_MAX + pairs.iter().map(pair).sum::<usize>()
+            }
+        }
+    }
+
     /// Appends this answer as it travels.
     pub fn encode(&self, version: Version, output: &mut BytesMut) {
         match self {
@@ -97,6 +111,9 @@ impl Reply {
         }
     }
 }
+
+/// What stands around the bytes of an answer: its kind, a number, two ends of lines.
+pub(crate) const HEAD_BYTES_MAX: usize = 32;
 
 /// Where there are no maps, a map is an array of names and values in turn.
 fn encode_map(pairs: &[(Reply, Reply)], version: Version, output: &mut BytesMut) {
@@ -133,6 +150,7 @@ mod tests {
             let mut output = BytesMut::new();
             reply.encode(version, &mut output);
             assert_eq!(String::from_utf8_lossy(&output), expected, "{version:?}");
+            assert!(output.len() <= reply.bytes_max(), "{reply:?}");
         }
     }
 
@@ -142,6 +160,7 @@ mod tests {
             (Reply::Ok, "+OK\r\n"),
             (Reply::Status("PONG".into()), "+PONG\r\n"),
             (Reply::Integer(-7), ":-7\r\n"),
+            (Reply::Integer(i64::MIN), ":-9223372036854775808\r\n"),
             (Reply::text("two\r\nlines"), "$10\r\ntwo\r\nlines\r\n"),
             (Reply::text(""), "$0\r\n\r\n"),
             (Reply::refused("ERR no"), "-ERR no\r\n"),

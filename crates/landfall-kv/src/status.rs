@@ -13,6 +13,7 @@ pub(crate) fn status(node: &NodeStatus, address: &MemberAddress, sealed: Option<
     };
     json!({
         "id": node.member,
+        "cluster": node.cluster.map(|cluster| cluster.to_string()),
         "peers": address.peers,
         "clients": address.clients,
         "role": role(node.role),

@@ -319,6 +319,9 @@ pub mod texts {
     pub const VALUE_TOO_LONG: &str = "ERR string exceeds maximum allowed size (proto-max-bulk-len)";
     /// A key beyond the limit.
     pub const KEY_TOO_LONG: &str = "ERR key is longer than 4088 bytes";
+    /// The reply would be longer than one may be.
+    pub const REPLY_TOO_LONG: &str =
+        "ERR the reply would be longer than 67108864 bytes: nothing was done; ask for less at a time";
     /// One command changes more than one log entry holds.
     pub const WRITE_TOO_LARGE: &str = "ERR the command writes more than the 1046528 bytes that one log entry holds";
 }

@@ -7,8 +7,11 @@
 
 mod entry;
 mod read;
+mod replies;
 mod sessions;
 mod sweep;
+mod tentative;
+mod transaction;
 mod weight;
 mod write;
 
@@ -80,15 +83,20 @@ pub enum Step {
     Sweep,
 }
 
-/// Carries one step out at the log's time, in milliseconds since 1970.
+/// Carries one step out at the log's time, in milliseconds since 1970. One whose reply would be too long is refused, and changes nothing.
 pub fn apply<S: Change>(time_ms: u64, step: &Step, state: &mut S) -> Result<Reply, S::Error> {
+    match step {
+        Step::Transaction(steps) => transaction::carry_out(time_ms, steps, state),
+        one => apply_one(time_ms, one, state),
+    }
+}
+
+/// The same for a step of a transaction. Clients cannot put transactions into each other; steps of one that stands in another are its steps.
+fn apply_one<S: Change>(time_ms: u64, step: &Step, state: &mut S) -> Result<Reply, S::Error> {
     match step {
         Step::Write(command) => write::write(time_ms, command, state),
         Step::Read(command) => read(Clock::log(time_ms), command, state),
-        Step::Transaction(steps) => {
-            let replies = steps.iter().map(|step| apply(time_ms, step, state)).collect::<Result<_, _>>()?;
-            Ok(Reply::Array(replies))
-        }
+        Step::Transaction(steps) => transaction::carry_out_directly(time_ms, steps, state),
         Step::Say(reply) => Ok(reply.clone()),
         Step::Once(once) => sessions::once(time_ms, once, state),
         Step::Sweep => sweep::sweep(time_ms, state),

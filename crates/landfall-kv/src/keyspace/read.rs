@@ -2,7 +2,9 @@
 
 use bytes::Bytes;
 
+use super::replies::{Fit, Replies};
 use super::{Entry, Lookup, Section};
+use crate::command::texts::REPLY_TOO_LONG;
 use crate::command::{Read, Unit};
 use crate::reply::Reply;
 
@@ -29,8 +31,14 @@ pub fn read<S: Lookup>(clock: Clock, command: &Read, state: &S) -> Result<Reply,
     Ok(match command {
         Read::Get(key) => Reply::bulk_or_nothing(live(key)?.map(|entry| entry.value)),
         Read::GetMany(keys) => {
-            let values = keys.iter().map(|key| Ok(Reply::bulk_or_nothing(live(key)?.map(|entry| entry.value))));
-            Reply::Array(values.collect::<Result<_, _>>()?)
+            let mut replies = Replies::default();
+            for key in keys {
+                let value = live(key)?.map(|entry| entry.value);
+                if replies.add(Reply::bulk_or_nothing(value)) == Fit::TooLong {
+                    return Ok(Reply::refused(REPLY_TOO_LONG));
+                }
+            }
+            replies.together()
         }
         Read::Exists(keys) => {
             let mut count = 0;

@@ -1,10 +1,11 @@
-//! Owns how much of a log entry a step takes, without encoding it, and which key stands for it.
+//! Owns how much of a log entry a step takes, without encoding it, how long its reply can be, and which key stands for it.
 
 use bytes::Bytes;
 
 use super::Step;
-use crate::command::{Read, Write};
-use crate::reply::Reply;
+use crate::command::{Read, SetAnswer, Write};
+use crate::limits::{REPLY_BYTES_MAX, VALUE_BYTES_MAX};
+use crate::reply::{HEAD_BYTES_MAX, Reply};
 
 impl Step {
     /// At least the bytes that it takes in the log.
@@ -16,6 +17,22 @@ impl Step {
             Self::Say(Reply::Bulk(bytes)) => STEP_BYTES + bytes.len(),
             Self::Say(_) | Self::Sweep => STEP_BYTES,
             Self::Once(once) => STEP_BYTES + weight(&once.session) + once.write.weight(),
+        }
+    }
+
+    /// No state makes its reply longer.
+    pub fn reply_bytes_max(&self) -> usize {
+        match self {
+            Self::Write(command) => command.reply_bytes_max(),
+            Self::Read(command) => command.reply_bytes_max(),
+            // A longer one is refused.
+            Self::Transaction(steps) => {
+                let together = steps.iter().map(Self::reply_bytes_max).sum::<usize>();
+                together.saturating_add(HEAD_BYTES_MAX).min(REPLY_BYTES_MAX)
+            }
+            Self::Say(reply) => reply.bytes_max(),
+            Self::Once(once) => once.write.reply_bytes_max(),
+            Self::Sweep => SHORT_REPLY_BYTES_MAX,
         }
     }
 
@@ -43,6 +60,14 @@ impl Write {
         }
     }
 
+    fn reply_bytes_max(&self) -> usize {
+        match self {
+            Self::Set(set) if set.answer != SetAnswer::Previous => SHORT_REPLY_BYTES_MAX,
+            Self::Set(_) | Self::Take(_) => LONG_REPLY_BYTES_MAX,
+            _ => SHORT_REPLY_BYTES_MAX,
+        }
+    }
+
     fn first_key(&self) -> Option<Bytes> {
         match self {
             Self::Set(set) => Some(set.key.clone()),
@@ -60,6 +85,15 @@ impl Read {
         match self {
             Self::GetMany(keys) | Self::Exists(keys) => keys.iter().map(weight).sum(),
             one => weight(one.first_key()),
+        }
+    }
+
+    fn reply_bytes_max(&self) -> usize {
+        match self {
+            Self::Get(_) | Self::Range(..) => LONG_REPLY_BYTES_MAX,
+            // A longer one is refused.
+            Self::GetMany(keys) => (HEAD_BYTES_MAX + keys.len() * LONG_REPLY_BYTES_MAX).min(REPLY_BYTES_MAX),
+            Self::Exists(_) | Self::Length(_) | Self::TimeLeft(..) | Self::Kind(_) => SHORT_REPLY_BYTES_MAX,
         }
     }
 
@@ -81,3 +115,7 @@ fn weight(bytes: &Bytes) -> usize {
 
 /// The names of a step, its numbers and options.
 const STEP_BYTES: usize = 48;
+/// A word, a number, or a refusal.
+const SHORT_REPLY_BYTES_MAX: usize = HEAD_BYTES_MAX + 256;
+/// A value.
+const LONG_REPLY_BYTES_MAX: usize = HEAD_BYTES_MAX + VALUE_BYTES_MAX;

@@ -193,7 +193,8 @@ const LINE_END: usize = 2;
 /// The line that begins at `at`, and where the next one begins.
 fn line_at<'a>(input: &'a [u8], at: usize, line: &'static str) -> Result<Option<(&'a [u8], usize)>, ProtocolError> {
     let rest = &input[at..];
-    match memchr(b'\r', rest) {
+    // However much of the input is here already: the network must not decide what is too long.
+    match memchr(b'\r', &rest[..rest.len().min(LINE_BYTES_MAX + 1)]) {
         Some(end) if end + LINE_END <= rest.len() => Ok(Some((&rest[..end], at + end + LINE_END))),
         None if rest.len() > LINE_BYTES_MAX => Err(ProtocolError::LineTooLong { line }),
         _ => Ok(None),

@@ -80,6 +80,12 @@ fn lines_that_do_not_end_are_refused() {
     assert_eq!(cut_all(&endless("*"), 4096), Err(ProtocolError::LineTooLong { line: "mbulk count" }));
     assert_eq!(cut_all(&endless("*1\r\n$"), 4096), Err(ProtocolError::LineTooLong { line: "bulk count" }));
     assert_eq!(cut_all(&endless("PING"), 4096), Err(ProtocolError::InlineTooLong));
+    // It is too long however much of it comes at once.
+    let ends_too_late = [endless("*"), b"\r\n".to_vec()].concat();
+    for step in [4096, ends_too_late.len()] {
+        let expected = Err(ProtocolError::LineTooLong { line: "mbulk count" });
+        assert_eq!(cut_all(&ends_too_late, step), expected, "{step} bytes at a time");
+    }
 }
 
 #[test]

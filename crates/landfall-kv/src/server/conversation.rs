@@ -12,7 +12,7 @@ use super::queue::Queue;
 use super::{Desk, introspection, survey};
 use crate::command::{Command, Connection, Read, Server, Survey, parse, texts};
 use crate::keyspace::{Clock, Step, read};
-use crate::limits::{OUTPUT_BYTES_MAX, WRITES_BYTES_MAX};
+use crate::limits::{OUTPUT_BYTES_MAX, REPLY_BYTES_MAX, WRITES_BYTES_MAX};
 use crate::replica::{Replica, Unavailable, Waiting};
 use crate::reply::{Reply, Version};
 use crate::request::Cutter;
@@ -43,6 +43,8 @@ pub struct Conversation<R> {
     /// Writes that wait for company.
     steps: Vec<Step>,
     steps_bytes: usize,
+    /// What the replies to them take at most.
+    replies_bytes: usize,
     freshness: Freshness,
     /// The log's time for reads, once one of this input asked for it.
     log_time_ms: Option<u64>,
@@ -80,6 +82,7 @@ impl<R: Replica> Conversation<R> {
             output: BytesMut::new(),
             steps: Vec::new(),
             steps_bytes: 0,
+            replies_bytes: 0,
             freshness: Freshness::Unknown,
             log_time_ms: None,
         }
@@ -174,10 +177,12 @@ impl<R: Replica> Conversation<R> {
         if weight > WRITES_BYTES_MAX {
             return self.reply(&Reply::refused(texts::WRITE_TOO_LARGE)).await;
         }
-        if self.steps_bytes + weight > WRITES_BYTES_MAX {
+        let reply_bytes = step.reply_bytes_max();
+        if self.steps_bytes + weight > WRITES_BYTES_MAX || self.replies_bytes + reply_bytes > REPLY_BYTES_MAX {
             self.settle().await;
         }
         self.steps_bytes += weight;
+        self.replies_bytes += reply_bytes;
         self.steps.push(step);
     }
 
@@ -186,7 +191,7 @@ impl<R: Replica> Conversation<R> {
         if self.steps.is_empty() {
             return;
         }
-        self.steps_bytes = 0;
+        (self.steps_bytes, self.replies_bytes) = (0, 0);
         self.log_time_ms = None;
         let steps = std::mem::take(&mut self.steps);
         let slots: Vec<_> = steps.iter().map(Step::first_key).collect();
@@ -227,7 +232,13 @@ impl<R: Replica> Conversation<R> {
             return self.say(&unavailable.refusal(None));
         }
         let (replica, desk) = (self.replica.clone(), self.desk.clone());
-        let walk = tokio::task::spawn_blocking(move || survey::survey(&command, &*replica, &desk.cursors));
+        // Nobody closes it.
+        let Ok(turn) = self.desk.walks.clone().acquire_owned().await else { return };
+        let walk = tokio::task::spawn_blocking(move || {
+            let walked = survey::survey(&command, &*replica, &desk.cursors);
+            drop(turn);
+            walked
+        });
         let reply = match walk.await {
             Ok(Ok(reply)) => reply,
             Ok(Err(unavailable)) => unavailable.refusal(None),

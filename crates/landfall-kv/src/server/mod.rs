@@ -14,12 +14,12 @@ use std::time::Instant;
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 pub use conversation::{After, Conversation};
 
-use crate::limits::CONNECTIONS_MAX;
+use crate::limits::{CONNECTIONS_MAX, OUTPUT_KEPT_BYTES_MAX, WALKS_AT_ONCE_MAX};
 use crate::replica::Replica;
 use cursors::Cursors;
 
@@ -33,6 +33,8 @@ pub struct Desk {
     connections_ever: AtomicU64,
     commands: AtomicU64,
     cursors: Cursors,
+    /// Turns of walks through the keys: each has a stretch of them in memory.
+    walks: Arc<Semaphore>,
 }
 
 impl Desk {
@@ -45,6 +47,7 @@ impl Desk {
             connections_ever: AtomicU64::new(0),
             commands: AtomicU64::new(0),
             cursors: Cursors::default(),
+            walks: Arc::new(Semaphore::new(WALKS_AT_ONCE_MAX)),
         }
     }
 
@@ -134,6 +137,9 @@ async fn talk<R: Replica>(
             let output = conversation.output();
             stream.write_all(output).await?;
             output.clear();
+            if output.capacity() > OUTPUT_KEPT_BYTES_MAX {
+                *output = BytesMut::new();
+            }
             match after {
                 After::Read => break,
                 After::Answer => {}

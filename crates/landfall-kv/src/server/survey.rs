@@ -6,9 +6,9 @@ use super::cursors::Cursors;
 use crate::command::{Survey, format_integer};
 use crate::glob;
 use crate::keyspace::{Entry, Section};
-use crate::limits::{LISTED_KEYS_MAX, SCANNED_KEYS_MAX};
+use crate::limits::{LISTED_KEYS_MAX, REPLY_BYTES_MAX, SCANNED_KEYS_MAX, STRETCH_KEYS_MAX};
 use crate::replica::{Replica, Unavailable};
-use crate::reply::Reply;
+use crate::reply::{HEAD_BYTES_MAX, Reply};
 
 /// Walks, and answers.
 pub(super) fn survey<R: Replica>(survey: &Survey, replica: &R, cursors: &Cursors) -> Result<Reply, Unavailable> {
@@ -49,14 +49,14 @@ fn scan<R: Replica>(
             None => return Ok(Reply::refused(UNKNOWN_CURSOR)),
         },
     };
-    let stretch = replica.scan(Section::Data, &from, count)?;
-    let next = match stretch.last() {
-        Some((last, _)) if stretch.len() == count => cursors.note(just_after(last)),
-        _ => 0,
-    };
     let time_ms = replica.log_time_ms();
-    let found = stretch.into_iter().filter(|(key, stored)| is_live(stored, time_ms) && wanted.takes(key));
-    let found = found.map(|(key, _)| Reply::Bulk(key)).collect();
+    let mut found = Vec::new();
+    let mut walk = Walk { replica, place: Some(from), keys_left: count };
+    while let Some(stretch) = walk.next_stretch()? {
+        let wanted = stretch.into_iter().filter(|(key, stored)| is_live(stored, time_ms) && wanted.takes(key));
+        found.extend(wanted.map(|(key, _)| Reply::Bulk(key)));
+    }
+    let next = walk.place.map_or(0, |place| cursors.note(place));
     let cursor = i64::try_from(next).map(format_integer).unwrap_or_default();
     Ok(Reply::Array(vec![Reply::Bulk(cursor), Reply::Array(found)]))
 }
@@ -66,39 +66,60 @@ const UNKNOWN_CURSOR: &str =
 
 fn keys<R: Replica>(pattern: &[u8], replica: &R) -> Result<Reply, Unavailable> {
     let time_ms = replica.log_time_ms();
-    let mut found = Vec::new();
-    walk(replica, |key, stored| {
-        if found.len() <= LISTED_KEYS_MAX && is_live(stored, time_ms) && glob::matches(pattern, key) {
-            found.push(Reply::Bulk(key.clone()));
+    let (mut found, mut bytes) = (Vec::new(), HEAD_BYTES_MAX);
+    let mut walk = Walk::over_everything(replica);
+    while let Some(stretch) = walk.next_stretch()? {
+        let live = stretch.into_iter().filter(|(_, stored)| is_live(stored, time_ms));
+        for (key, _) in live.filter(|(key, _)| glob::matches(pattern, key)) {
+            bytes += HEAD_BYTES_MAX + key.len();
+            found.push(Reply::Bulk(key));
         }
-    })?;
-    if found.len() > LISTED_KEYS_MAX {
-        return Ok(Reply::error(format!("ERR more than {LISTED_KEYS_MAX} keys look like this; use SCAN")));
+        if found.len() > LISTED_KEYS_MAX || bytes > REPLY_BYTES_MAX {
+            return Ok(Reply::refused(TOO_MANY_KEYS));
+        }
     }
     Ok(Reply::Array(found))
 }
 
+const TOO_MANY_KEYS: &str =
+    "ERR more keys look like this than one reply holds, 1000000 keys or 67108864 bytes; use SCAN";
+
 /// Counts what is there, expired keys that no sweep has removed included, as Redis does.
 fn count<R: Replica>(replica: &R) -> Result<Reply, Unavailable> {
     let mut count = 0;
-    walk(replica, |_, _| count += 1)?;
+    let mut walk = Walk::over_everything(replica);
+    while let Some(stretch) = walk.next_stretch()? {
+        count += stretch.len();
+    }
     Ok(Reply::count(count))
 }
 
-fn walk<R: Replica>(replica: &R, mut visit: impl FnMut(&Bytes, &Bytes)) -> Result<(), Unavailable> {
-    let mut from = Bytes::new();
-    loop {
-        let stretch = replica.scan(Section::Data, &from, STRETCH_KEYS)?;
-        stretch.iter().for_each(|(key, stored)| visit(key, stored));
-        match stretch.last() {
-            Some((last, _)) if stretch.len() == STRETCH_KEYS => from = just_after(last),
-            _ => return Ok(()),
-        }
-    }
+/// A walk through the keys in order, stretch by stretch: nothing can be applied while one is looked at, and its values are in memory.
+struct Walk<'a, R> {
+    replica: &'a R,
+    /// Where it goes on; nothing at the end of the keys.
+    place: Option<Bytes>,
+    keys_left: usize,
 }
 
-/// Keys that a walk looks at in one go: while it does, nothing can be applied.
-const STRETCH_KEYS: usize = 1000;
+impl<'a, R: Replica> Walk<'a, R> {
+    fn over_everything(replica: &'a R) -> Self {
+        Self { replica, place: Some(Bytes::new()), keys_left: usize::MAX }
+    }
+
+    /// The next stretch, unless there is nothing left.
+    fn next_stretch(&mut self) -> Result<Option<Vec<(Bytes, Bytes)>>, Unavailable> {
+        let keys_max = self.keys_left.min(STRETCH_KEYS_MAX);
+        let Some(from) = self.place.as_ref().filter(|_| keys_max > 0) else { return Ok(None) };
+        let stretch = self.replica.scan(Section::Data, from, keys_max)?;
+        self.keys_left -= stretch.len();
+        self.place = match stretch.last() {
+            Some((last, _)) if stretch.len() == keys_max => Some(just_after(last)),
+            _ => None,
+        };
+        Ok(Some(stretch))
+    }
+}
 
 fn is_live(stored: &Bytes, time_ms: u64) -> bool {
     Entry::decode(stored).is_some_and(|entry| entry.is_live(time_ms))

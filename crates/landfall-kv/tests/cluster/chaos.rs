@@ -253,9 +253,7 @@ impl User {
 fn fate(value: Option<u64>, answer: Option<&str>) -> Fate {
     match (value, answer) {
         (Some(value), Some("+OK")) => Fate::Done(Deed::Wrote(value)),
-        (_, Some(refused)) if ["-MOVED", "-CLUSTERDOWN", "-TRYAGAIN"].iter().any(|word| refused.starts_with(word)) => {
-            Fate::NotDone
-        }
+        (_, Some(refused)) if ["-MOVED", "-CLUSTERDOWN"].iter().any(|word| refused.starts_with(word)) => Fate::NotDone,
         (None, Some(answer)) => read_in(answer).map_or(Fate::NotDone, Fate::Done),
         // Unknown, or the connection broke.
         (Some(_), _) => Fate::Unknown,

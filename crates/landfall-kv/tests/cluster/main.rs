@@ -103,3 +103,54 @@ fn clients_of_many_connections_count_without_losing_a_step() {
     });
     assert_eq!(cluster.client(0).ask("GET counter"), "$400");
 }
+
+#[test]
+fn a_leader_without_a_majority_says_what_became_of_writes_and_takes_more_when_it_is_back() {
+    let mut cluster = Cluster::of_three();
+    let mut leader = cluster.client(0);
+    assert_eq!(leader.ask("SET k before"), "+OK");
+    cluster.kill(1);
+    cluster.kill(2);
+    // Nobody can tell yet whether it will take effect.
+    let unknown = leader.ask("SET k during");
+    assert!(unknown.starts_with("-UNKNOWN no majority confirmed the write in time"), "{unknown}");
+    let refused = leader.ask("SET k never");
+    assert!(refused.starts_with("-CLUSTERDOWN"), "{refused}");
+    assert!(leader.ask("GET k").starts_with("-CLUSTERDOWN"));
+    cluster.start(1);
+    cluster.start(2);
+    let value = cluster.leader().ask("GET k");
+    assert!(["$before", "$during"].contains(&value.as_str()), "{value}");
+    until("writes are taken again", || cluster.leader().ask("SET k after") == "+OK");
+    assert_eq!(cluster.leader().ask("GET k"), "$after");
+}
+
+#[test]
+fn a_member_whose_disk_is_full_ends_with_the_reason_and_what_it_acknowledged_is_there_afterwards() {
+    let mut cluster = Cluster::begin();
+    let mut client = cluster.client(0);
+    assert_eq!(client.ask("SET first v"), "+OK");
+    drop(client);
+    cluster.stop(0);
+    cluster.start_with_files_of(0, 8 * 1024 * 1024);
+    let mut client = cluster.leader();
+    let value = "x".repeat(50_000);
+    let mut acknowledged = Vec::new();
+    for number in 0..1000 {
+        match client.try_ask(&format!("SET {number} {value}")).as_deref() {
+            Some("+OK") => acknowledged.push(number),
+            _ => break,
+        }
+    }
+    assert!(acknowledged.len() > 50 && acknowledged.len() < 180, "{} writes fit", acknowledged.len());
+    let (code, said) = cluster.wait_for_end(0);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("the member stopped") && said.contains("File too large"), "{said}");
+    cluster.start(0);
+    let mut client = cluster.leader();
+    assert_eq!(client.ask("GET first"), "$v");
+    for number in acknowledged {
+        assert_eq!(client.ask(&format!("STRLEN {number}")), ":50000", "{number} was acknowledged");
+    }
+    assert_eq!(client.ask("SET last v"), "+OK");
+}

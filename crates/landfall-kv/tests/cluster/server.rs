@@ -120,7 +120,26 @@ impl Cluster {
         *member.process.lock().expect("no panic under the lock") = Some(process);
     }
 
-    /// The same without waiting until it serves.
+    /// Starts a member again whose files may not become longer than that: to it, the disk is full.
+    pub(crate) fn start_with_files_of(&mut self, index: usize, bytes_max: u64) {
+        let member = &self.members[index];
+        let command = command(&self.data(index), &member.clients, &member.peers, &self.beginning(index));
+        // With the signal ignored, a write fails; the shell counts in blocks of 512 bytes.
+        let mut limited = Command::new("sh");
+        limited.args(["-c", r#"trap "" XFSZ; ulimit -f "$1"; shift; exec "$@""#, "sh", &(bytes_max / 512).to_string()]);
+        limited.arg(command.get_program()).args(command.get_args()).stderr(Stdio::piped());
+        let (process, ..) = begin(limited);
+        *member.process.lock().expect("no panic under the lock") = Some(process);
+    }
+
+    /// Waits until a member has ended by itself; its exit code, and what it said on stderr if that was piped.
+    pub(crate) fn wait_for_end(&mut self, index: usize) -> (Option<i32>, String) {
+        let process = self.members[index].process.lock().expect("no panic under the lock").take();
+        let ended = process.expect("it ran").wait_with_output().expect("it ends");
+        (ended.status.code(), String::from_utf8_lossy(&ended.stderr).into_owned())
+    }
+
+    /// Starts a member again without waiting until it serves.
     pub(crate) fn spawn(&self, index: usize) {
         let member = &self.members[index];
         let mut command = command(&self.data(index), &member.clients, &member.peers, &self.beginning(index));
@@ -194,7 +213,10 @@ fn command(data: &Path, clients: &str, peers: &str, beginning: &[&str]) -> Comma
 
 /// Starts a process and waits for its line on stdout; returns where clients and members reach it.
 fn start(data: &Path, clients: &str, peers: &str, beginning: &[&str]) -> (Child, String, String) {
-    let mut command = command(data, clients, peers, beginning);
+    begin(command(data, clients, peers, beginning))
+}
+
+fn begin(mut command: Command) -> (Child, String, String) {
     let mut process = command.stdout(Stdio::piped()).spawn().expect("the server can be run");
     let mut line = String::new();
     BufReader::new(process.stdout.take().expect("it is piped")).read_line(&mut line).expect("it says a line");

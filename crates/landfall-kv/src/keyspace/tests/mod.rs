@@ -39,8 +39,38 @@ proptest! {
         let (mut together, mut apart) = (MemoryState::default(), MemoryState::default());
         let one = apply(START_MS, &Step::Transaction(steps.clone()), &mut together).unwrap();
         let each = steps.iter().map(|step| apply(START_MS, step, &mut apart).unwrap()).collect();
-        prop_assert_eq!(one, Reply::Array(each));
-        prop_assert_eq!(together, apart);
+        prop_assert_eq!(&one, &Reply::Array(each));
+        prop_assert_eq!(&together, &apart);
+        let mut tried = MemoryState::default();
+        prop_assert_eq!(transaction::try_first(START_MS, &steps, &mut tried).unwrap(), one);
+        prop_assert_eq!(tried, together);
+    }
+
+    /// What is tried first sees itself, and what it does is what would have been done at once.
+    #[test]
+    fn what_is_tried_first_is_done_as_if_it_were_not(
+        before in prop::collection::vec(step(), 0..10),
+        steps in prop::collection::vec((0_u64..400, prop::collection::vec(step(), 1..6)), 1..6),
+    ) {
+        let (mut direct, mut time_ms) = (MemoryState::default(), START_MS);
+        before.iter().for_each(|step| drop(apply(time_ms, step, &mut direct).unwrap()));
+        let mut tried = direct.clone();
+        for (pause_ms, steps) in steps {
+            time_ms += pause_ms;
+            let expected = transaction::carry_out_directly(time_ms, &steps, &mut direct).unwrap();
+            prop_assert_eq!(transaction::try_first(time_ms, &steps, &mut tried).unwrap(), expected);
+            prop_assert_eq!(&tried, &direct);
+        }
+    }
+
+    /// Whatever the state, a reply is as long as its step said at most.
+    #[test]
+    fn a_reply_is_never_longer_than_its_step_allows(history in prop::collection::vec(step(), 1..40)) {
+        let mut state = MemoryState::default();
+        for step in history {
+            let reply = apply(START_MS, &step, &mut state).unwrap();
+            prop_assert!(reply.bytes_max() <= step.reply_bytes_max(), "{:?} answers {:?}", step, reply);
+        }
     }
 }
 

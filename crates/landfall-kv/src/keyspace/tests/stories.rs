@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::command::{Once, texts};
-use crate::limits::{SESSION_IDLE_MS_MAX, SESSION_REPLY_BYTES_MAX, VALUE_BYTES_MAX};
+use crate::limits::{REPLY_BYTES_MAX, SESSION_IDLE_MS_MAX, SESSION_REPLY_BYTES_MAX, VALUE_BYTES_MAX};
 
 fn bytes(text: &str) -> Bytes {
     Bytes::copy_from_slice(text.as_bytes())
@@ -63,6 +63,44 @@ fn an_append_beyond_the_limit_changes_nothing() {
     let before = state.clone();
     assert_eq!(done(START_MS, &append(1), &mut state), Reply::refused(texts::VALUE_TOO_LONG));
     assert_eq!(state, before);
+}
+
+/// Longest values that one reply holds.
+const LONG_VALUES_MAX: usize = REPLY_BYTES_MAX / (VALUE_BYTES_MAX + 32);
+
+fn with_a_long_value() -> MemoryState {
+    let mut state = MemoryState::default();
+    let long = Write::Append(bytes("long"), vec![b'x'; VALUE_BYTES_MAX].into());
+    done(START_MS, &Step::Write(long), &mut state);
+    state
+}
+
+#[test]
+fn a_reply_of_many_values_is_refused_when_it_is_too_long() {
+    let mut state = with_a_long_value();
+    let mut many = |count| done(START_MS, &Step::Read(Read::GetMany(vec![bytes("long"); count])), &mut state);
+    let Reply::Array(values) = many(LONG_VALUES_MAX) else { panic!("they fit") };
+    assert_eq!(values.len(), LONG_VALUES_MAX);
+    assert_eq!(many(LONG_VALUES_MAX + 1), Reply::refused(texts::REPLY_TOO_LONG));
+}
+
+#[test]
+fn a_transaction_whose_replies_are_too_long_changes_nothing() {
+    let mut state = with_a_long_value();
+    let before = state.clone();
+    let transaction = |reads: usize| {
+        let changes = [Write::Increment(bytes("counter"), 1), Write::Persist(bytes("long"))].map(Step::Write);
+        let reads = vec![Step::Read(Read::Get(bytes("long"))); reads];
+        Step::Transaction(changes.into_iter().chain(reads).chain([set_for("last", 10)]).collect())
+    };
+    let refused = done(START_MS, &transaction(LONG_VALUES_MAX + 1), &mut state);
+    assert_eq!(refused, Reply::refused(texts::REPLY_TOO_LONG));
+    assert_eq!(state, before);
+    let Reply::Array(replies) = done(START_MS, &transaction(LONG_VALUES_MAX - 1), &mut state) else {
+        panic!("it fits")
+    };
+    assert_eq!((replies.len(), &replies[0]), (LONG_VALUES_MAX + 2, &Reply::Integer(1)));
+    assert_ne!(state, before);
 }
 
 #[test]

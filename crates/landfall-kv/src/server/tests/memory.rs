@@ -1,7 +1,7 @@
 //! A replica that is one map in memory: it applies at once, and counts what it is asked for.
 
 use std::future::{Future, ready};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -19,6 +19,8 @@ pub(super) struct MemoryReplica {
     time_ms: AtomicU64,
     proposals: AtomicU64,
     barriers: AtomicU64,
+    /// Bytes that the longest answer to a scan had.
+    longest_scan: AtomicUsize,
     refusal: Mutex<Option<Unavailable>>,
 }
 
@@ -29,6 +31,7 @@ impl Default for MemoryReplica {
             time_ms: AtomicU64::new(1_700_000_000_000),
             proposals: AtomicU64::new(0),
             barriers: AtomicU64::new(0),
+            longest_scan: AtomicUsize::new(0),
             refusal: Mutex::default(),
         }
     }
@@ -49,6 +52,10 @@ impl MemoryReplica {
 
     pub(super) fn barriers(&self) -> u64 {
         self.barriers.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn longest_scan(&self) -> usize {
+        self.longest_scan.load(Ordering::Relaxed)
     }
 
     fn with<T>(&self, use_it: impl FnOnce(&mut MemoryState) -> T) -> T {
@@ -76,7 +83,10 @@ impl Lookup for MemoryReplica {
     }
 
     fn scan(&self, section: Section, from: &[u8], entries_max: usize) -> Result<Vec<(Bytes, Bytes)>, Unavailable> {
-        self.with(|state| state.scan(section, from, entries_max)).map_err(|never| match never {})
+        let found = self.with(|state| state.scan(section, from, entries_max)).unwrap_or_else(|never| match never {});
+        let bytes = found.iter().map(|(key, value)| key.len() + value.len()).sum();
+        self.longest_scan.fetch_max(bytes, Ordering::Relaxed);
+        Ok(found)
     }
 }
 

@@ -9,6 +9,7 @@ use std::path::Path;
 use bytes::Bytes;
 
 use super::*;
+use crate::limits::{REPLY_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::replica::Unavailable;
 use memory::MemoryReplica;
 
@@ -163,6 +164,47 @@ async fn a_walk_finds_every_key_that_stays_whatever_comes_and_goes() {
     found.dedup();
     assert_eq!(found.len(), 100);
     assert!(rounds > 10);
+}
+
+#[tokio::test]
+async fn a_walk_has_few_values_in_memory_however_many_keys_it_is_asked_for() {
+    let replica = Arc::new(MemoryReplica::default());
+    let value = "x".repeat(10_000);
+    for number in 0..1000 {
+        converse_with(&replica, format!("SET {number} {value}\n").as_bytes()).await;
+    }
+    let mut conversation = Conversation::new(replica.clone(), Arc::new(Desk::new(String::new())));
+    conversation.answer(&mut BytesMut::from("SCAN 0 COUNT 10000\n")).await;
+    let (cursor, keys) = memory::scanned(&conversation.output().split().freeze());
+    assert_eq!((cursor, keys.len()), (Bytes::from_static(b"0"), 1000));
+    let (output, _) = converse_with(&replica, b"DBSIZE\n").await;
+    assert_eq!(output, ":1000\\r\\n");
+    let (output, _) = converse_with(&replica, b"KEYS 99?\n").await;
+    assert!(output.starts_with("*10\\r\\n"), "{output}");
+    assert!(replica.longest_scan() < 65 * 11_000, "{} bytes", replica.longest_scan());
+}
+
+#[tokio::test]
+async fn keys_that_one_reply_does_not_hold_are_refused() {
+    let replica = Arc::new(MemoryReplica::default());
+    for number in 0..17_000 {
+        converse_with(&replica, format!("SET {number:0>4000} v\n").as_bytes()).await;
+    }
+    let (output, after) = converse_with(&replica, b"KEYS *\nKEYS *16999\n").await;
+    assert!(output.starts_with("-ERR more keys look like this than one reply holds"), "{}", &output[..100]);
+    assert!(output.contains("*1\\r\\n$4000"), "{}", &output[..200]);
+    assert_eq!(after, After::Read);
+}
+
+#[tokio::test]
+async fn writes_that_answer_values_are_proposed_so_many_at_a_time_that_their_answers_are_within_the_limit() {
+    let replica = Arc::new(MemoryReplica::default());
+    let answers_max = REPLY_BYTES_MAX / VALUE_BYTES_MAX;
+    let (output, _) = converse_with(&replica, "GETDEL k\n".repeat(2 * answers_max).as_bytes()).await;
+    assert_eq!(output.matches("$-1").count(), 2 * answers_max);
+    assert!((2..=3).contains(&replica.proposals()), "{}", replica.proposals());
+    converse_with(&replica, "INCR n\n".repeat(1000).as_bytes()).await;
+    assert!(replica.proposals() <= 4, "short answers are no reason to part them");
 }
 
 #[tokio::test]
