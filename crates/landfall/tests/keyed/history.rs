@@ -118,3 +118,29 @@ fn old_snapshots_are_let_go_and_what_is_held_stays_whole() {
     let after_forty = bytes_below(&directory.path().join("store/packs"));
     assert!(after_forty < after_eight * 3, "{after_eight} bytes after 8 snapshots, {after_forty} after 40");
 }
+
+#[test]
+fn what_a_join_brought_stays_until_it_is_adopted_however_much_room_is_made_meanwhile() {
+    let directories = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let [source, joiner] = directories.each_ref().map(|directory| open(directory.path()));
+    fill(&source, 4000);
+    put(&source, 100, DATA, (0..4000).map(|number| (key(number), value(number, 99))));
+    let theirs = seal(&source);
+    let member = serve(&source);
+    fill(&joiner, 4000);
+    seal(&joiner);
+    let handle = join(&joiner, &[&member]);
+    handle.wait(Milestone::Complete).unwrap();
+    drop(member);
+    // Nothing that the joiner holds pins what came; its own snapshots come and go, some packs full.
+    let long = (0..1000).map(|number| number * 500 + 3);
+    for round in 1..=12 {
+        put(&joiner, 2 + round, DATA, long.clone().map(|number| (key(number), value(number, round))));
+        seal(&joiner);
+    }
+    assert_eq!(joiner.snapshots().len(), HELD);
+    handle.adopt().unwrap();
+    let sealed = joiner.sealed().unwrap();
+    assert_eq!((sealed.id, sealed.extent), (theirs.snapshot, Extent::Whole));
+    assert_equal(&source, &joiner);
+}
