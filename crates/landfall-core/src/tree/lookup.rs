@@ -26,6 +26,30 @@ pub fn get(nodes: &dyn Nodes, root: &Root, key: &[u8]) -> Result<Option<Value>, 
     Ok(found.then(|| node.value(index)))
 }
 
+/// For each node on the way to `key` in a tree of `target_level`, from the root on, the one at the same level on the way to it in `base`: the
+/// likeliest bases of patches. The last one need not be here itself; a base of which too much is not here has none to give.
+pub fn bases_on_way(nodes: &dyn Nodes, base: &Root, target_level: u8, key: &[u8]) -> Vec<Option<ChunkId>> {
+    let way = way_to(nodes, base, key);
+    let at_level = |level: u8| way.get(usize::from(base.level.checked_sub(level)?)).copied();
+    (0..=target_level).rev().map(at_level).collect()
+}
+
+/// The nodes on the way to `key`, from the root down, as far as they are known.
+fn way_to(nodes: &dyn Nodes, root: &Root, key: &[u8]) -> Vec<ChunkId> {
+    let mut way = vec![root.id];
+    let mut end_key: Option<Bytes> = None;
+    let mut next = Node::load_root(nodes, root, None);
+    while let Ok(node) = next
+        && node.level() > 0
+    {
+        let index = node.covering(0, key);
+        way.push(node.child(index).id);
+        next = node.load_child(nodes, index, end_key.as_deref(), None);
+        end_key = node.end_key_bytes(index, end_key.as_ref());
+    }
+    way
+}
+
 /// The leaf that covers `key`, which need not be here itself.
 ///
 /// # Errors

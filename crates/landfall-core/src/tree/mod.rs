@@ -23,7 +23,7 @@ pub use diff::Diff;
 pub use edit::{Adopted, Editor, edit};
 pub use leaf::{Child, Children, Leaf, check_node, children};
 pub use leaves::NewLeaves;
-pub use lookup::{Cursor, KeySpan, get, leaf_of};
+pub use lookup::{Cursor, KeySpan, bases_on_way, get, leaf_of};
 pub use memory::MemoryNodes;
 pub use node::{Claim, Node, empty_leaf};
 pub use units::{EditedUnit, Unit, UnitEditor, units};

@@ -286,6 +286,9 @@ pub struct PathRequest {
     /// How many of the way's nodes, from the root on, the joiner has.
     #[prost(uint32, tag = "3")]
     pub levels_held: u32,
+    /// For each further node, from the first on, the node of the joiner that a patch may be made against; empty where there is none.
+    #[prost(bytes = "bytes", repeated, tag = "4")]
+    pub bases: Vec<Bytes>,
 }
 
 /// Names chunks of data. A source that serves files in place answers `Missing`: it finds chunks by their place only.
@@ -394,7 +397,7 @@ fn within_limits(fetch: Fetch) -> Result<Fetch, WireError> {
         Some(FetchWhat::Path(path)) if path.key.len() > KEY_BYTES_MAX as usize => {
             return Err(WireError::Malformed("a key longer than any"));
         }
-        Some(FetchWhat::Path(_)) => [1, 0],
+        Some(FetchWhat::Path(path)) => [1, path.bases.len()],
         Some(FetchWhat::Chunks(chunks)) => [chunks.ids.len(), 0],
         None => return Err(WireError::Malformed("a request for nothing")),
     };
@@ -447,7 +450,12 @@ mod tests {
         check(&Message::Fetch(Fetch { request: 3, what: Some(FetchWhat::Nodes(nodes)) }));
         let unit = UnitRequest { leaf: id, entries: vec![0, 5, 6], bases: vec![] };
         check(&Message::Fetch(Fetch { request: 3, what: Some(FetchWhat::Unit(unit)) }));
-        let path = PathRequest { root: vec![7; 32].into(), key: Bytes::from_static(b"key"), levels_held: 2 };
+        let path = PathRequest {
+            root: vec![7; 32].into(),
+            key: Bytes::from_static(b"key"),
+            levels_held: 2,
+            bases: vec![vec![8; 32].into(), Bytes::new()],
+        };
         check(&Message::Fetch(Fetch { request: 3, what: Some(FetchWhat::Path(path)) }));
         let chunks = ChunkRequest { ids: vec![vec![7; 32].into()] };
         check(&Message::Fetch(Fetch { request: 3, what: Some(FetchWhat::Chunks(chunks)) }));
@@ -470,10 +478,12 @@ mod tests {
     #[test]
     fn the_request_for_a_path_is_frozen() {
         let path = |key: Bytes| {
-            let path = PathRequest { root: Bytes::from_static(b"R"), key, levels_held: 2 };
+            let bases = vec![Bytes::new(), Bytes::from_static(b"B")];
+            let path = PathRequest { root: Bytes::from_static(b"R"), key, levels_held: 2, bases };
             Message::Fetch(Fetch { request: 3, what: Some(FetchWhat::Path(path)) }).encode()
         };
-        assert_eq!(path(Bytes::from_static(b"key")), b"\x05\x08\x03\x22\x0a\x0a\x01R\x12\x03key\x18\x02");
+        let expected = b"\x05\x08\x03\x22\x0f\x0a\x01R\x12\x03key\x18\x02\x22\x00\x22\x01B";
+        assert_eq!(path(Bytes::from_static(b"key")), expected);
         assert!(Message::decode(&path(vec![0; KEY_BYTES_MAX as usize].into())).is_ok());
         assert!(Message::decode(&path(vec![0; KEY_BYTES_MAX as usize + 1].into())).is_err());
     }

@@ -135,7 +135,12 @@ pub(super) fn valid_wire_message(random: &mut Random) -> Vec<u8> {
             Message::Fetch(Fetch { request, what: Some(what) }).encode()
         }
         5 => {
-            let path = PathRequest { root: random.bytes(32).into(), key: random.bytes(9).into(), levels_held: 1 };
+            let path = PathRequest {
+                root: random.bytes(32).into(),
+                key: random.bytes(9).into(),
+                levels_held: 1,
+                bases: vec![Bytes::new(), Bytes::from_static(b"a base")],
+            };
             Message::Fetch(Fetch { request, what: Some(FetchWhat::Path(path)) }).encode()
         }
         6 => {

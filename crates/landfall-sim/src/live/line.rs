@@ -174,7 +174,8 @@ impl Line {
             }
             Need::Path(Way { root, key }) => {
                 let held = WayTo::find(here, &root, &key).held;
-                let path = PathRequest { root: root.id.to_bytes(), key: key.clone(), levels_held: held as u32 };
+                let (root_id, levels_held) = (root.id.to_bytes(), held as u32);
+                let path = PathRequest { root: root_id, key: key.clone(), levels_held, bases: Vec::new() };
                 (FetchWhat::Path(path), AskedFor::Path { root, key, held })
             }
             Need::Nothing | Need::Patience | Need::Manifest(_) => return None,

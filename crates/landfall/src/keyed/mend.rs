@@ -39,7 +39,7 @@ impl Keyed {
         let Some(Menders { sources, reach }) = menders else { return Err(damaged) };
         // Any snapshot will do: nodes and values are asked for by their ids.
         let question = Question { urgency: Urgency::Reads, ..Question::for_snapshot(self.name().clone(), None) };
-        let lanes = FaultLanes::new(&reach, question, self.here.clone(), Arc::<Status>::default());
+        let lanes = FaultLanes::new(&reach, question, Vec::new(), self.here.clone(), Arc::<Status>::default());
         sources.iter().for_each(|source| lanes.add_source(source));
         let mended = lanes.fetch_nodes(&missing.nodes).and_then(|()| lanes.fetch_chunks(&missing.chunks));
         lanes.end();

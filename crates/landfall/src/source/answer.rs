@@ -156,9 +156,9 @@ impl Answers {
         let nodes = way.found.into_inner();
         let mut want = 0;
         for node in nodes.into_iter().skip(path.levels_held as usize) {
-            self.coder.plain.clear();
-            self.coder.plain.extend_from_slice(&node);
-            self.send(request, want, Ok(Found::Plain { base: Base::Absent }), sender)?;
+            let base = path.bases.get(want as usize).and_then(|id| ChunkId::from_slice(id));
+            let found = self.with_base(&node, base).map_err(ContentError::from);
+            self.send(request, want, found, sender)?;
             want += 1;
         }
         match reached {
@@ -205,10 +205,16 @@ impl Answers {
             return Ok(stored);
         }
         let node = self.read_node(id)?.ok_or(ContentError::Missing)?;
-        let base = base.map(|base| self.read_node(base)).transpose()?.flatten();
+        Ok(self.with_base(&node, base)?)
+    }
+
+    /// A node, and beside it the one that it may be a patch against, if that is here.
+    fn with_base(&mut self, node: &[u8], base: Option<ChunkId>) -> Result<Found, StoreError> {
+        // Readers here do not use it: it is a node of an older tree.
+        let base = base.map(|base| self.state.nodes.get_in_passing(base)).transpose()?.flatten();
         let coder = &mut self.coder;
         coder.plain.clear();
-        coder.plain.extend_from_slice(&node);
+        coder.plain.extend_from_slice(node);
         let base = match base {
             Some(base) => {
                 coder.base.clear();

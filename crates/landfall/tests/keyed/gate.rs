@@ -28,8 +28,9 @@ struct State {
     bulk_frames_left: u64,
     bulk_frames_passed: u64,
     bulk_bytes_passed: u64,
-    /// Requests that could not wait.
+    /// Requests that could not wait, and what was answered.
     urgent_requests: u64,
+    urgent_bytes_passed: u64,
     /// The member at this address falsifies every item.
     liar: Option<String>,
 }
@@ -48,6 +49,7 @@ impl Gate {
             bulk_frames_passed: 0,
             bulk_bytes_passed: 0,
             urgent_requests: 0,
+            urgent_bytes_passed: 0,
             liar: None,
         };
         Self(Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() }))
@@ -76,6 +78,10 @@ impl Gate {
 
     pub(crate) fn urgent_requests(&self) -> u64 {
         self.lock().urgent_requests
+    }
+
+    pub(crate) fn urgent_bytes_passed(&self) -> u64 {
+        self.lock().urgent_bytes_passed
     }
 
     pub(crate) fn believe_nothing_from(&self, address: &str) {
@@ -155,8 +161,9 @@ impl FrameReceiver for GateReceiver {
         self.pass()?;
         let Some(frame) = self.inner.receive()? else { return Ok(None) };
         self.frames += 1;
-        if self.purpose == Purpose::Bulk {
-            self.gate.lock().bulk_bytes_passed += frame.len() as u64;
+        match self.purpose {
+            Purpose::Bulk => self.gate.lock().bulk_bytes_passed += frame.len() as u64,
+            Purpose::Urgent => self.gate.lock().urgent_bytes_passed += frame.len() as u64,
         }
         self.frame.clear();
         self.frame.extend_from_slice(frame);

@@ -68,6 +68,35 @@ fn what_the_readers_of_the_source_use_most_comes_first() {
 }
 
 #[test]
+fn a_read_that_cannot_wait_brings_only_what_changed_since_an_older_snapshot() {
+    let directories = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let [source, joiner] = directories.each_ref().map(|directory| open(directory.path()));
+    for keyed in [&source, &joiner] {
+        fill(keyed, 40_000);
+        seal(keyed);
+    }
+    let changed = || (0..400).map(|number| number * 100);
+    put(&source, 3, DATA, changed().map(|number| (key(number), value(number, 1))));
+    seal(&source);
+    let member = serve(&source);
+    let gate = Gate::new(0);
+    let handle = joiner.join(options(&[&member], gate.transport()));
+    handle.wait(Milestone::Viable).unwrap();
+    handle.adopt().unwrap();
+    let (requests, bytes) = (gate.urgent_requests(), gate.urgent_bytes_passed());
+    for number in changed().step_by(40) {
+        assert_eq!(joiner.get(DATA, &key(number)).unwrap().unwrap(), value(number, 1));
+    }
+    let [requests, bytes] = [gate.urgent_requests() - requests, gate.urgent_bytes_passed() - bytes];
+    assert_eq!(requests, 10, "each of them lies in a leaf of its own");
+    // A leaf has many times as many bytes.
+    assert!(bytes < requests * 1000, "{bytes} bytes");
+    gate.open();
+    handle.wait(Milestone::Complete).unwrap();
+    assert_equal(&source, &joiner);
+}
+
+#[test]
 fn a_state_that_is_still_being_filled_does_not_seal() {
     let directories = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
     let source = open(directories[0].path());

@@ -271,3 +271,27 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn the_bases_on_the_way_to_a_key_are_the_old_nodes_of_the_same_levels() {
+    for (seed, entries) in [(1, 3_000), (3, 400), (5, 40)] {
+        let mut numbers = Numbers(seed);
+        let keys = Keys::of_seed(seed);
+        let (old, new) = (numbers.model(keys, entries), numbers.model(keys, 30 * entries / 10));
+        let mut nodes = MemoryNodes::default();
+        let (base, target) = (build(&old, &mut nodes), build(&new, &mut nodes));
+        for key in new.keys() {
+            let bases = bases_on_way(&nodes, &base, target.level, key);
+            assert_eq!(bases.len(), usize::from(target.level) + 1);
+            assert_eq!(bases.last().copied().flatten(), Some(leaf_of(&nodes, &base, key).unwrap()));
+            for (found, level) in bases.iter().rev().zip(0..=u8::MAX) {
+                // The second byte of a node is its level.
+                let found_level = found.map(|id| nodes.node(id).unwrap()[1]);
+                assert_eq!(found_level, (level <= base.level).then_some(level), "seed {seed}");
+            }
+        }
+        // Of a tree whose root is not here there is nothing to build on but the root itself.
+        let absent = bases_on_way(&MemoryNodes::default(), &base, target.level, b"key");
+        assert_eq!(absent.iter().flatten().collect::<Vec<_>>(), [&base.id]);
+    }
+}

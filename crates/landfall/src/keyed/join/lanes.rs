@@ -8,7 +8,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use bytes::Bytes;
 use landfall_core::join::{Asking, GiveUp, Next, Shortfall, SourceId, Sources};
 use landfall_core::keyed::{Missing, Way};
-use landfall_core::tree::{ChunkRef, NodeWant, Nodes, Root, TreeError, Value, get};
+use landfall_core::transfer::TreePair;
+use landfall_core::tree::{ChunkRef, NodeWant, Nodes, Root, TreeError, Value, bases_on_way, get};
 use landfall_core::wire::{ChunkRequest, FetchWhat, NodeRequest, PathRequest};
 use landfall_core::{Chunk, ChunkId, Domain, Time};
 use landfall_net::Transport;
@@ -55,6 +56,7 @@ pub(crate) struct FaultLanes {
     transport: Arc<dyn Transport>,
     trust: Arc<dyn Trust>,
     question: Question,
+    trees: Vec<TreePair>,
     here: Here,
     status: Arc<Status>,
     clock: Clock,
@@ -99,12 +101,18 @@ impl From<StoreError> for Failure {
 }
 
 impl FaultLanes {
-    /// Ways to sources that are yet to be added.
-    pub(in crate::keyed) fn new(reach: &Reach, question: Question, here: Here, status: Arc<Status>) -> Self {
+    /// Ways to sources that are yet to be added. What stands in the older one of `trees` need not come again.
+    pub(in crate::keyed) fn new(
+        reach: &Reach,
+        question: Question,
+        trees: Vec<TreePair>,
+        here: Here,
+        status: Arc<Status>,
+    ) -> Self {
         let (clock, known) = (Clock::start(), Mutex::default());
         let Reach { transport, trust } = reach.clone();
         let (changed, bytes) = (Condvar::new(), AtomicU64::new(0));
-        Self { transport, trust, question, here, status, clock, known, changed, bytes }
+        Self { transport, trust, question, trees, here, status, clock, known, changed, bytes }
     }
 
     /// Takes one more source in, unless it is known: whoever waits for one goes on.
@@ -278,10 +286,13 @@ impl FaultLanes {
 
     fn path_from(&self, line: &Line, root: &Root, key: &[u8]) -> Result<(), Failure> {
         let Some((held, mut next)) = self.way(root, key)? else { return Ok(()) };
+        let bases = self.bases(root, key);
+        let further = bases.iter().skip(held);
         let path = PathRequest {
-            root: Bytes::copy_from_slice(root.id.as_bytes()),
+            root: root.id.to_bytes(),
             key: Bytes::copy_from_slice(key),
             levels_held: held as u32,
+            bases: further.map(|base| base.map_or_else(Bytes::new, ChunkId::to_bytes)).collect(),
         };
         let came = self.ask(line, FetchWhat::Path(path))?;
         while let Some((want, encoded)) = came.next()? {
@@ -294,7 +305,10 @@ impl FaultLanes {
                 return Err(Failure::Corrupt);
             }
             match next.what {
-                Further::Node(id) => self.keep_node(&NodeWant { id, base: None }, &encoded)?,
+                Further::Node(id) => {
+                    let base = bases.get(level).copied().flatten();
+                    self.keep_node(&NodeWant { id, base }, &encoded)?;
+                }
                 Further::Chunk(chunk) => self.keep_chunk(chunk, &encoded)?,
             }
             match self.way(root, key)? {
@@ -303,6 +317,12 @@ impl FaultLanes {
             }
         }
         Err(Failure::Lacking)
+    }
+
+    /// What the nodes on the way to a key may be patches against.
+    fn bases(&self, root: &Root, key: &[u8]) -> Vec<Option<ChunkId>> {
+        let base = self.trees.iter().find(|trees| trees.target == *root).and_then(|trees| trees.base);
+        base.map(|base| bases_on_way(&*self.here.nodes, &base, root.level, key)).unwrap_or_default()
     }
 
     /// How many nodes of the way to a key are here, and what comes next; nothing if all of it is here.
@@ -329,10 +349,9 @@ impl FaultLanes {
         if missing.is_empty() {
             return Ok(());
         }
-        let id_bytes = |id: ChunkId| Bytes::copy_from_slice(id.as_bytes());
         let nodes = NodeRequest {
-            ids: missing.iter().map(|want| id_bytes(want.id)).collect(),
-            bases: missing.iter().map(|want| want.base.map_or_else(Bytes::new, id_bytes)).collect(),
+            ids: missing.iter().map(|want| want.id.to_bytes()).collect(),
+            bases: missing.iter().map(|want| want.base.map_or_else(Bytes::new, ChunkId::to_bytes)).collect(),
         };
         let came = self.ask(line, FetchWhat::Nodes(nodes))?;
         let mut kept = 0;
@@ -354,7 +373,7 @@ impl FaultLanes {
         if missing.is_empty() {
             return Ok(());
         }
-        let ids = missing.iter().map(|want| Bytes::copy_from_slice(want.id.as_bytes())).collect();
+        let ids = missing.iter().map(|want| want.id.to_bytes()).collect();
         let came = self.ask(line, FetchWhat::Chunks(ChunkRequest { ids }))?;
         let mut kept = 0;
         while let Some((want, encoded)) = came.next()? {

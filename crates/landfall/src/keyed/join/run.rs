@@ -5,7 +5,7 @@ use std::sync::Arc;
 use landfall_core::ChunkId;
 use landfall_core::join::{Course, LeaseVersion, NotOffered, Offered, Part, Snapshot, TOUCHES_MAX, choose};
 use landfall_core::keyed::{KeyedState, Sections, SectionsRefused};
-use landfall_core::snapshot::{SectionPriority, StateName};
+use landfall_core::snapshot::{Manifest, Section, SectionPriority, StateName};
 use landfall_core::transfer::TreePair;
 use landfall_core::tree::Root;
 use landfall_core::wire::{TouchedKey, Urgency};
@@ -110,7 +110,7 @@ impl Run {
             manifest: newest.manifest.clone(),
             manifest_chunk: newest.manifest_chunk.clone(),
             sections,
-            lanes: Arc::new(self.lanes(newest.snapshot)),
+            lanes: Arc::new(self.lanes(newest.snapshot, &newest.manifest)),
             touches: touches.collect(),
         });
         // The state stands on it since an earlier join: reads need not wait for anything.
@@ -143,9 +143,11 @@ impl Run {
     }
 
     /// Ways to the sources, which are added as they are known, that do not stand behind anything else.
-    fn lanes(&self, snapshot: ChunkId) -> FaultLanes {
+    fn lanes(&self, snapshot: ChunkId, manifest: &Manifest) -> FaultLanes {
         let question = Question { urgency: Urgency::Reads, ..self.question(Some(snapshot)) };
-        FaultLanes::new(&self.reach, question, self.keyed.here.clone(), self.progress.status.clone())
+        let pair = |section: &Section| TreePair { base: self.base_root(&section.name), target: section.root };
+        let trees = manifest.sections.iter().map(pair).collect();
+        FaultLanes::new(&self.reach, question, trees, self.keyed.here.clone(), self.progress.status.clone())
     }
 
     /// Does what the join asks for, until all of the snapshot is here.
@@ -182,7 +184,7 @@ impl Run {
         if touched.is_empty() {
             return Ok(());
         }
-        let lanes = Arc::new(self.lanes(plan.snapshot));
+        let lanes = Arc::new(self.lanes(plan.snapshot, &plan.manifest));
         self.progress.set_hot_lanes(lanes.clone())?;
         let fetched = fetch_hot(&lanes, &self.keyed.here, &touched);
         lanes.end();
