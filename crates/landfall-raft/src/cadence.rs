@@ -1,7 +1,8 @@
 //! Owns when the leader asks everybody to seal: from what a seal costs, never from a timer.
 //!
-//! A seal rewrites parts of the tree. The more changes it merges at once, the fewer bytes it writes for each; what stands against waiting
-//! is memory, and the log that a restart would replay. It holds no clock and seals nothing.
+//! A seal makes every node anew that has a change below it: a leaf that holds a hundred entries is read, merged and hashed for one of them.
+//! The more changes it merges at once, the less it does, and writes, for each; what stands against waiting is memory, and the log that a
+//! restart would replay. It holds no clock and seals nothing.
 
 /// A seal below this many changed bytes is not worth its syncs.
 const CHANGED_BYTES_MIN: u64 = 4 * 1024 * 1024;
@@ -9,8 +10,9 @@ const CHANGED_BYTES_MIN: u64 = 4 * 1024 * 1024;
 const CHANGED_BYTES_MAX: u64 = 256 * 1024 * 1024;
 /// A restart never replays much more log than this, however few keys it is about.
 const LOG_BYTES_MAX: u64 = 256 * 1024 * 1024;
-/// Bytes that a seal may write for each byte that changed; above, the next one waits longer.
-const WRITTEN_PER_CHANGED_AIM: f64 = 2.0;
+/// Bytes of nodes that a seal may make anew for each byte of memory that changes take; above, the next one waits longer. Each costs some
+/// nanoseconds of a processor, so that a change, of about 300 bytes, pays a few microseconds for its seal: no more than for its way into the log.
+const NODES_PER_CHANGED_AIM: f64 = 2.0;
 
 /// Decides when a mark is due. Feed it what seals cost here.
 #[derive(Debug, Clone)]
@@ -21,10 +23,10 @@ pub(crate) struct Cadence {
 /// What a seal cost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SealCost {
-    /// Bytes of the changes that it merged.
+    /// Bytes of memory that the changes took which it merged.
     pub(crate) changed_bytes: u64,
-    /// Bytes that it wrote to the disk.
-    pub(crate) written_bytes: u64,
+    /// Bytes of the nodes that it made.
+    pub(crate) node_bytes: u64,
 }
 
 impl Cadence {
@@ -42,9 +44,9 @@ impl Cadence {
         if cost.changed_bytes == 0 {
             return;
         }
-        let ratio = cost.written_bytes as f64 / cost.changed_bytes as f64;
+        let ratio = cost.node_bytes as f64 / cost.changed_bytes as f64;
         // Half or double at most: one odd seal must not swing it.
-        let factor = (ratio / WRITTEN_PER_CHANGED_AIM).clamp(0.5, 2.0);
+        let factor = (ratio / NODES_PER_CHANGED_AIM).clamp(0.5, 2.0);
         let wanted = (self.changed_bytes as f64 * factor) as u64;
         self.changed_bytes = wanted.clamp(CHANGED_BYTES_MIN, CHANGED_BYTES_MAX);
     }
@@ -54,11 +56,11 @@ impl Cadence {
 mod tests {
     use super::*;
 
-    fn after(seals: usize, written_per_changed: u64) -> u64 {
+    fn after(seals: usize, nodes_per_changed: u64) -> u64 {
         let mut cadence = Cadence::new();
         for _ in 0..seals {
             let changed_bytes = cadence.changed_bytes;
-            cadence.handle_seal(SealCost { changed_bytes, written_bytes: changed_bytes * written_per_changed });
+            cadence.handle_seal(SealCost { changed_bytes, node_bytes: changed_bytes * nodes_per_changed });
         }
         cadence.changed_bytes
     }
@@ -83,7 +85,7 @@ mod tests {
     #[test]
     fn a_seal_of_nothing_teaches_nothing() {
         let mut cadence = Cadence::new();
-        cadence.handle_seal(SealCost { changed_bytes: 0, written_bytes: 1_000 });
+        cadence.handle_seal(SealCost { changed_bytes: 0, node_bytes: 1_000 });
         assert_eq!(cadence.changed_bytes, Cadence::new().changed_bytes);
         assert!(!cadence.is_due(0, 0));
     }

@@ -14,9 +14,6 @@ use crate::consensus::{MemberId, StoredMembership};
 use crate::message::SealedAt;
 use crate::seals::{Sealed, Seals};
 
-/// What a node costs on the disk that is kept as a patch, beyond the changes in it: its frame, and the inner nodes above.
-const NODE_WRITTEN_BYTES_ABOUT: u64 = 160;
-
 /// Follows seals on threads that may block.
 #[derive(Clone)]
 pub(crate) struct Sealing {
@@ -74,8 +71,7 @@ impl Sealing {
         self.runtime.spawn_blocking(move || {
             match ticket.wait() {
                 Ok(report) => {
-                    let written_bytes = changed_bytes + report.nodes * NODE_WRITTEN_BYTES_ABOUT;
-                    sealing.learn(SealCost { changed_bytes, written_bytes });
+                    sealing.learn(SealCost { changed_bytes, node_bytes: report.node_bytes });
                     sealing.handle_durable(membership);
                 }
                 Err(error) => tracing::error!(%error, "a seal failed; the next mark tries again"),

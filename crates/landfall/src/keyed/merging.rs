@@ -37,8 +37,9 @@ pub(super) struct Merged {
 /// What was kept on the way.
 #[derive(Default)]
 pub(super) struct Kept {
-    /// How many nodes were written.
+    /// How many nodes were made, and their bytes before they became patches.
     pub(super) nodes: u64,
+    pub(super) node_bytes: u64,
     /// Nodes whose places others took.
     pub(super) replaced: Vec<ChunkId>,
 }
@@ -46,6 +47,7 @@ pub(super) struct Kept {
 impl Kept {
     fn add(&mut self, other: Self) {
         self.nodes += other.nodes;
+        self.node_bytes += other.node_bytes;
         self.replaced.extend(other.replaced);
     }
 }
@@ -253,6 +255,11 @@ impl<'r, 'a> StoreSink<'r, 'a> {
         }
     }
 
+    fn count(&mut self, node: &Chunk) {
+        self.kept.nodes += 1;
+        self.kept.node_bytes += node.bytes().len() as u64;
+    }
+
     fn note(&mut self, kept: impl FnOnce(&mut Self) -> Result<(), StoreError>) {
         if self.failure.is_none() {
             self.failure = kept(self).err();
@@ -269,12 +276,12 @@ impl NodeSink for StoreSink<'_, '_> {
     }
 
     fn put_in_place_of(&mut self, node: Chunk, old: Option<ChunkId>) {
-        self.kept.nodes += 1;
+        self.count(&node);
         self.note(|sink| sink.keep(&node, old, &[]));
     }
 
     fn put_copied(&mut self, node: Chunk, old: ChunkId, copied: &[Copied]) {
-        self.kept.nodes += 1;
+        self.count(&node);
         self.note(|sink| sink.keep(&node, Some(old), copied));
     }
 }

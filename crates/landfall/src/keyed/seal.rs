@@ -10,7 +10,7 @@ use landfall_core::keyed::{Sealed, Sealing, Sections};
 use landfall_core::snapshot::{Manifest, Position, StateRoot};
 use landfall_store::CollectBudget;
 
-use super::merging::{Merged, merge};
+use super::merging::{Kept, Merged, merge};
 use super::{Extent, Keyed, SealError, SealRefused};
 use crate::background::give_way;
 use crate::clock::wall_seconds;
@@ -32,8 +32,10 @@ pub struct SealReport {
     pub state_root: StateRoot,
     /// Changes that were merged.
     pub entries: u64,
-    /// Nodes that were written.
+    /// Nodes that were made.
     pub nodes: u64,
+    /// Their bytes before they became patches: what was read, merged and hashed.
+    pub node_bytes: u64,
     /// Time from the freeze to the durable snapshot.
     pub elapsed: Duration,
 }
@@ -135,7 +137,7 @@ impl Run<'_> {
         let writing = here.store.begin_session();
         let Merged { sealed, kept } = merge(here, &writing, sealing)?;
         let held = self.make_durable(&sealed)?;
-        let report = self.report(&held, sealing.entries_done(), kept.nodes);
+        let report = self.report(&held, sealing.entries_done(), &kept);
         let let_go = self.publish(&sealed, held)?;
         // From now on readers go by the new nodes; the memory of the old ones is there for the next seal.
         here.nodes.outlive(&kept.replaced);
@@ -167,10 +169,11 @@ impl Run<'_> {
         })
     }
 
-    fn report(&self, held: &Held, entries: u64, nodes: u64) -> SealReport {
+    fn report(&self, held: &Held, entries: u64, kept: &Kept) -> SealReport {
         let (snapshot, manifest) = (held.id, held.manifest.clone());
         let state_root = manifest.state_root();
-        SealReport { snapshot, manifest, state_root, entries, nodes, elapsed: Duration::ZERO }
+        let Kept { nodes, node_bytes, .. } = *kept;
+        SealReport { snapshot, manifest, state_root, entries, nodes, node_bytes, elapsed: Duration::ZERO }
     }
 
     /// Makes the snapshot the newest, and the base of the state, unless the state was re-based meanwhile.
