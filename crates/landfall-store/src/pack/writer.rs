@@ -49,6 +49,8 @@ pub(crate) struct PackWriter {
     /// Bytes that the file does not have yet; they belong at `written_bytes`.
     buffer: Vec<u8>,
     written_bytes: u32,
+    /// How far the disk was told to begin.
+    begun_bytes: u32,
     synced_bytes: u32,
 }
 
@@ -64,7 +66,7 @@ impl PackWriter {
         buffer.clear();
         buffer.extend(pack_header(number, class));
         let footer = Footer { number, class, frames_end: buffer.len() as u32, entries: Vec::new(), bases: Vec::new() };
-        Self { file, footer, stage: Stage::Filling, buffer, written_bytes: 0, synced_bytes: 0 }
+        Self { file, footer, stage: Stage::Filling, buffer, written_bytes: 0, begun_bytes: 0, synced_bytes: 0 }
     }
 
     pub(crate) fn number(&self) -> PackNumber {
@@ -113,8 +115,18 @@ impl PackWriter {
             self.file.write_at(u64::from(self.written_bytes), &self.buffer)?;
             self.written_bytes += self.buffer.len() as u32;
             self.buffer.clear();
+            self.begin_writeback();
         }
         Ok(())
+    }
+
+    /// Lets the disk begin with what was written, piece by piece.
+    fn begin_writeback(&mut self) {
+        let bytes = self.written_bytes - self.begun_bytes;
+        if bytes >= WRITEBACK_BYTES {
+            self.file.begin_writeback(u64::from(self.begun_bytes), u64::from(bytes));
+            self.begun_bytes = self.written_bytes;
+        }
     }
 
     /// Writes the footer. After an error, call it again.
@@ -151,3 +163,67 @@ impl PackWriter {
 /// Large enough that write calls cost little beside what they write; small, because it is what a process that is killed loses of what it
 /// fetched, for each class of packs.
 const BUFFER_BYTES_MAX: usize = 64 * 1024;
+
+/// A pack that is synced as one keeps the disk busy for a tenth of a second, and whoever syncs a log meanwhile waits behind it. In pieces of
+/// this size it waits for one of them.
+const WRITEBACK_BYTES: u32 = 512 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use landfall_core::Domain;
+    use landfall_core::codec::Codec;
+
+    use super::*;
+
+    /// A file that has no bytes, and remembers what the disk was told to begin with.
+    #[derive(Debug, Default)]
+    struct Told(Mutex<Vec<(u64, u64)>>);
+
+    impl VfsFile for Told {
+        fn read_at(&self, _: u64, _: &mut [u8]) -> io::Result<()> {
+            Err(io::ErrorKind::UnexpectedEof.into())
+        }
+
+        fn write_at(&self, _: u64, _: &[u8]) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn bytes(&self) -> io::Result<u64> {
+            Ok(0)
+        }
+
+        fn set_bytes(&self, _: u64) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn sync_data(&self) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn begin_writeback(&self, offset: u64, bytes: u64) {
+            self.0.lock().unwrap().push((offset, bytes));
+        }
+    }
+
+    #[test]
+    fn the_disk_begins_with_a_pack_piece_by_piece_long_before_its_sync() {
+        let told = Arc::new(Told::default());
+        let mut pack = PackWriter::new(told.clone(), PackNumber(1), PackClass::Data, Vec::new());
+        for number in 0..100_u8 {
+            let chunk = Chunk::new(Domain::Data, vec![number; 40_000].into());
+            let form = Encoded { codec: Codec::Raw as u8, base: None, bytes: chunk.bytes() };
+            pack.append(&NewFrame::of(&chunk, form)).unwrap();
+        }
+        let told = told.0.lock().unwrap();
+        assert!(told.len() >= 6, "{told:?}");
+        let mut end = 0;
+        for (offset, bytes) in told.iter() {
+            assert_eq!(*offset, end, "no gap and nothing twice");
+            assert!(*bytes >= u64::from(WRITEBACK_BYTES) && *bytes < u64::from(2 * WRITEBACK_BYTES));
+            end += bytes;
+        }
+        assert!(u64::from(pack.footer.frames_end) - end < 2 * u64::from(WRITEBACK_BYTES));
+    }
+}

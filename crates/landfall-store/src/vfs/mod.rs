@@ -58,6 +58,9 @@ pub trait VfsFile: Send + Sync + fmt::Debug {
 
     /// Makes everything written so far survive a power cut (`fdatasync`).
     fn sync_data(&self) -> io::Result<()>;
+
+    /// A hint: these bytes were written and will be synced, so the disk may begin with them. It promises nothing and waits for nothing.
+    fn begin_writeback(&self, _offset: u64, _bytes: u64) {}
 }
 
 /// A lock that is held until it is dropped.
