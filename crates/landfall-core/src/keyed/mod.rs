@@ -11,6 +11,7 @@ use crate::snapshot::StateName;
 use crate::tree::{ChunkRef, NodeWant, Nodes, Root, TreeError};
 
 mod batch;
+mod layer_key;
 mod memory;
 mod overlay;
 mod part;

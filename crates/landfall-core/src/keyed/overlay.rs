@@ -3,17 +3,18 @@
 //! It never reads a tree, so changing it never misses.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Range;
+use std::collections::btree_map::{self, Range};
 use std::ops::Bound;
 
 use bytes::Bytes;
 
+use super::layer_key::LayerKey;
 use super::{Batch, Op, SectionId};
 use crate::snapshot::Position;
 
-/// What a change costs in memory beside its key and its value: two shared slices, a position, its share of the map's nodes and the
-/// two allocations.
-const ENTRY_BYTES: u64 = 160;
+/// What a change costs in memory beside its key and its value: two shared slices, the head of the key, a position, its share of the map's
+/// nodes and the two allocations.
+const ENTRY_BYTES: u64 = 176;
 
 /// Changes of all sections.
 #[derive(Debug, Clone)]
@@ -72,7 +73,7 @@ impl Overlay {
 pub(super) struct Layer {
     /// Where the section was cleared last: what is below this layer does not count.
     cleared: Option<Position>,
-    entries: BTreeMap<Bytes, Entry>,
+    entries: BTreeMap<LayerKey, Entry>,
     bytes: u64,
 }
 
@@ -102,8 +103,8 @@ impl Layer {
     }
 
     /// All entries whose keys `start` and `end` admit, in order. The start is before the end.
-    pub(super) fn entries(&self, start: Bound<&[u8]>, end: Bound<&[u8]>) -> Range<'_, Bytes, Entry> {
-        self.entries.range::<[u8], _>((start, end))
+    pub(super) fn entries(&self, start: Bound<&[u8]>, end: Bound<&[u8]>) -> Entries<'_> {
+        Entries(self.entries.range::<[u8], _>((start, end)))
     }
 
     /// How many entries there are.
@@ -114,14 +115,15 @@ impl Layer {
     /// Enters the last change of a key, which is owned as `own` says.
     pub(super) fn set(&mut self, key: &Bytes, value: Option<Bytes>, position: Position, own: fn(&Bytes) -> Bytes) {
         let value_bytes = value.as_ref().map_or(0, |value| value.len() as u64);
-        match self.entries.get_mut(key) {
-            Some(entry) => {
-                self.bytes -= entry.value.as_ref().map_or(0, |value| value.len() as u64);
-                *entry = Entry { position, value };
+        let key_bytes = key.len() as u64;
+        match self.entries.entry(own(key).into()) {
+            btree_map::Entry::Occupied(mut entry) => {
+                let old = entry.insert(Entry { position, value });
+                self.bytes -= old.value.as_ref().map_or(0, |value| value.len() as u64);
             }
-            None => {
-                self.bytes += key.len() as u64 + ENTRY_BYTES;
-                self.entries.insert(own(key), Entry { position, value });
+            btree_map::Entry::Vacant(place) => {
+                self.bytes += key_bytes + ENTRY_BYTES;
+                place.insert(Entry { position, value });
             }
         }
         self.bytes += value_bytes;
@@ -137,7 +139,7 @@ impl Layer {
         self.entries.retain(|key, entry| {
             let is_kept = entry.position > position;
             if !is_kept {
-                *bytes -= cost(key, entry);
+                *bytes -= cost(key.bytes(), entry);
             }
             is_kept
         });
@@ -149,7 +151,7 @@ impl Layer {
             return;
         }
         for (key, entry) in newer.entries {
-            self.set(&key, entry.value, entry.position, Bytes::clone);
+            self.set(key.bytes(), entry.value, entry.position, Bytes::clone);
         }
     }
 
@@ -157,10 +159,22 @@ impl Layer {
     pub(super) fn into_ops(self) -> impl Iterator<Item = Op> {
         let clear = self.cleared.map(|_| Op::Clear);
         let entries = self.entries.into_iter().map(|(key, entry)| match entry.value {
-            Some(value) => Op::Put { key, value },
-            None => Op::Delete { key },
+            Some(value) => Op::Put { key: key.into_bytes(), value },
+            None => Op::Delete { key: key.into_bytes() },
         });
         clear.into_iter().chain(entries)
+    }
+}
+
+/// Changes of one section in order.
+#[derive(Debug, Clone)]
+pub(super) struct Entries<'a>(Range<'a, LayerKey, Entry>);
+
+impl<'a> Iterator for Entries<'a> {
+    type Item = (&'a Bytes, &'a Entry);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.0.next().map(|(key, entry)| (key.bytes(), entry))
     }
 }
 

@@ -2,13 +2,12 @@
 //!
 //! It never changes anything.
 
-use std::collections::btree_map::Range;
 use std::iter::Peekable;
 use std::ops::Bound;
 
 use bytes::Bytes;
 
-use super::overlay::{Entry, Layer};
+use super::overlay::{Entries, Layer};
 use super::{Chunks, Look, Missing, ReadError, Way};
 use crate::limits::INLINE_VALUE_BYTES_MAX;
 use crate::snapshot::StateName;
@@ -143,7 +142,7 @@ impl TreeHead {
 
 /// Entries of all layers in order, the newest of each key.
 struct Merge<'a> {
-    overlays: Vec<Peekable<Range<'a, Bytes, Entry>>>,
+    overlays: Vec<Peekable<Entries<'a>>>,
     tree: Option<TreeHead>,
 }
 
