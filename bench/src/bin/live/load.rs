@@ -18,12 +18,29 @@ use landfall_bench::contents::{Contents, Versions};
 /// Writes every key at version 0.
 pub(crate) fn fill(client: Client, contents: &Contents) -> anyhow::Result<()> {
     let numbers: Vec<u32> = (0..contents.keys()).collect();
-    write_all(client, numbers.chunks(FILL_KEYS).map(|numbers| set_many(contents, numbers.iter().map(|n| (*n, 0)))))
+    let requests = numbers.chunks(FILL_KEYS).map(|numbers| set_many(contents, numbers.iter().map(|n| (*n, 0))));
+    ask_all(client, requests, is_ok)
+}
+
+/// Reads so many keys, drawn from all: a server that has been running has in memory what it keeps there.
+pub(crate) fn read_many(client: Client, contents: &Contents, reads: u32) -> anyhow::Result<()> {
+    let mut random = Random::stream(WARMING_STREAM);
+    let mut key = || Contents::key(random.below(u64::from(contents.keys())) as u32).into_bytes();
+    let request = |_| {
+        let mut request = Vec::new();
+        append_command(&mut request, &[b"GET".to_vec(), key()]);
+        request
+    };
+    ask_all(client, (0..reads).map(request), |answer| matches!(answer, BytesFrame::BulkString(_)))
 }
 
 /// Writes these keys at these versions, as fast as the server takes it, one `SET` for each.
 pub(crate) fn rewrite(client: Client, contents: &Contents, changes: &[(u32, u32)]) -> anyhow::Result<()> {
-    write_all(client, changes.iter().map(|(number, version)| set_one(contents, *number, *version)))
+    ask_all(client, changes.iter().map(|(number, version)| set_one(contents, *number, *version)), is_ok)
+}
+
+fn is_ok(answer: &BytesFrame) -> bool {
+    matches!(answer, BytesFrame::SimpleString(_))
 }
 
 fn set_many(contents: &Contents, changes: impl Iterator<Item = (u32, u32)>) -> Vec<u8> {
@@ -42,8 +59,12 @@ fn set_one(contents: &Contents, number: u32, version: u32) -> Vec<u8> {
     request
 }
 
-/// Sends requests that are answered with `OK`, with a bounded number on their way.
-fn write_all(client: Client, requests: impl Iterator<Item = Vec<u8>>) -> anyhow::Result<()> {
+/// Sends requests, with a bounded number on their way, and looks at each answer.
+fn ask_all(
+    client: Client,
+    requests: impl Iterator<Item = Vec<u8>>,
+    is_right: impl Fn(&BytesFrame) -> bool + Sync,
+) -> anyhow::Result<()> {
     let (mut stream, mut replies) = client.split(PATIENCE)?;
     let (sent, done) = (AtomicU64::new(0), AtomicBool::new(false));
     let heard = AtomicU64::new(0);
@@ -52,11 +73,11 @@ fn write_all(client: Client, requests: impl Iterator<Item = Vec<u8>>) -> anyhow:
             let mut since = Instant::now();
             while !done.load(Ordering::Acquire) || heard.load(Ordering::Relaxed) < sent.load(Ordering::Acquire) {
                 match replies.next()? {
-                    Some(BytesFrame::SimpleString(_)) => {
+                    Some(answer) if is_right(&answer) => {
                         heard.fetch_add(1, Ordering::Release);
                         since = Instant::now();
                     }
-                    Some(other) => bail!("a write was answered {other:?}"),
+                    Some(other) => bail!("a request was answered {other:?}"),
                     None => ensure!(since.elapsed() < SILENCE_LIMIT, "the server is silent"),
                 }
             }
@@ -185,3 +206,4 @@ const TICK: Duration = Duration::from_millis(1);
 const PATIENCE: Duration = Duration::from_millis(20);
 const SILENCE_LIMIT: Duration = Duration::from_secs(60);
 const WRITER_STREAM: u64 = 200;
+const WARMING_STREAM: u64 = 201;

@@ -9,7 +9,7 @@ use landfall_bench::netns::Traffic;
 use crate::cases::{Case, Load, Pinning};
 use crate::equality;
 use crate::figure::{Figure, Sample};
-use crate::load::Writer;
+use crate::load::{self, Writer};
 use crate::memory::{self, Watch};
 use crate::probe::{Probe, Question};
 use crate::reader::{MARKER, Reader, Seen};
@@ -45,6 +45,7 @@ fn run_bound(stage: &Stage<'_>, case: &Case, server: &dyn Server) -> anyhow::Res
     let waiting = turn.start_waiting()?;
     turn.settle()?;
     let mut source = turn.source_client()?;
+    load::read_many(turn.source_client()?, &stage.contents, WARMING_READS)?;
     let clients = Clients::start(&turn)?;
     thread::sleep(WARM_UP);
     let before = Instant::now();
@@ -139,6 +140,8 @@ fn note_memory(sample: &mut Sample, before_bytes: u64, peak_bytes: u64) {
     sample.note(Figure::HeldGrowthShare, growth_bytes / before_bytes as f64);
 }
 
+/// More than enough to fill a cache of 256 MiB with leaves.
+const WARMING_READS: u32 = 50_000;
 const WARM_UP: Duration = Duration::from_secs(1);
 /// How long the clients are watched while nobody joins.
 const BEFORE: Duration = Duration::from_secs(5);
