@@ -4,6 +4,7 @@
 use anyhow::ensure;
 use landfall_bench::netns::Rate;
 
+use crate::courses::Pace;
 use crate::figure::Figure;
 use crate::servers::{Durability, Landfall, Redis, Server};
 
@@ -26,6 +27,8 @@ pub(crate) enum Course {
     Join,
     /// The same, but it is killed when half of the bytes have come, and started again.
     Killed,
+    /// A new member joins behind a short log, while clients write faster than its link carries, and then slower.
+    Outrun(Pace),
     /// A member is stopped, one key of a hundred is written, it comes back.
     Return(History),
     /// No member joins: as many requests as the servers take.
@@ -159,6 +162,17 @@ fn join_cases(landfall: &Landfall) -> Vec<Case> {
             .with(landfall.clone())
             .goal(Figure::RepeatedShare, Measure::Alone, 0.01, 0.01)
             .goal(Figure::RepeatedMegabytes, Measure::Alone, f64::INFINITY, 8.4),
+        Case {
+            rate: Rate::MegabitsPerSecond(OUTRUN_MEGABITS),
+            ..Case::new(
+                "log-outrun",
+                "A short log, and writes at twice what the joiner's link carries",
+                Course::Outrun(OUTRUN),
+            )
+            .with(Redis::plain())
+            .with(landfall.clone().keeping_log(OUTRUN_LOG_BYTES))
+            .goal(Figure::CopiesAndWrites, Measure::Alone, 1.3, 1.1)
+        },
     ]
 }
 
@@ -196,6 +210,10 @@ fn throughput_cases(landfall: &Landfall) -> Vec<Case> {
 }
 
 const STEADY_WRITES: u32 = 20_000;
+/// A link that carries about 13 000 writes a second, and a log that holds a second of twice as many.
+const OUTRUN_MEGABITS: u32 = 16;
+const OUTRUN: Pace = Pace { first_per_second: 26_000, later_per_second: 6_500 };
+const OUTRUN_LOG_BYTES: u64 = 4 << 20;
 /// From here on 1 % of the keys is more than Redis' default backlog holds.
 const FULL_KEYS: u32 = 1_000_000;
 const SHORT_BACKLOG_BYTES: u64 = 16 << 10;

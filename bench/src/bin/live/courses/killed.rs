@@ -13,7 +13,7 @@ use crate::turn::{Stage, Turn};
 use landfall_bench::contents::Versions;
 
 pub(super) fn run(stage: &Stage<'_>, case: &Case, server: &dyn Server) -> anyhow::Result<Sample> {
-    let whole_bytes = undisturbed_bytes(stage, case, server)?;
+    let whole_bytes = super::undisturbed_bytes(stage, case, server)?;
     let turn = Turn::prepare(stage, case, server)?;
     let waiting = turn.start_waiting()?;
     turn.settle()?;
@@ -44,18 +44,6 @@ pub(super) fn run(stage: &Stage<'_>, case: &Case, server: &dyn Server) -> anyhow
     server.prove_equal(&mut source, &mut joiner)?;
     sample.own_reports = vec![server.own_report(&mut source)?, server.own_report(&mut joiner)?];
     Ok(sample)
-}
-
-/// What a join receives that nobody kills.
-fn undisturbed_bytes(stage: &Stage<'_>, case: &Case, server: &dyn Server) -> anyhow::Result<u64> {
-    let turn = Turn::prepare(stage, case, server)?;
-    let waiting = turn.start_waiting()?;
-    turn.settle()?;
-    let before = turn.received_bytes()?;
-    let _process = server.tell(&turn.joiner, &turn.source)?.or(waiting);
-    let (mut source, mut joiner) = (turn.source_client()?, turn.joiner_client()?);
-    turn.wait_whole(&mut source, &mut joiner)?;
-    Ok(turn.received_bytes()? - before)
 }
 
 const HALF_LIMIT: Duration = Duration::from_secs(600);
