@@ -10,6 +10,7 @@ use landfall::net::{Connection, FrameSender};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
+use crate::audit;
 use crate::ballot::Pending;
 use crate::cluster::Cluster;
 use crate::consensus::RaftVote;
@@ -107,6 +108,7 @@ async fn answer_patiently(cluster: &Arc<Cluster>, request: Request, answers: &An
 async fn answer(cluster: &Arc<Cluster>, request: Request) -> Answer {
     let answered = match request {
         Request::Append(append) => {
+            cluster.head.note(&append);
             cluster.raft.append_entries(append).await.map(Reply::Append).map_err(|e| e.to_string())
         }
         Request::Control(Control::Vote(vote)) => {
@@ -122,6 +124,7 @@ async fn answer(cluster: &Arc<Cluster>, request: Request) -> Answer {
         Request::Control(Control::Admit(newcomer)) => Ok(roster::admit(cluster, newcomer).await),
         Request::Control(Control::Promote(member)) => Ok(roster::promote(cluster, member).await.into()),
         Request::Control(Control::Renew(renewal)) => Ok(roster::renew(cluster, &renewal).await),
+        Request::Control(Control::Audit(member)) => Ok(audit::compare(cluster, member).await),
     };
     match answered {
         Ok(reply) => Answer::Reply(reply),

@@ -73,8 +73,29 @@ impl Arrivals {
             let old = std::mem::replace(&mut pulls.adopted, coming);
             drop(pulls);
             old.inspect(|old| old.join.stop());
+            self.note_change();
         }
         Ok(())
+    }
+
+    /// The pull on whose snapshot the state stands, if there was one in this life.
+    pub(crate) fn adopted(&self) -> Option<Arc<JoinHandle>> {
+        self.pulls().adopted.as_ref().map(|adopted| adopted.join.clone())
+    }
+
+    /// Takes up a join that was left when all was here, so that it can be verified and promoted.
+    pub(crate) fn take_up(&self) {
+        let Some(join) = self.keyed.join_held() else { return };
+        let snapshot = self.keyed.sealed().map(|held| held.id);
+        let mut pulls = self.pulls();
+        if let Some(snapshot) = snapshot.filter(|_| pulls.adopted.is_none()) {
+            pulls.adopted = Some(Arrival { snapshot, join: Arc::new(join) });
+        }
+    }
+
+    /// A join reached something.
+    pub(crate) fn note_change(&self) {
+        self.changed.send_modify(|count| *count += 1);
     }
 
     /// Whether a part of the snapshot on which the state stands is not here, and nobody is asked for it.

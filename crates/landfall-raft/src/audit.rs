@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use landfall::core::snapshot::Position;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::cluster::Cluster;
 use crate::consensus::MemberId;
-use crate::message::SealedAt;
+use crate::message::{Reply, SealedAt};
 use crate::roster::{self, RosterError};
 
 /// How long reports are waited for before it is asked whether they will come.
@@ -59,6 +59,27 @@ pub(crate) async fn audit(cluster: &Cluster, patience: Duration) -> Result<Audit
             return Ok(report(position, &members, &cluster.seals.reports_at(position)));
         }
     }
+}
+
+/// Answers a joiner that is to be compared: what it, this member, and whoever else reports soon sealed at one mark.
+pub(crate) async fn compare(cluster: &Cluster, joiner: MemberId) -> Reply {
+    match try_compare(cluster, joiner).await {
+        Ok(sealed) => Reply::Audited(sealed),
+        Err(error) => error.into(),
+    }
+}
+
+async fn try_compare(cluster: &Cluster, joiner: MemberId) -> Result<Vec<SealedAt>, RosterError> {
+    roster::check_leads(cluster)?;
+    roster::check_known(cluster, joiner)?;
+    let (own, _) = roster::common_seal(cluster, joiner).await?;
+    let members: Vec<_> = cluster.membership().nodes().map(|(member, _)| *member).collect();
+    let reports = || cluster.seals.reports_at(own.position());
+    let all_reported = || members.iter().all(|member| reports().contains_key(member));
+    // One that is away, or not whole itself, is not waited for.
+    let _ = timeout(ROUND, cluster.seals.changes().wait_for(|_| all_reported())).await;
+    let reported = reports().into_values();
+    Ok(reported.filter(|report| members.contains(&report.member)).collect())
 }
 
 /// Whether waiting for reports was worth it.

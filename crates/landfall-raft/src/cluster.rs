@@ -17,6 +17,7 @@ use crate::ballot::Ballot;
 use crate::consensus::{MemberAddress, MemberId, Raft, StoredMembership, position_of};
 use crate::entry::{LogTime, Mark, Payload};
 use crate::gather::{now_ms, write};
+use crate::head::Head;
 use crate::identity::{ClusterId, Identity, Stranger};
 use crate::message::{Control, Newcomer, Request};
 use crate::network::Network;
@@ -43,6 +44,7 @@ pub(crate) struct Cluster {
     pub(crate) sealing: Sealing,
     pub(crate) arrivals: Arc<Arrivals>,
     pub(crate) applied: watch::Receiver<Applied>,
+    pub(crate) head: Head,
     pub(crate) patience: Patience,
     /// Held while the membership changes: openraft does it in two steps, and takes a second change for the second step of the first.
     pub(crate) changing: tokio::sync::Mutex<()>,
@@ -134,6 +136,11 @@ impl Cluster {
         let member = self.raft.metrics().borrow().current_leader?;
         let address = self.membership().membership().get_node(&member)?.clone();
         Some(Leader { member, address })
+    }
+
+    /// The newest position that the leader is known to have.
+    pub(crate) fn head(&self) -> Option<Position> {
+        if self.leads() { self.log.last_position() } else { self.head.known() }
     }
 
     /// The log's time for something that is written now.

@@ -6,17 +6,18 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use landfall::keyed::Extent;
 use tokio::time::Instant;
 
 use crate::cluster::Cluster;
 use crate::consensus::MemberAddress;
 use crate::entry::Lease;
+use crate::hook::CommitHook;
 use crate::link::LinkError;
 use crate::message::{Beginning, Control, Newcomer, Renewal, Reply, Request};
 use crate::network::Network;
 use crate::node::{Node, NodeConfig, release};
 use crate::open::{OpenError, Parts, address_before_listening, open_parts, resume_fetching};
+use crate::promotion::{Outcome, Promotion};
 use crate::roster::LEASE_DURATION;
 use crate::service::Service;
 
@@ -34,6 +35,8 @@ pub struct JoinConfig {
     pub patience: Duration,
     /// What to become.
     pub aim: Aim,
+    /// What is to be done once its state is proven equal to the others', before it votes.
+    pub commit_hook: Option<CommitHook>,
 }
 
 /// What a joiner becomes.
@@ -146,7 +149,7 @@ impl Asking {
 }
 
 /// What came of asking.
-enum Asked {
+pub(crate) enum Asked {
     Answered(Reply),
     Refused(String),
     NotNow(String),
@@ -169,20 +172,21 @@ async fn ask_leader(network: &Network, first: &str, question: &impl Fn() -> Cont
     Asked::NotNow("the leader changes".into())
 }
 
-/// Keeps the lease while the log comes in, waits until everything is here, and asks for a vote.
+/// Keeps the lease while the log comes in, sees the join through to its end, and asks for a vote if that is a good one.
 async fn settle(cluster: Arc<Cluster>, join: JoinConfig, lease: Option<Lease>) {
     let renewing = async {
         if let Some(lease) = lease {
             keep_lease(&cluster, &join.seeds, lease).await;
             // It goes on all the same: what the log no longer holds comes with a newer snapshot.
-            tracing::warn!("the lease on the log is over before everything was here");
+            tracing::warn!("the lease on the log is over before this member was promoted");
         }
         std::future::pending::<Infallible>().await
     };
     let settling = async {
-        wait_until_whole(&cluster).await;
-        if join.aim == Aim::Voter {
-            become_voter(&cluster, &join.seeds).await;
+        match promote(&cluster, &join, lease).await {
+            Outcome::Promoted if join.aim == Aim::Voter => become_voter(&cluster, &join.seeds).await,
+            Outcome::Promoted => {}
+            Outcome::RolledBack(reason) => tracing::error!(%reason, "this member does not become one; it follows, and never votes"),
         }
     };
     tokio::select! {
@@ -195,12 +199,16 @@ async fn settle(cluster: Arc<Cluster>, join: JoinConfig, lease: Option<Lease>) {
     }
 }
 
-/// Returns once all of the state is here.
-async fn wait_until_whole(cluster: &Cluster) {
-    let mut changes = cluster.arrivals.changes();
-    let is_whole = || cluster.keyed.sealed().is_some_and(|sealed| sealed.extent == Extent::Whole);
-    // The sender lives as long as the cluster.
-    let _ = changes.wait_for(|_| is_whole()).await;
+/// Returns once the join has ended. A voter that comes back whole has nothing to prove.
+async fn promote(cluster: &Arc<Cluster>, join: &JoinConfig, lease: Option<Lease>) -> Outcome {
+    if cluster.arrivals.adopted().is_none() {
+        if cluster.is_voter() {
+            return Outcome::Promoted;
+        }
+        cluster.arrivals.take_up();
+    }
+    let (seeds, hook) = (&join.seeds[..], join.commit_hook.as_ref());
+    Promotion { cluster, seeds, hook, lease: lease.map(|lease| lease.version) }.follow().await
 }
 
 /// Returns when the lease is lost: a newer one fenced it, or it ran out.
@@ -232,7 +240,7 @@ async fn become_voter(cluster: &Cluster, seeds: &[String]) {
 }
 
 /// Asks whoever leads; the seeds where this member knows nobody.
-async fn ask_cluster(cluster: &Cluster, seeds: &[String], question: impl Fn() -> Control) -> Option<Asked> {
+pub(crate) async fn ask_cluster(cluster: &Cluster, seeds: &[String], question: impl Fn() -> Control) -> Option<Asked> {
     let leader = cluster.leader().map(|leader| leader.address.peers);
     let known = cluster.others().into_values().map(|address: MemberAddress| address.peers);
     let mut last = None;

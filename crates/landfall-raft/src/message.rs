@@ -60,6 +60,8 @@ pub(crate) enum Control {
     Sealed(SealedAt),
     /// The leader of this vote asks whether the member still follows it, before it answers reads.
     Confirm(RaftVote),
+    /// A joiner has everybody seal, so that it can compare; answered by the leader.
+    Audit(MemberId),
 }
 
 /// A snapshot to install.
@@ -111,6 +113,8 @@ pub(crate) enum Reply {
     Installed(RaftVote),
     /// Where a joiner begins, and the lease that keeps the log for it.
     Begin(Box<Beginning>),
+    /// What members sealed at one mark: the joiner that asked, the leader, and everybody else who said so in time.
+    Audited(Vec<SealedAt>),
     /// Done.
     Done,
     /// Ask that member instead.
@@ -311,6 +315,19 @@ mod tests {
         let frame = Request::Control(Control::Promote(7)).encode(0x0102, OWN);
         let expected = [&[2, 1, 0, 0, 0, 0, 0, 0, CONTROL][..], &[9; 16], &[0x81, 0xa7], b"Promote", &[7]].concat();
         assert_eq!(frame, expected);
+    }
+
+    #[test]
+    fn what_was_audited_is_answered_in_these_bytes() {
+        let frame = Request::Control(Control::Audit(7)).encode(1, None);
+        assert_eq!(frame[25..], [&[0x81, 0xa5][..], b"Audit", &[7]].concat());
+        let sealed = SealedAt { member: 7, epoch: 2, index: 9, snapshot: [1; 32], state_root: [2; 32], log_hash: [3; 32] };
+        let frame = Answer::Reply(Reply::Audited(vec![sealed.clone()])).encode(1);
+        let hash = |byte| [&[0xdc, 0, 32][..], &[byte; 32]].concat();
+        let fields = [&[0x96, 7, 2, 9][..], &hash(1), &hash(2), &hash(3)].concat();
+        assert_eq!(frame[9..], [&[0x81, 0xa7][..], b"Audited", &[0x91], &fields].concat());
+        let Answer::Reply(Reply::Audited(decoded)) = Answer::decode(&frame).unwrap().1 else { panic!("another answer") };
+        assert_eq!(decoded, [sealed]);
     }
 
     #[test]

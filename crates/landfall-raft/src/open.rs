@@ -24,6 +24,7 @@ use crate::cluster::Cluster;
 use crate::consensus::{MemberAddress, MemberId, Raft};
 use crate::gather::{Appended, PROPOSALS_WAITING_MAX, Waiters, gather};
 use crate::identity::{ClusterId, Identity, random};
+use crate::head::Head;
 use crate::log_store::LogStore;
 use crate::message::{ENTRIES_MAX, SERVICE, SealedAt};
 use crate::network::Network;
@@ -227,6 +228,7 @@ impl<S: Service> Node<S> {
             sealing,
             arrivals: parts.arrivals,
             applied: applied.clone(),
+            head: Head::default(),
             patience,
             changing: tokio::sync::Mutex::default(),
             log_kept_bytes_max: config.log_kept_bytes_max,

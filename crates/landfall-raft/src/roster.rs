@@ -163,7 +163,7 @@ pub(crate) async fn try_admit(cluster: &Arc<Cluster>, newcomer: Newcomer) -> Res
 }
 
 /// Whoever lags sees an older membership and older leases: only the leader refuses anybody for good.
-fn check_leads(cluster: &Cluster) -> Result<(), RosterError> {
+pub(crate) fn check_leads(cluster: &Cluster) -> Result<(), RosterError> {
     if cluster.leads() { Ok(()) } else { Err(RosterError::NotLeader(cluster.leader())) }
 }
 
@@ -215,9 +215,7 @@ pub(crate) async fn promote(cluster: &Arc<Cluster>, member: MemberId) -> Result<
     if membership.voter_ids().any(|voter| voter == member) {
         return Ok(());
     }
-    if membership.membership().get_node(&member).is_none() {
-        return Err(RosterError::Refused(format!("member {member} is not known: add it first")));
-    }
+    check_known(cluster, member)?;
     let (own, theirs) = common_seal(cluster, member).await?;
     let position = own.position();
     if let Some(what) = difference(&own, &theirs) {
@@ -227,11 +225,18 @@ pub(crate) async fn promote(cluster: &Arc<Cluster>, member: MemberId) -> Result<
     change(cluster, ChangeMembers::AddVoterIds(BTreeSet::from([member]))).await.map(|_| ())
 }
 
+pub(crate) fn check_known(cluster: &Cluster, member: MemberId) -> Result<(), RosterError> {
+    match cluster.membership().membership().get_node(&member) {
+        Some(_) => Ok(()),
+        None => Err(RosterError::Refused(format!("member {member} is not known: add it first"))),
+    }
+}
+
 /// Has everybody seal, until this member and another hold something of the same position.
 ///
 /// A member skips a mark that finds a seal under way there, one that took a snapshot passed over it, and a report may be lost: then another
 /// mark is made.
-async fn common_seal(cluster: &Cluster, member: MemberId) -> Result<(SealedAt, SealedAt), RosterError> {
+pub(crate) async fn common_seal(cluster: &Cluster, member: MemberId) -> Result<(SealedAt, SealedAt), RosterError> {
     let deadline = Instant::now() + SEAL_PATIENCE;
     let mut changes = cluster.seals.changes();
     let first = seal_here(cluster).await?;

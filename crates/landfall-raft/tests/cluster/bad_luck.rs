@@ -13,7 +13,7 @@ use landfall_raft::{
 };
 
 fn joining(seed: &str, aim: Aim) -> JoinConfig {
-    JoinConfig { seeds: vec![seed.to_owned()], patience: PATIENCE, aim }
+    JoinConfig { seeds: vec![seed.to_owned()], patience: PATIENCE, aim, commit_hook: None }
 }
 
 /// An older version of the map, which cannot add.

@@ -91,7 +91,7 @@ impl Stage {
     }
 
     pub(crate) async fn join(&self, member: u64, seed: &Node<Map>, aim: Aim) -> Node<Map> {
-        let join = JoinConfig { seeds: vec![seed.address().peers], patience: PATIENCE, aim };
+        let join = JoinConfig { seeds: vec![seed.address().peers], patience: PATIENCE, aim, commit_hook: None };
         Node::join(Map, self.config(member), join).await.unwrap()
     }
 

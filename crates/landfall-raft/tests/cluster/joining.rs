@@ -198,7 +198,7 @@ async fn one_with_noise(stage: &Stage) -> Node<Map> {
 /// A learner that serves and is closed before all of its snapshot is there; where it was.
 async fn stop_half_way(stage: &Stage, first: &Node<Map>) -> String {
     let gate = Gate::open_for(NOISE_BYTES / 4);
-    let join = JoinConfig { seeds: vec![first.address().peers], patience: PATIENCE, aim: Aim::Learner };
+    let join = JoinConfig { seeds: vec![first.address().peers], patience: PATIENCE, aim: Aim::Learner, commit_hook: None };
     let config = NodeConfig { transport: gate.clone(), ..stage.config(2) };
     let node = Node::join(Map, config, join).await.unwrap();
     let some_bytes = |status: &NodeStatus| status.joined.as_ref().is_some_and(|joined| joined.figures.bytes_done > 0);
@@ -254,7 +254,7 @@ async fn a_second_machine_with_the_same_identity_is_refused() {
     let first = stage.first().await;
     let second = stage.join(2, &first, Aim::Learner).await;
     let elsewhere = NodeConfig { directory: stage.directory.path().join("twin"), ..stage.config(2) };
-    let join = JoinConfig { seeds: vec![first.address().peers], patience: PATIENCE, aim: Aim::Learner };
+    let join = JoinConfig { seeds: vec![first.address().peers], patience: PATIENCE, aim: Aim::Learner, commit_hook: None };
     let refused = Node::join(Map, elsewhere, join).await.err().expect("two members of one name");
     assert!(matches!(refused, landfall_raft::JoinError::Refused(_)), "{refused}");
     second.close().await;

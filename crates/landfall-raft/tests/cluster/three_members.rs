@@ -140,7 +140,7 @@ async fn a_member_comes_back_though_the_one_that_it_joined_by_is_gone() {
     away.close().await;
     seed.close().await;
     let config = NodeConfig { listen: address, ..stage.config(3) };
-    let join = JoinConfig { seeds, patience: Duration::ZERO, aim: Aim::Voter };
+    let join = JoinConfig { seeds, patience: Duration::ZERO, aim: Aim::Voter, commit_hook: None };
     nodes.push(Node::join(Map, config, join).await.expect("it belongs to the cluster"));
     assert_eq!(propose_somewhere(&nodes, &add("sum", 1)).await, 1);
     close(nodes).await;

@@ -13,8 +13,9 @@ mod run;
 
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle as Thread;
+use std::time::Duration;
 
-use landfall_core::join::{Command, Failure, Join, Scope};
+use landfall_core::join::{Command, Failure, Join, Scope, Snapshot};
 use landfall_core::keyed::{RebaseRefused, SchemaMismatch, Sections, SectionsRefused};
 use landfall_core::snapshot::{Position, StateName};
 use landfall_core::transfer::Stuck;
@@ -164,6 +165,16 @@ impl Keyed {
         let thread = thread.expect("a thread for a join");
         JoinHandle { keyed: self.clone(), progress, thread: Mutex::new(Some(thread)) }
     }
+
+    /// The join of a member that was restarted when all was here: nothing is fetched, the state is as good as adopted, and what is left is to
+    /// catch up, to be verified and promoted. Nothing if the state does not stand on a snapshot that is all here.
+    pub fn join_held(self: &Arc<Self>) -> Option<JoinHandle> {
+        let held = self.sealed().filter(|held| held.extent == Extent::Whole)?;
+        let progress = Arc::new(Progress::new(Scope::Whole, Vec::new()));
+        let snapshot = Snapshot { id: held.id, position: held.manifest.position };
+        progress.begin_whole(snapshot);
+        Some(JoinHandle { keyed: self.clone(), progress, thread: Mutex::new(None) })
+    }
 }
 
 impl JoinHandle {
@@ -218,6 +229,11 @@ impl JoinHandle {
     /// The next thing that the join asks of whoever began it: an audit, the commit hook, another snapshot.
     pub fn poll_command(&self) -> Option<Command> {
         self.progress.next_for_caller()
+    }
+
+    /// How long until the join must be told that time passed, with [`Join::handle_timeout`]; nothing if no clock matters now.
+    pub fn next_timeout(&self) -> Option<Duration> {
+        self.progress.next_timeout()
     }
 
     /// How far it is.

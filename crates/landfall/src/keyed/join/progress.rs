@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
-use landfall_core::join::{Command, Join, LeaseVersion, Milestone, Part, Reached, Scope, Snapshot};
+use landfall_core::join::{Command, Join, LeaseVersion, Milestone, Part, Reached, RollBackReason, Scope, Snapshot};
 use landfall_core::keyed::Sections;
 use landfall_core::snapshot::{Manifest, Position};
 use landfall_core::wire::TouchedKey;
@@ -41,6 +41,8 @@ pub struct JoinStatus {
     pub figures: StatusFigures,
     /// Why it ended, if it did without everything here.
     pub failure: Option<JoinError>,
+    /// Why this member does not become one though everything is here, and when that was found.
+    pub rolled_back: Option<(RollBackReason, ReachedAfter)>,
 }
 
 /// What is fetched.
@@ -82,8 +84,11 @@ struct Inner {
     hot_lanes: Option<Arc<FaultLanes>>,
     /// Addresses of all sources that were named so far.
     sources: Vec<String>,
-    /// What the join asks for that is not about chunks.
+    /// What the join asks for that is about chunks.
+    fetches: VecDeque<Fetch>,
+    /// What it asks for that is not.
     for_caller: VecDeque<Command>,
+    rolled_back: Option<(RollBackReason, ReachedAfter)>,
     stopped: bool,
     end: Option<Result<(), JoinError>>,
 }
@@ -99,7 +104,9 @@ impl Progress {
             protection: None,
             hot_lanes: None,
             sources,
+            fetches: VecDeque::new(),
             for_caller: VecDeque::new(),
+            rolled_back: None,
             stopped: false,
             end: None,
         };
@@ -121,37 +128,31 @@ impl Progress {
         let came = bytes.saturating_sub(inner.bytes_told);
         inner.bytes_told = bytes;
         inner.join.handle_received(came);
-        fact(&mut inner.join, self.clock.now());
+        let now = self.clock.now();
+        fact(&mut inner.join, now);
+        let after = ReachedAfter { after: now.since(Time::ZERO), bytes };
+        inner.rolled_back = inner.rolled_back.or(inner.join.rolled_back().map(|reason| (reason, after)));
         self.changed.notify_all();
     }
 
     /// The next thing that is about chunks.
     pub(super) fn next_fetch(&self) -> Option<Fetch> {
         let mut inner = self.lock();
-        while let Some(command) = inner.join.poll_command() {
-            match command {
-                Command::FetchVital { of } => return Some(Fetch { part: Part::Vital, of }),
-                Command::FetchUpper { of } => return Some(Fetch { part: Part::Upper, of }),
-                Command::FetchHot { of } => return Some(Fetch { part: Part::Hot, of }),
-                Command::FetchRest { of } => return Some(Fetch { part: Part::Rest, of }),
-                // The log is the caller's, and was said to be attached.
-                Command::AttachLog { .. } => {}
-                other => inner.for_caller.push_back(other),
-            }
-        }
-        None
+        inner.sort_commands();
+        inner.fetches.pop_front()
     }
 
     /// The next thing that is for whoever joins to do.
     pub(super) fn next_for_caller(&self) -> Option<Command> {
         let mut inner = self.lock();
-        if inner.end.is_some() {
-            // Nobody fetches any more, so all that comes is the caller's.
-            while let Some(command) = inner.join.poll_command() {
-                inner.for_caller.push_back(command);
-            }
-        }
+        inner.sort_commands();
         inner.for_caller.pop_front()
+    }
+
+    /// How long until the join is to be told that time passed.
+    pub(super) fn next_timeout(&self) -> Option<Duration> {
+        let at = self.lock().join.poll_timeout()?;
+        Some(at.since(self.clock.now()))
     }
 
     pub(super) fn wait(&self, milestone: Milestone) -> Result<(), JoinError> {
@@ -183,6 +184,8 @@ impl Progress {
             fault_bytes: inner.plan.as_ref().map_or(0, |plan| plan.lanes.bytes()),
             figures: self.status.figures(),
             failure: inner.end.as_ref().and_then(|end| end.as_ref().err().cloned()),
+            // One that could not go on fetching is begun again.
+            rolled_back: inner.rolled_back.filter(|_| !matches!(inner.end, Some(Err(_)))),
         }
     }
 
@@ -201,6 +204,24 @@ impl Progress {
             join.handle_log_attached(snapshot.position, now);
         });
         Ok(())
+    }
+
+    /// Says that all of a snapshot is here, and that nobody fetches anything.
+    pub(super) fn begin_whole(&self, snapshot: Snapshot) {
+        // Only a source's lease has a version.
+        let lease = LeaseVersion(0);
+        self.tell(|join, now| {
+            join.handle_offer(snapshot, lease, now);
+            join.handle_log_attached(snapshot.position, now);
+            for part in [Part::Vital, Part::Upper, Part::Hot, Part::Rest] {
+                join.handle_here(part, snapshot.id, now);
+            }
+        });
+        let mut inner = self.lock();
+        inner.sort_commands();
+        // It is here already.
+        inner.fetches.clear();
+        inner.end = Some(Ok(()));
     }
 
     /// Keeps what comes until [`Progress::unprotect`].
@@ -291,6 +312,27 @@ impl Progress {
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().expect("no panic under the lock")
+    }
+}
+
+impl Inner {
+    /// Tells what is the fetching thread's from what is the caller's. Once nobody fetches, all is the caller's.
+    fn sort_commands(&mut self) {
+        while let Some(command) = self.join.poll_command() {
+            let fetch = match command {
+                // The log is the caller's, and was said to be attached.
+                Command::AttachLog { .. } => continue,
+                Command::FetchVital { of } => Some(Fetch { part: Part::Vital, of }),
+                Command::FetchUpper { of } => Some(Fetch { part: Part::Upper, of }),
+                Command::FetchHot { of } => Some(Fetch { part: Part::Hot, of }),
+                Command::FetchRest { of } => Some(Fetch { part: Part::Rest, of }),
+                _ => None,
+            };
+            match fetch.filter(|_| self.end.is_none()) {
+                Some(fetch) => self.fetches.push_back(fetch),
+                None => self.for_caller.push_back(command),
+            }
+        }
     }
 }
 

@@ -1,0 +1,247 @@
+//! Owns what follows once a joiner serves: the join is told how far the log is applied and what audits find, and what it asks for is done,
+//! until it is promoted or rolled back.
+//!
+//! It decides nothing: that is the join's business. It never asks for a vote either.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use landfall::core::Time;
+use landfall::core::join::{Command, HookOutcome, Join, LeaseVersion, RollBackReason, Snapshot, Tally};
+use landfall::core::snapshot::Position;
+use landfall::core::ChunkId;
+use landfall::keyed::{JoinHandle, Milestone};
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use crate::cluster::Cluster;
+use crate::consensus::MemberId;
+use crate::hook::CommitHook;
+use crate::joining::{Asked, ask_cluster};
+use crate::message::{Control, Reply, SealedAt};
+
+/// A commit hook that runs longer counts as failed, and is run again.
+const HOOK_PATIENCE: Duration = Duration::from_secs(600);
+
+/// A joiner on its way from serving to a full member.
+pub(crate) struct Promotion<'a> {
+    pub(crate) cluster: &'a Arc<Cluster>,
+    /// Members to ask while this one knows nobody.
+    pub(crate) seeds: &'a [String],
+    pub(crate) hook: Option<&'a CommitHook>,
+    /// The version of this member's lease on the log, if it has one.
+    pub(crate) lease: Option<u64>,
+}
+
+/// How it ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Promoted,
+    RolledBack(RollBackReason),
+}
+
+impl Promotion<'_> {
+    /// Follows the join on whose snapshot the state stands, the newest if there are several, until one ends.
+    pub(crate) async fn follow(&self) -> Outcome {
+        let (mut arrived, mut applied) = (self.cluster.arrivals.changes(), self.cluster.applied.clone());
+        let mut head = self.cluster.head.changes();
+        loop {
+            arrived.mark_unchanged();
+            applied.mark_unchanged();
+            head.mark_unchanged();
+            let join = self.cluster.arrivals.adopted();
+            if let Some(join) = &join
+                && let Some(outcome) = self.advance(join).await
+            {
+                return outcome;
+            }
+            let pause = join.and_then(|join| join.next_timeout());
+            tokio::select! {
+                () = next(&mut arrived) => {}
+                () = next(&mut applied) => {}
+                () = next(&mut head) => {}
+                () = pass(pause) => {}
+            }
+        }
+    }
+
+    /// Tells a join what is new, and does what it asks for, until it asks for nothing.
+    async fn advance(&self, join: &Arc<JoinHandle>) -> Option<Outcome> {
+        self.tell_progress(join);
+        while let Some(command) = join.poll_command() {
+            tracing::debug!(%command, "the join asks");
+            if let Some(reason) = self.carry_out(join, command).await {
+                return Some(Outcome::RolledBack(reason));
+            }
+            self.tell_progress(join);
+        }
+        let is_promoted = join.status().reached.iter().any(|(milestone, _)| *milestone == Milestone::Promoted);
+        is_promoted.then_some(Outcome::Promoted)
+    }
+
+    /// Does what a join asks for; says why it is over, if it is.
+    async fn carry_out(&self, join: &Arc<JoinHandle>, command: Command) -> Option<RollBackReason> {
+        match command {
+            Command::Audit { position } => self.audit(join, position).await,
+            Command::RunCommitHook { lease } => self.run_hook(join, lease).await,
+            // What could not be fetched is asked for again, and that is another join.
+            Command::RollBack { reason: RollBackReason::Failed(failure) } => {
+                tracing::info!(%failure, "a join cannot go on; another one will");
+            }
+            Command::RollBack { reason } => return Some(reason),
+            other => tracing::warn!(%other, "nobody does that for the join"),
+        }
+        None
+    }
+
+    fn tell_progress(&self, join: &JoinHandle) {
+        let applied = self.cluster.applied.borrow().position;
+        let head = self.cluster.head();
+        self.tell(join, |join, now| {
+            if let Some(head) = head {
+                join.handle_applied(applied, head, now);
+            }
+            join.handle_timeout(now);
+        });
+    }
+
+    /// Tells a join a fact; whoever waits for the status looks again if that led on.
+    fn tell(&self, join: &JoinHandle, fact: impl FnOnce(&mut Join, Time)) {
+        let mut led_on = false;
+        join.tell(|join, now| {
+            let before = standing(join);
+            fact(join, now);
+            led_on = standing(join) != before;
+        });
+        if led_on {
+            self.cluster.arrivals.note_change();
+        }
+    }
+
+    /// Has everybody seal at a common position, and tells what that shows.
+    async fn audit(&self, join: &JoinHandle, position: Position) {
+        let sealed = self.sealed_together().await;
+        let found = sealed.and_then(|sealed| tally(self.cluster.member, &sealed));
+        // The core passes over what is earlier than it asked for, and asks again for what nobody answered.
+        let found = found.filter(|found| found.position >= position);
+        let found = found.unwrap_or(Tally { position, equal: 0, different: 0, most: None });
+        tracing::info!(position = %found.position, equal = found.equal, different = found.different, "was audited");
+        self.tell(join, |join, now| join.handle_audit(found, now));
+    }
+
+    /// What members sealed at one new mark.
+    async fn sealed_together(&self) -> Option<Vec<SealedAt>> {
+        let member = self.cluster.member;
+        match ask_cluster(self.cluster, self.seeds, || Control::Audit(member)).await {
+            Some(Asked::Answered(Reply::Audited(sealed))) => Some(sealed),
+            Some(Asked::Answered(other)) => {
+                tracing::warn!(?other, "an unexpected answer to an audit");
+                None
+            }
+            Some(Asked::Refused(reason) | Asked::NotNow(reason)) => {
+                tracing::info!(reason, "no audit yet");
+                None
+            }
+            None => None,
+        }
+    }
+
+    async fn run_hook(&self, join: &JoinHandle, lease: LeaseVersion) {
+        let ran = match self.hook {
+            Some(hook) => timeout(HOOK_PATIENCE, hook.run(self.lease_version())).await,
+            None => Ok(Ok(())),
+        };
+        let outcome = match ran {
+            Ok(Ok(())) => HookOutcome::Done,
+            Ok(Err(reason)) => {
+                tracing::warn!(%reason, "the commit hook failed");
+                HookOutcome::Failed
+            }
+            Err(_) => {
+                tracing::warn!(patience = ?HOOK_PATIENCE, "the commit hook takes too long");
+                HookOutcome::Failed
+            }
+        };
+        self.tell(join, |join, now| join.handle_hook(lease, outcome, now));
+    }
+
+    /// The version of this member's lease on the log, which fences older holders of it. The one that a join knows is its source's.
+    fn lease_version(&self) -> u64 {
+        let held = self.cluster.applied.borrow().leases.get(&self.cluster.member).map(|lease| lease.version);
+        self.lease.or(held).unwrap_or_default()
+    }
+}
+
+/// What people see of how far a join is.
+fn standing(join: &Join) -> (usize, Option<RollBackReason>) {
+    let reached = Milestone::ALL.into_iter().filter(|milestone| join.reached(*milestone).is_some());
+    (reached.count(), join.rolled_back())
+}
+
+/// What members sealed at one mark, as it compares with what `own` sealed there; nothing if that one did not.
+fn tally(own: MemberId, sealed: &[SealedAt]) -> Option<Tally> {
+    let mine = sealed.iter().find(|report| report.member == own)?;
+    let others = || sealed.iter().filter(|report| report.member != own && report.position() == mine.position());
+    let is_equal = |other: &&SealedAt| (other.state_root, other.log_hash) == (mine.state_root, mine.log_hash);
+    let equal = others().filter(is_equal).count();
+    let mut by_snapshot: BTreeMap<[u8; 32], u32> = BTreeMap::new();
+    others().for_each(|other| *by_snapshot.entry(other.snapshot).or_default() += 1);
+    let most = by_snapshot.into_iter().max_by_key(|(_, count)| *count);
+    Some(Tally {
+        position: mine.position(),
+        equal: equal as u32,
+        different: (others().count() - equal) as u32,
+        most: most.map(|(id, _)| Snapshot { id: ChunkId::from_bytes(id), position: mine.position() }),
+    })
+}
+
+/// Returns when something changed; never once nothing can any more.
+async fn next<T>(changes: &mut watch::Receiver<T>) {
+    if changes.changed().await.is_err() {
+        std::future::pending().await
+    }
+}
+
+/// Returns after a pause; never without one.
+async fn pass(pause: Option<Duration>) {
+    match pause {
+        Some(pause) => tokio::time::sleep(pause).await,
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const AT: Position = Position { epoch: 1, index: 5 };
+
+    fn sealed(member: MemberId, content: u8) -> SealedAt {
+        let hash = [content; 32];
+        SealedAt { member, epoch: AT.epoch, index: AT.index, snapshot: hash, state_root: hash, log_hash: [0; 32] }
+    }
+
+    #[track_caller]
+    fn check_tally(others: &[(MemberId, u8)], equal: u32, different: u32, most: Option<u8>) {
+        let reports: Vec<_> = [(1, 7)].iter().chain(others).map(|(member, content)| sealed(*member, *content)).collect();
+        let most = most.map(|content| Snapshot { id: ChunkId::from_bytes([content; 32]), position: AT });
+        assert_eq!(tally(1, &reports), Some(Tally { position: AT, equal, different, most }));
+    }
+
+    #[test]
+    fn who_sealed_the_same_counts_for_a_joiner_and_who_sealed_something_else_against_it() {
+        check_tally(&[], 0, 0, None);
+        check_tally(&[(2, 7)], 1, 0, Some(7));
+        check_tally(&[(2, 7), (3, 7), (4, 8)], 2, 1, Some(7));
+        check_tally(&[(2, 9), (3, 7), (4, 9)], 1, 2, Some(9));
+    }
+
+    #[test]
+    fn what_a_joiner_did_not_seal_itself_compares_with_nothing() {
+        assert_eq!(tally(9, &[sealed(1, 7)]), None);
+        let elsewhere = SealedAt { index: 4, ..sealed(2, 8) };
+        let alone = Tally { position: AT, equal: 0, different: 0, most: None };
+        assert_eq!(tally(1, &[sealed(1, 7), elsewhere]), Some(alone));
+    }
+}
