@@ -36,6 +36,10 @@ pub struct Arguments {
     /// Bytes of log that are kept for members that lag or are away; one that needs more takes a newer snapshot instead
     #[arg(long, value_name = "BYTES", default_value_t = LOG_KEPT_BYTES_DEFAULT)]
     pub(crate) log_kept: u64,
+    /// Command for `sh -c` that is run when a member that joins holds the same as the others, before it votes. It sees LANDFALL_LEASE and
+    /// LANDFALL_MEMBER; exit code 0 is success. It may be run again; after ten failures the member follows and never votes
+    #[arg(long, value_name = "COMMAND", conflicts_with = "bootstrap")]
+    pub(crate) commit_hook: Option<String>,
 }
 
 /// How a new member begins.
@@ -153,6 +157,7 @@ mod tests {
         check_refused("--data d --listen 127.0.0.1:1 --peer-listen 127.0.0.1:2 --insecure", "--bootstrap");
         check_refused("--data d --listen 127.0.0.1:1 --peer-listen 127.0.0.1:2 --bootstrap", "--identity");
         check_refused(&format!("{line} --join 127.0.0.1:3"), "cannot be used with");
+        check_refused(&format!("{line} --commit-hook true"), "cannot be used with");
     }
 
     #[test]

@@ -7,6 +7,7 @@
 
 mod arguments;
 pub mod command;
+mod commit_hook;
 pub mod fuzz_targets;
 pub mod glob;
 pub mod keyspace;

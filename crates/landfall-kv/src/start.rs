@@ -15,6 +15,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::arguments::{Arguments, address, host};
+use crate::commit_hook;
 use crate::member::ClusterMember;
 use crate::server::{Desk, Running, serve};
 use crate::service::KeyValues;
@@ -160,7 +161,9 @@ async fn open(arguments: &Arguments, config: NodeConfig) -> Result<Node<KeyValue
             Err(error) => Err(error).context("cannot begin a cluster"),
         };
     }
-    let join = JoinConfig { seeds: arguments.beginning.join.clone(), patience: JOIN_PATIENCE, aim: Aim::Voter };
+    let commit_hook = arguments.commit_hook.clone().map(|command| commit_hook::of_shell(command, config.member));
+    let seeds = arguments.beginning.join.clone();
+    let join = JoinConfig { seeds, patience: JOIN_PATIENCE, aim: Aim::Voter, commit_hook };
     Node::join(KeyValues, config, join).await.context("cannot join")
 }
 

@@ -1,8 +1,8 @@
 //! Owns how a member's status and an audit look as JSON: what `LANDFALL STATUS` and `LANDFALL AUDIT` answer.
 
 use landfall_raft::landfall::core::snapshot::Position;
-use landfall_raft::landfall::keyed::{Extent, JoinStatus, SealedSnapshot};
-use landfall_raft::{AuditReport, Health, MemberAddress, NodeStatus, Role, Verdict, Vote};
+use landfall_raft::landfall::keyed::{Extent, JoinStatus, Milestone, ReachedAfter, SealedSnapshot};
+use landfall_raft::{AuditReport, DifferentKeys, Health, MemberAddress, NodeStatus, Role, Verdict, Vote};
 use serde_json::{Value, json};
 
 /// What a member says of itself.
@@ -39,7 +39,20 @@ pub(crate) fn status(node: &NodeStatus, address: &MemberAddress, sealed: Option<
             "member": divergence.member,
             "what": format!("{:?}", divergence.what).to_lowercase(),
         })).collect::<Vec<_>>(),
+        "different_keys": node.different_keys.iter().map(different_keys).collect::<Vec<_>>(),
     })
+}
+
+/// Keys as they are, where they are text; other bytes escaped.
+fn different_keys(found: &DifferentKeys) -> Value {
+    let keys = found.keys.iter().map(|key| {
+        json!({
+            "section": key.section.as_str(),
+            "key": key.key.escape_ascii().to_string(),
+            "what": format!("{:?}", key.kind).to_lowercase(),
+        })
+    });
+    json!({ "position": position(found.position), "members": found.members, "keys": keys.collect::<Vec<_>>() })
 }
 
 fn role(role: Role) -> &'static str {
@@ -60,15 +73,26 @@ fn position(position: Position) -> Value {
 
 /// The last milestone of a member that took a snapshot from others; one that began with the cluster has none behind it.
 fn milestone(join: Option<&JoinStatus>) -> Value {
-    let last = join.and_then(|join| join.reached.last());
-    last.map_or(Value::Null, |(milestone, _)| json!(format!("{milestone:?}").to_lowercase()))
+    match join {
+        Some(join) if join.rolled_back.is_some() => json!("rolled_back"),
+        Some(join) => join.reached.last().map_or(Value::Null, |(milestone, _)| json!(word(*milestone))),
+        None => Value::Null,
+    }
+}
+
+fn word(milestone: Milestone) -> String {
+    milestone.name().replace(' ', "_")
+}
+
+fn after_ms(reached: &ReachedAfter) -> u64 {
+    u64::try_from(reached.after.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn join(join: &JoinStatus) -> Value {
     let reached = join.reached.iter().map(|(milestone, reached)| {
         json!({
-            "milestone": format!("{milestone:?}").to_lowercase(),
-            "after_ms": u64::try_from(reached.after.as_millis()).unwrap_or(u64::MAX),
+            "milestone": word(*milestone),
+            "after_ms": after_ms(reached),
             "bytes": reached.bytes,
         })
     });
@@ -95,6 +119,10 @@ fn join(join: &JoinStatus) -> Value {
         "wire_received": join.figures.wire_received,
         "sources": sources.collect::<Vec<_>>(),
         "failure": join.failure.as_ref().map(ToString::to_string),
+        "rolled_back": join.rolled_back.as_ref().map(|(reason, reached)| json!({
+            "reason": reason.to_string(),
+            "after_ms": after_ms(reached),
+        })),
     })
 }
 

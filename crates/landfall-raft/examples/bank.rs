@@ -103,7 +103,8 @@ pub(crate) async fn run(directory: &Path) -> Result<String, Box<dyn Error>> {
     first.propose(&Command::Deposit { account: "ann".into(), cents: 1000 }).await?;
 
     // Two more join while the first one serves. They vote once their accounts were compared with the others'.
-    let join = JoinConfig { seeds: vec![first.address().peers], patience: PATIENCE, aim: Aim::Voter, commit_hook: None };
+    let join =
+        JoinConfig { seeds: vec![first.address().peers], patience: PATIENCE, aim: Aim::Voter, commit_hook: None };
     let mut nodes = vec![first];
     for member in [2, 3] {
         let node = Node::join(Bank, config(directory, member), join.clone()).await?;

@@ -10,12 +10,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use landfall::core::keyed::{Missing, ReadError, Refused, SectionId, Transaction};
 use landfall::core::snapshot::Position;
-use landfall::keyed::{Extent, Keyed, KeyedError, SealRefused};
+use landfall::keyed::{AdoptError, Extent, Keyed, KeyedError, SealRefused};
 use tokio::sync::watch;
 
 use crate::consensus::{MemberId, RaftEntry, StoredMembership, position_of};
 use crate::entry::{self, Change, Commands, EntryError, Lease, LogTime, Mark};
 use crate::gather::Waiters;
+use crate::healing::HealError;
 use crate::reserved::{self, Reserved, ReservedError};
 use crate::sealing::Sealing;
 use crate::service::{ProposeError, Service};
@@ -33,6 +34,8 @@ pub(crate) struct Applier<S: Service> {
     reserved: Reserved,
     applied: watch::Sender<Applied>,
     patience: Patience,
+    /// Where the state stood when it was healed last: everything up to there is to be applied again before anything else.
+    healing_up_to: Option<Position>,
 }
 
 /// How long the thread waits for parts of the state that nobody gives now: until they come, or the member closes.
@@ -75,6 +78,8 @@ pub(crate) enum ApplyError {
     Keyed(#[from] KeyedError),
     #[error("entry {0}: {1}")]
     Entry(Position, EntryError),
+    #[error("entry {next} comes after {stands}: the state lacks what lies between; it goes on after a restart")]
+    Gap { stands: Position, next: Position },
     #[error(
         "entry {position}, command {number}: it cannot be decoded ({reason}): a newer member wrote it; update this one"
     )]
@@ -95,7 +100,8 @@ impl<S: Service> Applier<S> {
     ) -> Result<Self, ReservedError> {
         let applied = watch::Sender::new(Applied::default());
         let reserved = Reserved::default();
-        let mut applier = Self { service, keyed, config, waiters, sealing, reserved, applied, patience };
+        let healing_up_to = None;
+        let mut applier = Self { service, keyed, config, waiters, sealing, reserved, applied, patience, healing_up_to };
         applier.reload()?;
         Ok(applier)
     }
@@ -119,6 +125,7 @@ impl<S: Service> Applier<S> {
     /// Applies entries in order. What stands at or below the state's position was applied before.
     pub(crate) fn apply(&mut self, entries: Vec<RaftEntry>) -> Result<(), ApplyError> {
         let mut mark = None;
+        self.check_follows(&entries)?;
         for entry in entries {
             let position = position_of(entry.log_id);
             let record = entry::encode(&entry.payload);
@@ -142,6 +149,25 @@ impl<S: Service> Applier<S> {
         Ok(())
     }
 
+    /// A state that could not be healed all the way stands behind what openraft takes for applied.
+    fn check_follows(&self, entries: &[RaftEntry]) -> Result<(), ApplyError> {
+        let (stands, first) = (self.keyed.position(), entries.first().map(|entry| position_of(entry.log_id)));
+        let lacks = self.healing_up_to.filter(|up_to| stands < *up_to);
+        match lacks.and(first).filter(|first| first.index > stands.index + 1) {
+            Some(next) => Err(ApplyError::Gap { stands, next }),
+            None => Ok(()),
+        }
+    }
+
+    /// Has another snapshot take the place of the state, which is wrong, and of everything that this member ever sealed. Whoever waits for what
+    /// is applied hears nothing of its going back: the log is to be applied again at once.
+    pub(crate) fn take_place(&mut self, heal: impl FnOnce() -> Result<Position, AdoptError>) -> Result<(), HealError> {
+        self.healing_up_to = Some(self.keyed.position());
+        self.sealing.heal(heal, || Reserved::read(&self.keyed, self.config).map(|reserved| reserved.membership))?;
+        self.reserved = Reserved::read(&self.keyed, self.config).map_err(ApplyError::from)?;
+        Ok(())
+    }
+
     fn commands(&mut self, position: Position, record: &Bytes, commands: Commands) -> Result<(), ApplyError> {
         self.reserved.time = self.reserved.time.max(commands.time);
         let decoded = decode_all::<S>(position, &commands.encoded)?;
@@ -151,8 +177,8 @@ impl<S: Service> Applier<S> {
         // Whoever hears a reply must find it here.
         let applied_time = self.reserved.time;
         self.applied.send_modify(|applied| {
-            applied.position = position;
-            applied.time = applied_time;
+            applied.position = applied.position.max(position);
+            applied.time = applied.time.max(applied_time);
         });
         let mut replies = replies.into_iter().flatten();
         for waiter in self.waiters.take(commands.origin) {
@@ -249,8 +275,8 @@ impl<S: Service> Applier<S> {
     fn publish(&self, mark: Option<(Position, u64)>) {
         let position = self.keyed.position();
         self.applied.send_modify(|applied| {
-            applied.position = position;
-            applied.time = self.reserved.time;
+            applied.position = applied.position.max(position);
+            applied.time = applied.time.max(self.reserved.time);
             if applied.membership != self.reserved.membership {
                 applied.membership = self.reserved.membership.clone();
             }

@@ -5,7 +5,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use landfall::core::ChunkId;
-use landfall::keyed::{Extent, JoinHandle, JoinOptions, JoinStatus, Keyed, Milestone, Sections};
+use landfall::keyed::{Extent, JoinError, JoinHandle, JoinOptions, JoinStatus, Keyed, Milestone, Sections};
 use landfall::net::Transport;
 use landfall::pull::TrustAll;
 use tokio::sync::watch;
@@ -26,6 +26,8 @@ struct Pulls {
     /// The one that the state stands on: reads fetch through it what is not here.
     adopted: Option<Arrival>,
     coming: Option<Arrival>,
+    /// One that is to take the place of a state that went wrong.
+    healing: Option<Arrival>,
 }
 
 struct Arrival {
@@ -93,6 +95,27 @@ impl Arrivals {
         }
     }
 
+    /// Pulls all of a snapshot with which the state is to be healed. It blocks.
+    pub(crate) fn pull_to_heal(&self, snapshot: ChunkId, sources: Vec<String>) -> Result<Arc<JoinHandle>, JoinError> {
+        let mut pulls = self.pulls();
+        let old = pulls.healing.take_if(|healing| !healing.brings(snapshot));
+        let begin = || {
+            let join = Arc::new(self.keyed.join_to_heal(self.options(snapshot, sources)));
+            Arrival { snapshot, join }
+        };
+        let join = pulls.healing.get_or_insert_with(begin).join.clone();
+        drop(pulls);
+        old.inspect(|old| old.join.stop());
+        join.wait(Milestone::Complete)?;
+        Ok(join)
+    }
+
+    /// Nothing is to be healed any more. It blocks.
+    pub(crate) fn end_healing(&self) {
+        let ended = self.pulls().healing.take();
+        ended.inspect(|ended| ended.join.stop());
+    }
+
     /// A join reached something.
     pub(crate) fn note_change(&self) {
         self.changed.send_modify(|count| *count += 1);
@@ -122,7 +145,7 @@ impl Arrivals {
     /// Ends every pull; what came is kept. It blocks.
     pub(crate) fn stop(&self) {
         let pulls = std::mem::take(&mut *self.pulls());
-        for arrival in [pulls.adopted, pulls.coming].into_iter().flatten() {
+        for arrival in [pulls.adopted, pulls.coming, pulls.healing].into_iter().flatten() {
             arrival.join.stop();
         }
     }
@@ -168,16 +191,24 @@ impl Arrivals {
     }
 
     fn pull_anew(&self, snapshot: ChunkId, sources: Vec<String>) -> Arrival {
-        let options = JoinOptions {
+        let join = Arc::new(self.keyed.join(self.options(snapshot, sources)));
+        self.tell_changes(join.clone());
+        Arrival { snapshot, join }
+    }
+
+    fn options(&self, snapshot: ChunkId, sources: Vec<String>) -> JoinOptions {
+        JoinOptions {
             sources,
             transport: self.transport.clone(),
             trust: Arc::new(TrustAll),
             wanted: Some(snapshot),
             sections: Sections::All,
-        };
-        let join = Arc::new(self.keyed.join(options));
-        self.tell_changes(join.clone());
-        Arrival { snapshot, join }
+        }
+    }
+
+    /// Names the members that may give again what is damaged here.
+    pub(crate) fn name_sources(&self, sources: Vec<String>) {
+        self.keyed.set_sources(sources, self.transport.clone(), Arc::new(TrustAll));
     }
 
     fn tell_changes(&self, join: Arc<JoinHandle>) {

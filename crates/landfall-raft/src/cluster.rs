@@ -18,6 +18,7 @@ use crate::consensus::{MemberAddress, MemberId, Raft, StoredMembership, position
 use crate::entry::{LogTime, Mark, Payload};
 use crate::gather::{now_ms, write};
 use crate::head::Head;
+use crate::healing::Heal;
 use crate::identity::{ClusterId, Identity, Stranger};
 use crate::message::{Control, Newcomer, Request};
 use crate::network::Network;
@@ -43,6 +44,7 @@ pub(crate) struct Cluster {
     pub(crate) seals: Arc<Seals>,
     pub(crate) sealing: Sealing,
     pub(crate) arrivals: Arc<Arrivals>,
+    pub(crate) healer: Box<dyn Heal>,
     pub(crate) applied: watch::Receiver<Applied>,
     pub(crate) head: Head,
     pub(crate) patience: Patience,

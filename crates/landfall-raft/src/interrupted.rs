@@ -130,7 +130,8 @@ async fn a_kill_before_the_purge_leaves_a_member_that_goes_on_by_its_log() {
 async fn a_change_of_the_membership_that_was_left_half_done_is_finished() {
     let directory = tempfile::tempdir().unwrap();
     let (leader, _) = leader(directory.path()).await;
-    let join = JoinConfig { seeds: vec![leader.address().peers], patience: PATIENCE, aim: Aim::Learner, commit_hook: None };
+    let join =
+        JoinConfig { seeds: vec![leader.address().peers], patience: PATIENCE, aim: Aim::Learner, commit_hook: None };
     let learner = Node::join(Counter, config(directory.path(), 2), join).await.unwrap();
     let raft = leader.cluster.raft.clone();
     let mut metrics = raft.server_metrics();

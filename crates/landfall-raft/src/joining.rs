@@ -186,7 +186,9 @@ async fn settle(cluster: Arc<Cluster>, join: JoinConfig, lease: Option<Lease>) {
         match promote(&cluster, &join, lease).await {
             Outcome::Promoted if join.aim == Aim::Voter => become_voter(&cluster, &join.seeds).await,
             Outcome::Promoted => {}
-            Outcome::RolledBack(reason) => tracing::error!(%reason, "this member does not become one; it follows, and never votes"),
+            Outcome::RolledBack(reason) => {
+                tracing::error!(%reason, "this member does not become one; it follows, and never votes")
+            }
         }
     };
     tokio::select! {

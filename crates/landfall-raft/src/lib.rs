@@ -19,6 +19,7 @@ mod consensus;
 mod entry;
 mod gather;
 mod head;
+mod healing;
 mod hook;
 mod identity;
 #[cfg(test)]
@@ -55,6 +56,7 @@ pub use barrier::ReadBarrierError;
 pub use cluster::Role;
 pub use consensus::{MemberAddress, MemberId};
 pub use entry::{COMMAND_BYTES_MAX, Lease, LogTime};
+pub use healing::DifferentKeys;
 pub use hook::{CommitHook, HookError};
 pub use identity::ClusterId;
 pub use joining::{Aim, JoinConfig, JoinError};

@@ -321,12 +321,15 @@ mod tests {
     fn what_was_audited_is_answered_in_these_bytes() {
         let frame = Request::Control(Control::Audit(7)).encode(1, None);
         assert_eq!(frame[25..], [&[0x81, 0xa5][..], b"Audit", &[7]].concat());
-        let sealed = SealedAt { member: 7, epoch: 2, index: 9, snapshot: [1; 32], state_root: [2; 32], log_hash: [3; 32] };
+        let sealed =
+            SealedAt { member: 7, epoch: 2, index: 9, snapshot: [1; 32], state_root: [2; 32], log_hash: [3; 32] };
         let frame = Answer::Reply(Reply::Audited(vec![sealed.clone()])).encode(1);
         let hash = |byte| [&[0xdc, 0, 32][..], &[byte; 32]].concat();
         let fields = [&[0x96, 7, 2, 9][..], &hash(1), &hash(2), &hash(3)].concat();
         assert_eq!(frame[9..], [&[0x81, 0xa7][..], b"Audited", &[0x91], &fields].concat());
-        let Answer::Reply(Reply::Audited(decoded)) = Answer::decode(&frame).unwrap().1 else { panic!("another answer") };
+        let Answer::Reply(Reply::Audited(decoded)) = Answer::decode(&frame).unwrap().1 else {
+            panic!("another answer")
+        };
         assert_eq!(decoded, [sealed]);
     }
 

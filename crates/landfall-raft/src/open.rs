@@ -23,8 +23,9 @@ use crate::barrier::{self, READERS_WAITING_MAX};
 use crate::cluster::Cluster;
 use crate::consensus::{MemberAddress, MemberId, Raft};
 use crate::gather::{Appended, PROPOSALS_WAITING_MAX, Waiters, gather};
-use crate::identity::{ClusterId, Identity, random};
 use crate::head::Head;
+use crate::healing::Healer;
+use crate::identity::{ClusterId, Identity, random};
 use crate::log_store::LogStore;
 use crate::message::{ENTRIES_MAX, SERVICE, SealedAt};
 use crate::network::Network;
@@ -208,6 +209,7 @@ impl<S: Service> Node<S> {
         let applier = Arc::new(Owner::start("raft-apply", applier)?);
         let network = Network::new(config.transport.clone(), parts.identity.clone());
         let log_store = LogStore::new(parts.log.clone(), parts.disk.clone(), appended, voted.clone());
+        let healer = Healer { applier: Arc::downgrade(&applier), log: parts.log.clone() };
         let machine = StateMachine::new(applier, seals.clone(), parts.arrivals.clone());
         let raft = raft_config(config.timing)?;
         let raft = Raft::new(member, raft, network.clone(), log_store, machine).await;
@@ -227,6 +229,7 @@ impl<S: Service> Node<S> {
             seals,
             sealing,
             arrivals: parts.arrivals,
+            healer: Box::new(healer),
             applied: applied.clone(),
             head: Head::default(),
             patience,

@@ -7,22 +7,28 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use landfall::core::Time;
-use landfall::core::join::{Command, HookOutcome, Join, LeaseVersion, RollBackReason, Snapshot, Tally};
-use landfall::core::snapshot::Position;
 use landfall::core::ChunkId;
+use landfall::core::Time;
+use landfall::core::join::{
+    Command, HookOutcome, Join, LeaseVersion, Part, RebaseCause, RollBackReason, Snapshot, Tally,
+};
+use landfall::core::snapshot::Position;
 use landfall::keyed::{JoinHandle, Milestone};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::cluster::Cluster;
 use crate::consensus::MemberId;
+use crate::healing::{DifferentKeys, KEYS_TOLD_MAX, own_seal};
 use crate::hook::CommitHook;
 use crate::joining::{Asked, ask_cluster};
 use crate::message::{Control, Reply, SealedAt};
 
 /// A commit hook that runs longer counts as failed, and is run again.
 const HOOK_PATIENCE: Duration = Duration::from_secs(600);
+
+/// Pause before another snapshot is looked for with which the state can be healed.
+const NEWER_PAUSE: Duration = Duration::from_secs(1);
 
 /// A joiner on its way from serving to a full member.
 pub(crate) struct Promotion<'a> {
@@ -85,12 +91,23 @@ impl Promotion<'_> {
         match command {
             Command::Audit { position } => self.audit(join, position).await,
             Command::RunCommitHook { lease } => self.run_hook(join, lease).await,
+            Command::ReportDifference { theirs } => self.report_difference(theirs).await,
+            Command::Rebase { onto, .. } => self.heal(join, onto).await,
+            Command::AskNewer { than } => self.ask_newer(join, than).await,
             // What could not be fetched is asked for again, and that is another join.
             Command::RollBack { reason: RollBackReason::Failed(failure) } => {
                 tracing::info!(%failure, "a join cannot go on; another one will");
             }
-            Command::RollBack { reason } => return Some(reason),
-            other => tracing::warn!(%other, "nobody does that for the join"),
+            Command::RollBack { reason } => {
+                self.end_healing().await;
+                return Some(reason);
+            }
+            // A state that was healed is all here, and stands where the log goes on.
+            Command::FetchVital { of } => self.tell_here(join, Part::Vital, of),
+            Command::FetchUpper { of } => self.tell_here(join, Part::Upper, of),
+            Command::FetchHot { of } => self.tell_here(join, Part::Hot, of),
+            Command::FetchRest { of } => self.tell_here(join, Part::Rest, of),
+            Command::AttachLog { after } => self.tell(join, |join, now| join.handle_log_attached(after, now)),
         }
         None
     }
@@ -134,7 +151,11 @@ impl Promotion<'_> {
     async fn sealed_together(&self) -> Option<Vec<SealedAt>> {
         let member = self.cluster.member;
         match ask_cluster(self.cluster, self.seeds, || Control::Audit(member)).await {
-            Some(Asked::Answered(Reply::Audited(sealed))) => Some(sealed),
+            Some(Asked::Answered(Reply::Audited(sealed))) => {
+                // Each told everybody; that may have been lost, or be on its way.
+                sealed.iter().for_each(|report| self.cluster.seals.handle_report(report.clone()));
+                Some(sealed)
+            }
             Some(Asked::Answered(other)) => {
                 tracing::warn!(?other, "an unexpected answer to an audit");
                 None
@@ -145,6 +166,91 @@ impl Promotion<'_> {
             }
             None => None,
         }
+    }
+
+    /// Pulls what others sealed, from those that did.
+    async fn pull(&self, sealed: Snapshot) -> Option<Arc<JoinHandle>> {
+        let members = self.cluster.others();
+        let mut sources = self.members_with(sealed);
+        // Reports may be lost; whoever does not have it says so.
+        sources.extend(members.keys().filter(|member| !sources.contains(member)).copied().collect::<Vec<_>>());
+        let sources = sources.iter().filter_map(|member| Some(members.get(member)?.peers.clone())).collect();
+        let arrivals = self.cluster.arrivals.clone();
+        let pulled = tokio::task::spawn_blocking(move || arrivals.pull_to_heal(sealed.id, sources)).await;
+        match pulled.ok()? {
+            Ok(join) => Some(join),
+            Err(reason) => {
+                tracing::warn!(%reason, snapshot = %sealed, "could not pull what the others sealed");
+                None
+            }
+        }
+    }
+
+    /// Other members that said they sealed this.
+    fn members_with(&self, sealed: Snapshot) -> Vec<MemberId> {
+        let reports = self.cluster.seals.reports_at(sealed.position).into_values();
+        let same = reports.filter(|report| report.snapshot == *sealed.id.as_bytes());
+        same.map(|report| report.member).filter(|member| *member != self.cluster.member).collect()
+    }
+
+    /// Finds the keys on which this member does not agree with what others sealed, and says so wherever somebody may look.
+    async fn report_difference(&self, theirs: Snapshot) {
+        let Some(own) = own_seal(&self.cluster.keyed, theirs.position) else { return };
+        let Some(pulled) = self.pull(theirs).await else { return };
+        let compared = tokio::task::spawn_blocking(move || pulled.differences(&own, KEYS_TOLD_MAX)).await;
+        let Ok(Ok(keys)) = compared else {
+            tracing::error!(?compared, "could not compare with what the others sealed");
+            return;
+        };
+        let found = DifferentKeys { position: theirs.position, members: self.members_with(theirs), keys };
+        let shown: Vec<_> =
+            found.keys.iter().map(|key| format!("{}/{}", key.section, key.key.escape_ascii())).collect();
+        tracing::error!(position = %found.position, members = ?found.members, keys = ?shown, "this member has other values");
+        self.cluster.seals.handle_different_keys(found);
+    }
+
+    /// Makes the state what others sealed, and applies the log after it again.
+    async fn heal(&self, join: &JoinHandle, onto: Snapshot) {
+        let healed = match self.pull(onto).await {
+            Some(pulled) => {
+                self.cluster.healer.heal(pulled).await.map_err(|reason| tracing::warn!(%reason, "not healed"))
+            }
+            None => Err(()),
+        };
+        match healed {
+            Ok(()) => {
+                tracing::warn!(%onto, "the state was healed");
+                self.end_healing().await;
+                self.tell(join, |join, now| {
+                    join.handle_rebased(onto.id, now);
+                    join.handle_here(Part::Rest, onto.id, now);
+                });
+            }
+            Err(()) => self.tell(join, |join, now| join.handle_rebase_failed(onto.id, now)),
+        }
+    }
+
+    async fn end_healing(&self) {
+        let arrivals = self.cluster.arrivals.clone();
+        // What cannot be ended ends with the process.
+        let _ = tokio::task::spawn_blocking(move || arrivals.end_healing()).await;
+    }
+
+    /// Names a snapshot that others sealed later, as long as this is the join that asks for it.
+    async fn ask_newer(&self, join: &Arc<JoinHandle>, than: Position) {
+        let is_followed = || self.cluster.arrivals.adopted().is_some_and(|adopted| Arc::ptr_eq(&adopted, join));
+        while is_followed() {
+            tokio::time::sleep(NEWER_PAUSE).await;
+            let sealed = self.sealed_together().await;
+            let most = sealed.and_then(|sealed| tally(self.cluster.member, &sealed)?.most);
+            if let Some(newer) = most.filter(|newer| newer.position > than) {
+                return self.tell(join, |join, now| join.handle_newer_snapshot(newer, RebaseCause::Mismatch, now));
+            }
+        }
+    }
+
+    fn tell_here(&self, join: &JoinHandle, part: Part, of: ChunkId) {
+        self.tell(join, |join, now| join.handle_here(part, of, now));
     }
 
     async fn run_hook(&self, join: &JoinHandle, lease: LeaseVersion) {
@@ -224,7 +330,8 @@ mod tests {
 
     #[track_caller]
     fn check_tally(others: &[(MemberId, u8)], equal: u32, different: u32, most: Option<u8>) {
-        let reports: Vec<_> = [(1, 7)].iter().chain(others).map(|(member, content)| sealed(*member, *content)).collect();
+        let reports: Vec<_> =
+            [(1, 7)].iter().chain(others).map(|(member, content)| sealed(*member, *content)).collect();
         let most = most.map(|content| Snapshot { id: ChunkId::from_bytes([content; 32]), position: AT });
         assert_eq!(tally(1, &reports), Some(Tally { position: AT, equal, different, most }));
     }

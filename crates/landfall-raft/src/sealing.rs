@@ -5,13 +5,16 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use landfall::core::snapshot::{Manifest, Position};
-use landfall::keyed::{Keyed, SealTicket};
+use landfall::keyed::{AdoptError, Keyed, SealReport, SealTicket};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 
+use crate::apply::ApplyError;
 use crate::cadence::{Cadence, SealCost};
 use crate::consensus::{MemberId, StoredMembership};
+use crate::healing::HealError;
 use crate::message::SealedAt;
+use crate::reserved::ReservedError;
 use crate::seals::{Sealed, Seals};
 
 /// Follows seals on threads that may block.
@@ -23,6 +26,8 @@ pub(crate) struct Sealing {
     cadence: Arc<Mutex<Cadence>>,
     runtime: Handle,
     progress: watch::Sender<Progress>,
+    /// Held while what was sealed is told, and while the state is healed: what a state that went wrong sealed is told to nobody afterwards.
+    telling: Arc<Mutex<()>>,
     /// Seals that became durable: whoever tells the others reads them.
     finished: mpsc::UnboundedSender<SealedAt>,
 }
@@ -45,7 +50,8 @@ impl Sealing {
         finished: mpsc::UnboundedSender<SealedAt>,
     ) -> Self {
         let cadence = Arc::new(Mutex::new(Cadence::new()));
-        Self { member, keyed, seals, cadence, runtime, progress: watch::Sender::default(), finished }
+        let (progress, telling) = (watch::Sender::default(), Arc::default());
+        Self { member, keyed, seals, cadence, runtime, progress, telling, finished }
     }
 
     /// Whether enough has changed for a mark, in the state or in bytes of log since the last one, and that one is done with.
@@ -72,7 +78,7 @@ impl Sealing {
             match ticket.wait() {
                 Ok(report) => {
                     sealing.learn(SealCost { changed_bytes, node_bytes: report.node_bytes });
-                    sealing.handle_durable(membership);
+                    sealing.handle_durable(&report, membership);
                 }
                 Err(error) => tracing::error!(%error, "a seal failed; the next mark tries again"),
             }
@@ -84,11 +90,29 @@ impl Sealing {
         self.cadence.lock().unwrap_or_else(PoisonError::into_inner).handle_seal(cost);
     }
 
-    /// The newest seal is durable.
-    fn handle_durable(&self, membership: StoredMembership) {
-        let Some(sealed) = self.keyed.sealed() else { return };
-        self.seals.handle_sealed(Sealed::of(&sealed.manifest, membership));
-        self.report(&sealed.manifest);
+    /// A seal is durable.
+    fn handle_durable(&self, made: &SealReport, membership: StoredMembership) {
+        let _nobody_heals = self.telling.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.keyed.snapshots().iter().any(|held| held.id == made.snapshot) {
+            self.seals.handle_sealed(Sealed::of(&made.manifest, membership));
+            self.report(&made.manifest);
+        }
+    }
+
+    /// Has another snapshot take the place of the state and of all that was sealed here, and tells everybody.
+    pub(crate) fn heal(
+        &self,
+        heal: impl FnOnce() -> Result<Position, AdoptError>,
+        membership: impl FnOnce() -> Result<StoredMembership, ReservedError>,
+    ) -> Result<(), HealError> {
+        let _nobody_tells = self.telling.lock().unwrap_or_else(PoisonError::into_inner);
+        heal()?;
+        let membership = membership().map_err(ApplyError::from)?;
+        if let Some(standing) = self.keyed.sealed() {
+            self.seals.handle_healed(Sealed::of(&standing.manifest, membership));
+            self.report(&standing.manifest);
+        }
+        Ok(())
     }
 
     /// Tells everybody what is held here.

@@ -10,11 +10,15 @@ use landfall::core::snapshot::{LogHash, Manifest, Position};
 use tokio::sync::watch;
 
 use crate::consensus::{MemberAddress, MemberId, RaftSnapshotMeta, StoredMembership, log_id_of};
+use crate::healing::DifferentKeys;
 use crate::message::SealedAt;
 use crate::reference::{Holder, Reference};
 
 /// Positions of which reports are kept.
 const POSITIONS_MAX: usize = 64;
+
+/// Reports of keys that are kept; a joiner makes two at most.
+const DIFFERENT_KEYS_MAX: usize = 8;
 
 /// What is sealed, here and elsewhere.
 pub(crate) struct Seals {
@@ -31,6 +35,7 @@ struct Ledger {
     newest: Option<Sealed>,
     reports: BTreeMap<Position, BTreeMap<MemberId, SealedAt>>,
     divergences: Vec<Divergence>,
+    different_keys: Vec<DifferentKeys>,
 }
 
 /// A durable snapshot of this member.
@@ -101,6 +106,33 @@ impl Seals {
         }
         drop(ledger);
         self.note_change();
+    }
+
+    /// A snapshot that others sealed took the place of everything that this member sealed, which was wrong.
+    pub(crate) fn handle_healed(&self, sealed: Sealed) {
+        let mut ledger = self.ledger();
+        for (_, reports) in ledger.reports.range_mut(sealed.position..) {
+            reports.remove(&self.member);
+        }
+        ledger.newest = Some(sealed);
+        drop(ledger);
+        self.note_change();
+    }
+
+    /// Keys were found on which this member does not agree with others.
+    pub(crate) fn handle_different_keys(&self, found: DifferentKeys) {
+        let mut ledger = self.ledger();
+        if ledger.different_keys.len() == DIFFERENT_KEYS_MAX {
+            ledger.different_keys.remove(0);
+        }
+        ledger.different_keys.push(found);
+        drop(ledger);
+        self.note_change();
+    }
+
+    /// Keys on which this member did not agree with others, oldest first.
+    pub(crate) fn different_keys(&self) -> Vec<DifferentKeys> {
+        self.ledger().different_keys.clone()
     }
 
     /// A member, this one or another, says what it sealed at a mark.
@@ -239,6 +271,28 @@ mod tests {
         seals.handle_report(report(3, 7, 9));
         let found: Vec<_> = seals.divergences().into_iter().map(|found| (found.member, found.what)).collect();
         assert_eq!(found, [(2, Difference::State), (3, Difference::Log)]);
+    }
+
+    #[test]
+    fn a_member_that_was_healed_counts_for_nothing_that_it_sealed_before() {
+        let seals = Seals::new(1);
+        let sealed = |index, content| Sealed {
+            snapshot: ChunkId::from_bytes([content; 32]),
+            position: Position { index, ..AT },
+            log_hash: LogHash::default(),
+            membership: StoredMembership::default(),
+        };
+        for index in [4, 5, 6] {
+            seals.handle_report(SealedAt { index, ..report(1, 9, 8) });
+            seals.handle_report(SealedAt { index, ..report(2, 7, 8) });
+            seals.handle_sealed(sealed(index, 9));
+        }
+        seals.handle_healed(sealed(5, 7));
+        assert_eq!(seals.newest(), Some(sealed(5, 7)));
+        assert_eq!(seals.newest_common(2).unwrap().0.index, 4, "what it sealed later is forgotten");
+        seals.handle_report(report(1, 7, 8));
+        assert_eq!(seals.newest_common(2), Some((report(1, 7, 8), report(2, 7, 8))));
+        assert_eq!(seals.divergences().len(), 3, "what was found stays known");
     }
 
     #[test]

@@ -8,6 +8,7 @@ use landfall::keyed::JoinStatus;
 use crate::cluster::{Cluster, Role};
 use crate::consensus::{MemberAddress, MemberId};
 use crate::entry::LogTime;
+use crate::healing::DifferentKeys;
 use crate::identity::ClusterId;
 use crate::reference::Reference;
 use crate::seals::Divergence;
@@ -50,6 +51,8 @@ pub struct NodeStatus {
     pub joined: Option<JoinStatus>,
     /// Where members did not agree.
     pub divergences: Vec<Divergence>,
+    /// Keys on which it did not agree with others when it joined.
+    pub different_keys: Vec<DifferentKeys>,
 }
 
 /// Whether a member of the cluster votes.
@@ -94,6 +97,7 @@ pub(crate) fn of(cluster: &Cluster) -> NodeStatus {
         sealed: cluster.seals.newest().map(|sealed| cluster.seals.reference(&sealed)),
         joined: cluster.arrivals.status(),
         divergences: cluster.seals.divergences(),
+        different_keys: cluster.seals.different_keys(),
     }
 }
 

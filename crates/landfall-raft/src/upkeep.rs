@@ -36,6 +36,7 @@ pub(crate) fn start(cluster: &Arc<Cluster>, finished: mpsc::UnboundedReceiver<Se
     tasks.spawn(finish_changes(cluster.clone()));
     tasks.spawn(rebase_when_needed(cluster.clone()));
     tasks.spawn(go_on_pulling(cluster.clone()));
+    tasks.spawn(name_sources(cluster.clone()));
     tasks
 }
 
@@ -233,6 +234,23 @@ async fn go_on_pulling(cluster: Arc<Cluster>) {
             Ok(Ok(())) => {}
             Ok(Err(reason)) => tracing::warn!(reason, "could not move on to a newer snapshot"),
             Err(_) => return,
+        }
+    }
+}
+
+/// What turns out to be damaged here is asked of whoever else belongs to the cluster now.
+async fn name_sources(cluster: Arc<Cluster>) {
+    let mut metrics = cluster.raft.server_metrics();
+    let mut named = None;
+    loop {
+        metrics.mark_unchanged();
+        let others: Vec<String> = cluster.others().into_values().map(|address| address.peers).collect();
+        if !others.is_empty() && named.as_ref() != Some(&others) {
+            cluster.arrivals.name_sources(others.clone());
+            named = Some(others);
+        }
+        if metrics.changed().await.is_err() {
+            return;
         }
     }
 }

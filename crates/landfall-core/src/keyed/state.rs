@@ -216,10 +216,7 @@ impl KeyedState {
     /// # Errors
     /// [`RebaseRefused`]; nothing changed.
     pub fn rebase(&mut self, manifest: &Manifest) -> Result<(), RebaseRefused> {
-        self.schema.check(manifest)?;
-        if manifest.state != self.base.state {
-            return Err(RebaseRefused::OtherState { state: manifest.state.clone() });
-        }
+        self.check_same_state(manifest)?;
         if manifest.position < self.base.position {
             return Err(RebaseRefused::Older { position: manifest.position, base: self.base.position });
         }
@@ -233,6 +230,29 @@ impl KeyedState {
         }
         self.base = manifest.clone();
         Ok(())
+    }
+
+    /// Makes the state exactly what a snapshot holds, wherever it stood: what a state that went wrong is healed with. Every change that no tree
+    /// has is forgotten, and the position goes back, or ahead, to the snapshot's: the log after it is to be applied again. A seal under
+    /// way is outdated by it.
+    ///
+    /// # Errors
+    /// [`RebaseRefused`], but never [`RebaseRefused::Older`]; nothing changed.
+    pub fn replace(&mut self, manifest: &Manifest) -> Result<(), RebaseRefused> {
+        self.check_same_state(manifest)?;
+        self.frozen = None;
+        self.active = Overlay::empty(self.schema.sections().len());
+        self.base = manifest.clone();
+        (self.position, self.log_hash) = (manifest.position, manifest.log_hash);
+        Ok(())
+    }
+
+    fn check_same_state(&self, manifest: &Manifest) -> Result<(), RebaseRefused> {
+        self.schema.check(manifest)?;
+        match manifest.state == self.base.state {
+            true => Ok(()),
+            false => Err(RebaseRefused::OtherState { state: manifest.state.clone() }),
+        }
     }
 
     pub(super) fn view(&self, section: SectionId) -> View<'_> {

@@ -91,6 +91,24 @@ fn check(client: &mut Client, acknowledged: &BTreeMap<String, String>) {
 }
 
 #[test]
+fn a_process_that_joins_runs_its_hook_is_promoted_and_votes() {
+    let mut cluster = Cluster::begin();
+    assert_eq!(cluster.client(0).ask("SET greeting hello"), "+OK");
+    let log = cluster.directory().join("hook");
+    let joiner = cluster.add_with_hook(&format!("echo $LANDFALL_MEMBER $LANDFALL_LEASE >> {}", log.display()));
+    let mut client = cluster.client(joiner);
+    until("it votes", || client.ask("LANDFALL STATUS").contains(r#""role":"follower""#));
+    let status = client.ask("LANDFALL STATUS");
+    assert!(status.contains(r#""milestone":"promoted""#), "{status}");
+    for milestone in ["asked", "planned", "viable", "warm", "complete", "caught_up", "verified", "promoted"] {
+        assert!(status.contains(&format!(r#""milestone":"{milestone}""#)), "{milestone}: {status}");
+    }
+    assert!(status.contains(r#""rolled_back":null"#) && status.contains(r#""different_keys":[]"#), "{status}");
+    let member: serde_json::Value = serde_json::from_str(&status[1..]).expect("it is JSON");
+    assert_eq!(std::fs::read_to_string(&log).expect("the hook ran"), format!("{} 1\n", member["id"]));
+}
+
+#[test]
 fn clients_of_many_connections_count_without_losing_a_step() {
     let cluster = Cluster::of_three();
     thread::scope(|scope| {

@@ -53,6 +53,17 @@ impl Cluster {
         self.members.push(Member { process: Mutex::new(Some(process)), clients, peers });
     }
 
+    /// One more member, which joins with a commit hook.
+    pub(crate) fn add_with_hook(&mut self, hook: &str) -> usize {
+        let seed = self.members[0].peers.clone();
+        self.add(&["--join", &seed, "--commit-hook", hook]);
+        self.members.len() - 1
+    }
+
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
     /// A place for a member that will join; it is started with [`Cluster::spawn`].
     pub(crate) fn prepare_joiner(&mut self) -> usize {
         // Ports that were free a moment ago: a restarted member must be where it was.

@@ -1,15 +1,19 @@
 //! Members that are not like the others: of an older version, of a newer one, with a bug of their own, or with somebody else's name.
 
+use std::fs::OpenOptions;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::{Deserialize, Serialize};
 
-use crate::harness::{Map, PATIENCE, Stage, add, close, content, set, until};
+use crate::harness::{Map, PATIENCE, Stage, add, close, content, noise, set, until};
 use landfall_raft::landfall::core::snapshot::{KeyRange, SectionPriority, StateName};
+use landfall_raft::landfall::keyed::Milestone;
 use landfall_raft::{
-    Aim, Difference, Health, JoinConfig, JoinError, LogTime, Node, NodeConfig, ReadError, Role, RosterError,
-    SectionSchema, Service, Transaction, Verdict,
+    Aim, Difference, Health, JoinConfig, JoinError, LogTime, Node, NodeConfig, NodeStatus, ReadError, Role,
+    RosterError, SectionSchema, Service, Transaction, Verdict,
 };
 
 fn joining(seed: &str, aim: Aim) -> JoinConfig {
@@ -120,6 +124,11 @@ impl Service for BuggyMap {
     }
 }
 
+fn is_promoted(status: &NodeStatus) -> bool {
+    let joined = status.joined.as_ref();
+    joined.is_some_and(|joined| joined.reached.iter().any(|(milestone, _)| *milestone == Milestone::Promoted))
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_member_with_a_bug_of_its_own_is_found_at_the_next_mark_and_gets_no_vote() {
     let stage = Stage::new();
@@ -130,6 +139,8 @@ async fn a_member_with_a_bug_of_its_own_is_found_at_the_next_mark_and_gets_no_vo
     until(&first, |status| status.role == Role::Leader).await;
     let seed = first.address().peers;
     let second = Node::join(BuggyMap(bug.clone()), stage.config(2), joining(&seed, Aim::Learner)).await.unwrap();
+    // A joiner that differs is healed; this one is a member already.
+    until(&second, is_promoted).await;
     assert_eq!(first.audit(PATIENCE).await.unwrap().verdict, Verdict::Equal);
     bug.store(true, Ordering::Release);
     first.propose(&add("sum", 1)).await.unwrap();
@@ -203,6 +214,42 @@ async fn a_member_whose_disk_was_emptied_and_that_began_a_cluster_of_its_own_is_
         Node::join(Map, config, joining(&nodes[0].address().peers, Aim::Voter)).await.err().expect("no way in");
     let JoinError::Refused(reason) = refused else { panic!("{refused}") };
     assert!(reason.contains(&cluster.to_string()) && reason.contains(&own.to_string()), "{reason}");
+    close(nodes).await;
+}
+
+/// Changes a byte here and there in the longest pack of a closed member.
+fn damage(directory: &Path) -> u64 {
+    let packs = std::fs::read_dir(directory.join("state/store/packs")).unwrap().map(|pack| pack.unwrap().path());
+    let longest = packs.max_by_key(|pack| pack.metadata().unwrap().len()).unwrap();
+    let file = OpenOptions::new().read(true).write(true).open(longest).unwrap();
+    let length = file.metadata().unwrap().len();
+    let places = (length / 5..length * 4 / 5).step_by(50_000);
+    places
+        .inspect(|at| {
+            let mut byte = [0];
+            file.read_exact_at(&mut byte, *at).unwrap();
+            file.write_all_at(&[byte[0] ^ 0x10], *at).unwrap();
+        })
+        .count() as u64
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_whole_member_that_was_restarted_asks_the_others_for_what_its_disk_lost() {
+    let stage = Stage::new();
+    let mut nodes = stage.three().await;
+    for number in 0..200 {
+        nodes[0].propose(&set(format!("key {number}"), noise(number, 5000))).await.unwrap();
+    }
+    assert_eq!(nodes[0].audit(PATIENCE).await.unwrap().verdict, Verdict::Equal);
+    let damaged = nodes.remove(2);
+    let address = damaged.address().peers;
+    damaged.close().await;
+    assert!(damage(&stage.config(3).directory) > 5);
+    let back = stage.reopen(3, &address).await;
+    assert!(back.status().joined.is_none(), "it needed no snapshot");
+    nodes.push(back);
+    let [first, _, back] = &nodes[..] else { panic!("three members") };
+    assert_eq!(content(back), content(first));
     close(nodes).await;
 }
 

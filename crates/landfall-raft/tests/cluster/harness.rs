@@ -159,8 +159,20 @@ pub(crate) async fn propose_somewhere(nodes: &[Node<Map>], command: &Command) ->
     }
 }
 
+/// Bytes that nothing makes shorter.
+pub(crate) fn noise(seed: u64, bytes: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state as u8
+    };
+    (0..bytes).map(|_| next()).collect()
+}
+
 /// All entries of the data section.
-pub(crate) fn content(node: &Node<Map>) -> Vec<(Vec<u8>, Vec<u8>)> {
+pub(crate) fn content<S: Service>(node: &Node<S>) -> Vec<(Vec<u8>, Vec<u8>)> {
     let mut found: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
     loop {
         let from = found.last().map_or_else(Vec::new, |(key, _)| [&key[..], b"\0"].concat());

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::gate::Gate;
-use crate::harness::{DATA, Map, PATIENCE, Stage, add, close, content, set, until};
+use crate::harness::{DATA, Map, PATIENCE, Stage, add, close, content, noise, set, until};
 use landfall_raft::landfall::keyed::{Extent, Milestone};
 use landfall_raft::{Aim, COMMAND_BYTES_MAX, JoinConfig, Node, NodeConfig, NodeStatus, Role, Verdict};
 
@@ -169,18 +169,6 @@ async fn a_voter_for_which_the_log_is_gone_pulls_all_of_a_snapshot_before_it_goe
     close(nodes).await;
 }
 
-/// Bytes that nothing makes shorter.
-fn noise(seed: u64, bytes: usize) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state as u8
-    };
-    (0..bytes).map(|_| next()).collect()
-}
-
 const NOISE_BYTES: u64 = 4_000_000;
 
 /// A cluster of one with some megabytes that travel as they are, sealed.
@@ -198,7 +186,8 @@ async fn one_with_noise(stage: &Stage) -> Node<Map> {
 /// A learner that serves and is closed before all of its snapshot is there; where it was.
 async fn stop_half_way(stage: &Stage, first: &Node<Map>) -> String {
     let gate = Gate::open_for(NOISE_BYTES / 4);
-    let join = JoinConfig { seeds: vec![first.address().peers], patience: PATIENCE, aim: Aim::Learner, commit_hook: None };
+    let join =
+        JoinConfig { seeds: vec![first.address().peers], patience: PATIENCE, aim: Aim::Learner, commit_hook: None };
     let config = NodeConfig { transport: gate.clone(), ..stage.config(2) };
     let node = Node::join(Map, config, join).await.unwrap();
     let some_bytes = |status: &NodeStatus| status.joined.as_ref().is_some_and(|joined| joined.figures.bytes_done > 0);
@@ -254,7 +243,8 @@ async fn a_second_machine_with_the_same_identity_is_refused() {
     let first = stage.first().await;
     let second = stage.join(2, &first, Aim::Learner).await;
     let elsewhere = NodeConfig { directory: stage.directory.path().join("twin"), ..stage.config(2) };
-    let join = JoinConfig { seeds: vec![first.address().peers], patience: PATIENCE, aim: Aim::Learner, commit_hook: None };
+    let join =
+        JoinConfig { seeds: vec![first.address().peers], patience: PATIENCE, aim: Aim::Learner, commit_hook: None };
     let refused = Node::join(Map, elsewhere, join).await.err().expect("two members of one name");
     assert!(matches!(refused, landfall_raft::JoinError::Refused(_)), "{refused}");
     second.close().await;

@@ -5,5 +5,6 @@ mod bank;
 mod gate;
 mod harness;
 mod joining;
+mod promotion;
 mod slow_link;
 mod three_members;

@@ -71,7 +71,8 @@ async fn long_entries_pass_a_slow_link_and_are_sent_once() {
     let first = Node::open(Map, NodeConfig { transport: slow.clone(), ..stage.config(1) }).await.unwrap();
     first.bootstrap().await.unwrap();
     until(&first, |status| status.role == Role::Leader).await;
-    let join = JoinConfig { seeds: vec![first.address().peers], patience: PATIENCE, aim: Aim::Voter, commit_hook: None };
+    let join =
+        JoinConfig { seeds: vec![first.address().peers], patience: PATIENCE, aim: Aim::Voter, commit_hook: None };
     let second = Node::join(Map, stage.config(2), join).await.unwrap();
     until(&second, |status| status.role == Role::Voter).await;
     let before = slow.long_frames.load(Ordering::Acquire);

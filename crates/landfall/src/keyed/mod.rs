@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::Bytes;
-use landfall_core::keyed::{Applied, KeyedState, Look, Missing, ReadError, read_below};
+use landfall_core::keyed::{Applied, KeyedState, Look, Missing, ReadError, RebaseRefused, read_below};
 use landfall_core::snapshot::{LogHash, Manifest, Position, StateName};
 use landfall_core::tree::Salt;
 use landfall_core::{Chunk, ChunkId};
@@ -236,7 +236,7 @@ impl Keyed {
         record: &[u8],
         mut run: impl FnMut(&mut Transaction<'_>) -> Result<R, ReadError>,
     ) -> Result<Option<R>, KeyedError> {
-        let _one_at_a_time = self.applying.lock().expect("no panic under the lock");
+        let _one_at_a_time = self.lock_applying();
         loop {
             let (tried, base) = {
                 let state = self.read_state();
@@ -260,7 +260,7 @@ impl Keyed {
 
     /// Makes the content of a snapshot that is held here the state's content at `position`, where the log says so with `record`.
     pub fn roll_back(&self, snapshot: ChunkId, position: Position, record: &[u8]) -> Result<ChunkId, RollBackError> {
-        let _one_at_a_time = self.applying.lock().expect("no panic under the lock");
+        let _one_at_a_time = self.lock_applying();
         let sections = self.sections();
         let is_here = |held: &Arc<Held>| held.extent != Extent::Filling && held.sections.cover(&sections);
         let held = self.served.find(snapshot).filter(is_here).ok_or(RollBackError::UnknownSnapshot(snapshot))?;
@@ -288,25 +288,14 @@ impl Keyed {
 
     /// Puts a snapshot below the state; its manifest, and what is here of it, must be durable.
     fn stand_on(&self, standing: Standing, rebased: &mut MutexGuard<'_, u64>) -> Result<ChunkId, RollBackError> {
-        let Standing { chunk, manifest, extent, sections } = standing;
+        let held = standing.into_held();
+        let Held { id, manifest, sections, .. } = held.clone();
         // Refused before anything is recorded: a record that the state does not stand on would be opened next time.
-        let schema = self.schema();
-        KeyedState::at(schema, &manifest).map_err(landfall_core::keyed::RebaseRefused::from)?;
-        let base_position = self.read_state().base_position();
-        if manifest.position < base_position {
-            let position = manifest.position;
-            return Err(landfall_core::keyed::RebaseRefused::Older { position, base: base_position }.into());
+        KeyedState::at(self.schema(), &manifest).map_err(RebaseRefused::from)?;
+        let base = self.read_state().base_position();
+        if manifest.position < base {
+            return Err(RebaseRefused::Older { position: manifest.position, base }.into());
         }
-        let id = chunk.id();
-        let held = Held {
-            id,
-            manifest: manifest.clone(),
-            manifest_bytes: chunk.into_bytes(),
-            head: None,
-            since: wall_seconds(),
-            extent,
-            sections: sections.clone(),
-        };
         self.served.publish(held, &self.clock)?;
         let mut state = self.write_state();
         state.rebase(&manifest)?;
@@ -314,6 +303,21 @@ impl Keyed {
         drop(state);
         **rebased += 1;
         Ok(id)
+    }
+
+    /// Makes a snapshot, all of which is here and durable, the state itself, wherever that stood. No other is held any longer: which of those
+    /// that were sealed here are right, nobody knows.
+    fn stand_only_on(&self, standing: Standing, rebased: &mut MutexGuard<'_, u64>) -> Result<(), RollBackError> {
+        let held = standing.into_held();
+        let Held { manifest, sections, .. } = held.clone();
+        KeyedState::at(self.schema(), &manifest).map_err(RebaseRefused::from)?;
+        self.served.publish_alone(held)?;
+        let mut state = self.write_state();
+        state.replace(&manifest)?;
+        state.hold(sections);
+        drop(state);
+        **rebased += 1;
+        Ok(())
     }
 
     /// Fetches what a read missed that saw the snapshot of position `base`. If that is no longer the one below the state, nothing need have
@@ -352,6 +356,10 @@ impl Keyed {
         self.lanes.write().expect("no panic under the lock").take_if(|asked| Arc::ptr_eq(asked, lanes));
     }
 
+    fn lock_applying(&self) -> MutexGuard<'_, ()> {
+        self.applying.lock().expect("no panic under the lock")
+    }
+
     fn lock_base(&self) -> MutexGuard<'_, u64> {
         self.base.lock().expect("no panic under the lock")
     }
@@ -371,6 +379,14 @@ struct Standing {
     manifest: Manifest,
     extent: Extent,
     sections: Sections,
+}
+
+impl Standing {
+    fn into_held(self) -> Held {
+        let Self { chunk, manifest, extent, sections } = self;
+        let (id, manifest_bytes, since) = (chunk.id(), chunk.into_bytes(), wall_seconds());
+        Held { id, manifest, manifest_bytes, head: None, since, extent, sections }
+    }
 }
 
 impl std::fmt::Debug for Keyed {

@@ -127,6 +127,14 @@ impl ServedState {
         Ok(let_go)
     }
 
+    /// Makes a snapshot the only one that is held, because others are wrong. All of it must be here and durable.
+    pub(crate) fn publish_alone(&self, only: Held) -> Result<(), StoreError> {
+        let _one_at_a_time = self.saving.lock().expect("no panic under the lock");
+        history::save(&self.store, std::slice::from_ref(&only))?;
+        *self.held.write().expect("no panic under the lock") = vec![Arc::new(only)];
+        Ok(())
+    }
+
     fn let_go(&self, held: &mut Vec<Held>, clock: &Clock) {
         let now = wall_seconds();
         let newest = held.len() - 1;

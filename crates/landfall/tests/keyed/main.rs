@@ -3,6 +3,7 @@
 mod damage;
 mod gate;
 mod ground;
+mod heal;
 mod history;
 mod join;
 mod kill;

@@ -163,6 +163,65 @@ fn a_rebase_ahead_moves_the_position_and_the_chain() {
     check(&state, &chunks, &model);
 }
 
+/// A member that went wrong at position 2 and sealed that: its base, what it freezes and what is newer are all wrong.
+fn wrong_at_two(chunks: &mut MemoryChunks, batches: &[Batch]) -> KeyedState {
+    let mut state = born();
+    let wrong = batch([(DATA, put("b", "wrong")), (DATA, put("d", "wrong")), (SHARD, Op::Clear)]);
+    for (index, right) in (1..).zip(batches) {
+        let record = right.encode(&schema()).unwrap();
+        state.commit(at(index), &record, if index == 2 { &wrong } else { right });
+        if index == 3 {
+            seal(&mut state, chunks);
+        }
+    }
+    state
+}
+
+fn four_batches() -> [Batch; 4] {
+    [
+        batch([(DATA, put("a", "1")), (SHARD, put("e", "1"))]),
+        batch([(DATA, put("b", "right")), (DATA, delete("a"))]),
+        batch([(DATA, put("c", "3"))]),
+        batch([(CONFIG, put("x", "4")), (DATA, put("c", "4"))]),
+    ]
+}
+
+#[test]
+fn a_state_that_went_wrong_is_replaced_by_a_snapshot_of_the_past_and_the_log_after_it_applied_again() {
+    let (mut model, mut chunks, batches) = (Model::default(), MemoryChunks::default(), four_batches());
+    let mut state = wrong_at_two(&mut chunks, &batches);
+    (1..=2).zip(&batches).for_each(|(index, batch)| model.commit(index, batch));
+    let right = model.manifest(&mut chunks);
+    state.replace(&right).unwrap();
+    check(&state, &chunks, &model);
+    assert_eq!((state.base_position(), state.overlay_bytes()), (at(2), 0));
+    for (index, batch) in (1..).zip(&batches) {
+        let expected = if index <= 2 { Applied::Already } else { Applied::Now };
+        assert_eq!(commit(&mut state, index, batch), expected);
+        model.commit(index, batch);
+    }
+    check(&state, &chunks, &model);
+    assert_eq!(seal(&mut state, &mut chunks), model.manifest(&mut chunks));
+}
+
+#[test]
+fn a_seal_that_runs_while_the_state_is_replaced_is_outdated_however_it_ends() {
+    let (mut model, mut chunks, batches) = (Model::default(), MemoryChunks::default(), four_batches());
+    model.commit(1, &batches[0]);
+    let right = model.manifest(&mut chunks);
+    let mut state = wrong_at_two(&mut chunks, &batches);
+    let sealing = state.freeze().unwrap();
+    state.replace(&right).unwrap();
+    let sealed = merge(sealing, &mut chunks, 7);
+    assert_eq!(state.finish_seal(&sealed), Err(SealOutdated));
+    check(&state, &chunks, &model);
+    let mut state = wrong_at_two(&mut chunks, &batches);
+    let sealing = state.freeze().unwrap();
+    state.replace(&right).unwrap();
+    assert_eq!(state.abandon_seal(sealing), Err(SealOutdated));
+    check(&state, &chunks, &model);
+}
+
 #[test]
 fn equal_positions_of_equal_logs_have_equal_chains_and_others_do_not() {
     let (mut one, mut two, mut other) = (born(), born(), born());

@@ -63,7 +63,8 @@ fn a_snapshot_of_another_state_or_of_the_past_is_refused() {
     let refused = RebaseRefused::Older { position: Position::default(), base: at(1) };
     assert_eq!(state.rebase(&before), Err(refused));
     let other = Manifest { state: name("other"), ..sealed };
-    assert_eq!(state.rebase(&other), Err(RebaseRefused::OtherState { state: name("other") }));
+    let refused = Err(RebaseRefused::OtherState { state: name("other") });
+    assert_eq!((state.rebase(&other), state.replace(&other)), (refused.clone(), refused));
     assert_eq!(state.get(&chunks, DATA, b"a"), Ok(Some("1".into())));
 }
 

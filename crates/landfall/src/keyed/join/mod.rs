@@ -33,7 +33,7 @@ pub use progress::{JoinStatus, ReachedAfter};
 use super::{Extent, Keyed, RollBackError};
 use crate::fetch::greet::Trust;
 use progress::Progress;
-use run::Run;
+use run::{Past, Run};
 
 /// Whom to join, and what.
 #[derive(Clone)]
@@ -155,12 +155,22 @@ pub struct JoinHandle {
 impl Keyed {
     /// Begins to fetch a snapshot from other members. The state is what it was until [`JoinHandle::adopt`].
     pub fn join(self: &Arc<Self>, options: JoinOptions) -> JoinHandle {
+        self.begin_join(options, Past::Refused)
+    }
+
+    /// Begins to fetch a snapshot that is to take the place of a state which differs from it, with [`JoinHandle::heal`]: it may be older than
+    /// what the state stands on.
+    pub fn join_to_heal(self: &Arc<Self>, options: JoinOptions) -> JoinHandle {
+        self.begin_join(options, Past::Welcome)
+    }
+
+    fn begin_join(self: &Arc<Self>, options: JoinOptions, past: Past) -> JoinHandle {
         let sections = options.sections.within(&self.schema());
         let scope = if matches!(sections, Ok(Sections::Only(_))) { Scope::Sections } else { Scope::Whole };
         let JoinOptions { sources, transport, trust, wanted, .. } = options;
         let progress = Arc::new(Progress::new(scope, sources));
         let reach = Reach { transport, trust };
-        let run = Run { keyed: self.clone(), reach, wanted, sections, progress: progress.clone() };
+        let run = Run { keyed: self.clone(), reach, wanted, sections, past, progress: progress.clone() };
         let thread = std::thread::Builder::new().name("join".into()).spawn(move || run.carry_out());
         let thread = thread.expect("a thread for a join");
         JoinHandle { keyed: self.clone(), progress, thread: Mutex::new(Some(thread)) }
@@ -217,6 +227,20 @@ impl JoinHandle {
                 self.progress.unprotect();
             }
         }
+        Ok(plan.manifest.position)
+    }
+
+    /// Makes the state exactly the snapshot, all of which must be here: changes that no seal has merged are forgotten, every other snapshot is
+    /// let go, and the position goes back to the snapshot's. The log after it is to be applied again. It is durable when this returns.
+    pub fn heal(&self) -> Result<Position, AdoptError> {
+        let plan = self.progress.plan().filter(|_| self.progress.has_reached(Milestone::Complete));
+        let plan = plan.ok_or(AdoptError::TooEarly)?;
+        let keyed = &self.keyed;
+        let _one_at_a_time = keyed.lock_applying();
+        let mut base = keyed.lock_base();
+        keyed.here.store.sync()?;
+        keyed.stand_only_on(plan.standing(Extent::complete(&plan.sections)), &mut base)?;
+        self.progress.unprotect();
         Ok(plan.manifest.position)
     }
 

@@ -33,7 +33,7 @@ pub struct ReachedAfter {
 pub struct JoinStatus {
     /// The snapshot and its position, once it is known which.
     pub snapshot: Option<(ChunkId, Position)>,
-    /// What was reached, in order.
+    /// What was reached, in the order in which it was.
     pub reached: Vec<(Milestone, ReachedAfter)>,
     /// Plaintext bytes that came because something could not wait.
     pub fault_bytes: u64,
@@ -178,9 +178,11 @@ impl Progress {
             let Reached { at, bytes } = inner.join.reached(milestone)?;
             Some((milestone, ReachedAfter { after: at.since(Time::ZERO), bytes }))
         });
+        let mut reached: Vec<_> = reached.collect();
+        reached.sort_by_key(|(_, reached)| reached.after);
         JoinStatus {
             snapshot: inner.plan.as_ref().map(|plan| (plan.snapshot, plan.manifest.position)),
-            reached: reached.collect(),
+            reached,
             fault_bytes: inner.plan.as_ref().map_or(0, |plan| plan.lanes.bytes()),
             figures: self.status.figures(),
             failure: inner.end.as_ref().and_then(|end| end.as_ref().err().cloned()),

@@ -37,7 +37,18 @@ pub(super) struct Run {
     pub(super) wanted: Option<ChunkId>,
     /// The sections that are wanted, if the state has them.
     pub(super) sections: Result<Sections, SectionsRefused>,
+    /// Whether the snapshot may be older than the one on which the state stands.
+    pub(super) past: Past,
     pub(super) progress: Arc<Progress>,
+}
+
+/// What becomes of a snapshot that is older than the one on which the state stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Past {
+    /// It is of no use.
+    Refused,
+    /// It is fetched: the state is to go back to it.
+    Welcome,
 }
 
 impl Run {
@@ -97,7 +108,7 @@ impl Run {
         let newest = self.accept(&answers, &sections)?;
         KeyedState::at(keyed.schema(), &newest.manifest)?;
         let (held, offered) = (keyed.read_state().base_position(), newest.manifest.position);
-        if offered < held {
+        if offered < held && self.past == Past::Refused {
             return Err(JoinFailure::Older { held, offered });
         }
         keyed.here.store.put(&newest.manifest_chunk)?;
