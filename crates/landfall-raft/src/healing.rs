@@ -118,3 +118,52 @@ pub(crate) fn own_seal(keyed: &Keyed, position: Position) -> Option<Manifest> {
     let held = keyed.snapshots().into_iter().rev();
     held.map(|held| held.manifest).find(|manifest| manifest.position == position)
 }
+
+#[cfg(test)]
+mod tests {
+    use landfall_store::log::{LogOptions, LogRecord};
+    use landfall_store::vfs::RealVfs;
+    use openraft::EntryPayload;
+
+    use super::*;
+    use crate::consensus::position_of;
+
+    fn at(index: u64) -> Position {
+        Position { epoch: 1, index }
+    }
+
+    fn log_of(directory: &std::path::Path, entries: u64) -> Log {
+        let log = Log::open(Arc::new(RealVfs), directory, LogOptions::default()).unwrap();
+        let payload = entry::encode(&EntryPayload::Blank);
+        let record = |index| {
+            let kind = entry::record_kind(&payload);
+            LogRecord { position: at(index), kind, payload: payload.clone() }
+        };
+        log.append(&(1..=entries).map(record).collect::<Vec<_>>()).unwrap();
+        log
+    }
+
+    #[test]
+    fn what_is_applied_again_is_what_the_log_says_after_the_snapshot_up_to_where_the_state_stood() {
+        let directory = tempfile::tempdir().unwrap();
+        let log = log_of(directory.path(), 9);
+        let indices = |after, through| {
+            let entries = entries_between(&log, at(after), at(through)).unwrap();
+            entries.into_iter().map(|entry| position_of(entry.log_id).index).collect::<Vec<_>>()
+        };
+        assert_eq!(indices(4, 7), [5, 6, 7]);
+        assert!(indices(7, 7).is_empty());
+    }
+
+    #[test]
+    fn a_log_that_does_not_go_back_to_the_snapshot_or_not_up_to_the_state_heals_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let log = log_of(directory.path(), 9);
+        log.purge_through(at(5)).unwrap();
+        assert!(entries_between(&log, at(5), at(9)).is_ok());
+        for (after, through) in [(4, 9), (5, 10)] {
+            let refused = entries_between(&log, at(after), at(through)).unwrap_err();
+            assert!(matches!(refused, HealError::NoLog(_)), "{refused}");
+        }
+    }
+}

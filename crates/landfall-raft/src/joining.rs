@@ -187,7 +187,7 @@ async fn settle(cluster: Arc<Cluster>, join: JoinConfig, lease: Option<Lease>) {
             Outcome::Promoted if join.aim == Aim::Voter => become_voter(&cluster, &join.seeds).await,
             Outcome::Promoted => {}
             Outcome::RolledBack(reason) => {
-                tracing::error!(%reason, "this member does not become one; it follows, and never votes")
+                tracing::error!(%reason, "this member does not become one; it follows, and never votes");
             }
         }
     };

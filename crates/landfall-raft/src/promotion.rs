@@ -305,7 +305,7 @@ fn tally(own: MemberId, sealed: &[SealedAt]) -> Option<Tally> {
 /// Returns when something changed; never once nothing can any more.
 async fn next<T>(changes: &mut watch::Receiver<T>) {
     if changes.changed().await.is_err() {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 

@@ -194,7 +194,7 @@ impl Seals {
         Reference::new(sealed.snapshot, sealed.position, sealed.log_hash, holders.collect())
     }
 
-    /// The newest snapshot beyond a position that others say they sealed, and those of `members` that hold it.
+    /// The newest snapshot beyond a position that others say they sealed, what most of them did, and those of `members` that hold it.
     pub(crate) fn newest_elsewhere(
         &self,
         beyond: Position,
@@ -202,7 +202,9 @@ impl Seals {
     ) -> Option<Reference> {
         let ledger = self.ledger();
         let (position, reports) = ledger.reports.range(beyond..).rfind(|(position, _)| **position > beyond)?;
-        let first = reports.values().find(|report| members.contains_key(&report.member))?;
+        let known = || reports.values().filter(|report| members.contains_key(&report.member));
+        let alike = |one: &SealedAt| known().filter(|other| other.snapshot == one.snapshot).count();
+        let first = known().max_by_key(|report| alike(report))?;
         let same = reports.values().filter(|report| report.snapshot == first.snapshot);
         let holders = same.filter_map(|report| {
             let address = members.get(&report.member)?.peers.clone();
@@ -293,6 +295,25 @@ mod tests {
         seals.handle_report(report(1, 7, 8));
         assert_eq!(seals.newest_common(2), Some((report(1, 7, 8), report(2, 7, 8))));
         assert_eq!(seals.divergences().len(), 3, "what was found stays known");
+    }
+
+    #[test]
+    fn a_snapshot_to_move_on_to_is_what_most_of_the_others_sealed() {
+        let seals = Seals::new(1);
+        for (member, root) in [(2, 9), (3, 7), (4, 7), (5, 9), (6, 9)] {
+            seals.handle_report(report(member, root, 8));
+        }
+        let members = |members: &[MemberId]| {
+            members.iter().map(|member| (*member, MemberAddress::default())).collect::<BTreeMap<_, _>>()
+        };
+        let holders = |found: Option<Reference>| {
+            let holders = found.map(|found| found.holders).unwrap_or_default();
+            holders.into_iter().map(|holder| holder.member).collect::<Vec<_>>()
+        };
+        let newest = |known: &[MemberId]| holders(seals.newest_elsewhere(Position::default(), &members(known)));
+        assert_eq!(newest(&[2, 3, 4]), [3, 4]);
+        assert_eq!(newest(&[2, 3, 5]), [2, 5]);
+        assert!(newest(&[7]).is_empty());
     }
 
     #[test]

@@ -7,8 +7,8 @@ use crate::harness::{Command, DATA, Map, PATIENCE, Stage, add, content, number, 
 use landfall_raft::landfall::core::join::RollBackReason;
 use landfall_raft::landfall::keyed::Milestone;
 use landfall_raft::{
-    Aim, CommitHook, JoinConfig, LogTime, Node, NodeStatus, ReadError, Role, SectionSchema, Service, Transaction,
-    Verdict, Vote,
+    Aim, CommitHook, JoinConfig, LogTime, Node, NodeConfig, NodeStatus, ReadError, Role, SectionSchema, Service,
+    Transaction, Verdict, Vote,
 };
 
 /// The map; at the key `poison` it does something of its own as many times as it is told to.
@@ -202,9 +202,12 @@ async fn a_joiner_that_is_healed_and_restarted_goes_on_from_there() {
     let first = leader_with_poison(&stage).await;
     let node = join(&stage, FickleMap::wrong(1), 2, &first, Aim::Learner, None).await;
     until(&node, |status| has_reached(status, Milestone::Promoted)).await;
+    let listen = node.address().peers;
     node.close().await;
     first.propose(&add("sum", 1)).await.unwrap();
-    let node = join(&stage, FickleMap::sound(), 2, &first, Aim::Voter, None).await;
+    let seeds = vec![first.address().peers];
+    let again = JoinConfig { seeds, patience: PATIENCE, aim: Aim::Voter, commit_hook: None };
+    let node = Node::join(FickleMap::sound(), NodeConfig { listen, ..stage.config(2) }, again).await.unwrap();
     until(&node, |status| status.role == Role::Voter).await;
     assert!(has_reached(&node.status(), Milestone::Promoted), "what was left of the join is taken up");
     check_equal(&first, &node, 11).await;
