@@ -26,7 +26,6 @@ use crate::message::{Control, Reply, SealedAt};
 
 /// A commit hook that runs longer counts as failed, and is run again.
 const HOOK_PATIENCE: Duration = Duration::from_secs(600);
-
 /// Pause before another snapshot is looked for with which the state can be healed.
 const NEWER_PAUSE: Duration = Duration::from_secs(1);
 
@@ -82,7 +81,8 @@ impl Promotion<'_> {
             }
             self.tell_progress(join);
         }
-        let is_promoted = join.status().reached.iter().any(|(milestone, _)| *milestone == Milestone::Promoted);
+        let mut is_promoted = false;
+        join.tell(|join, _| is_promoted = join.reached(Milestone::Promoted).is_some());
         is_promoted.then_some(Outcome::Promoted)
     }
 

@@ -24,6 +24,10 @@ impl Gate {
         self.bytes_left.store(u64::MAX / 2, Ordering::Release);
     }
 
+    pub(crate) fn close(&self) {
+        self.bytes_left.store(0, Ordering::Release);
+    }
+
     pub(crate) fn is_closed(&self) -> bool {
         self.bytes_left.load(Ordering::Acquire) == 0
     }

@@ -1,8 +1,10 @@
 //! Joiners on their way to a vote: compared, committed by their hook, healed when they went wrong, sent back when they stay wrong.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 
+use crate::gate::Gate;
 use crate::harness::{Command, DATA, Map, PATIENCE, Stage, add, content, number, set, until};
 use landfall_raft::landfall::core::join::RollBackReason;
 use landfall_raft::landfall::keyed::Milestone;
@@ -11,8 +13,12 @@ use landfall_raft::{
     Transaction, Verdict, Vote,
 };
 
-/// The map; at the key `poison` it does something of its own as many times as it is told to.
-struct FickleMap(Arc<AtomicU32>);
+/// The map; at the key `poison` it does something of its own as many times as it is told to, and may wait before it does.
+struct FickleMap {
+    times: AtomicU32,
+    /// It waits until the other end says something or goes.
+    waits: Mutex<Option<Receiver<()>>>,
+}
 
 const POISON: &str = "poison";
 const OWN_KEY: &str = "nobody asked for this";
@@ -23,7 +29,12 @@ impl FickleMap {
     }
 
     fn wrong(times: u32) -> Self {
-        Self(Arc::new(AtomicU32::new(times)))
+        Self { times: AtomicU32::new(times), waits: Mutex::default() }
+    }
+
+    fn wrong_once_told() -> (Self, Sender<()>) {
+        let (tell, told) = channel();
+        (Self { waits: Mutex::new(Some(told)), ..Self::wrong(1) }, tell)
     }
 }
 
@@ -38,8 +49,11 @@ impl Service for FickleMap {
     fn apply(&self, time: LogTime, command: &Command, state: &mut Transaction<'_>) -> Result<u64, ReadError> {
         let reply = Map.apply(time, command, state)?;
         let is_poison = matches!(command, Command::Set { key, .. } if key == POISON);
+        let told = self.waits.lock().unwrap().take_if(|_| is_poison);
+        // Whether it was told something or left alone.
+        let _ = told.map(|told| told.recv());
         let less = |times: u32| times.checked_sub(1);
-        if is_poison && self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, less).is_ok() {
+        if is_poison && self.times.fetch_update(Ordering::AcqRel, Ordering::Acquire, less).is_ok() {
             state.put(DATA, OWN_KEY, vec![1])?;
         }
         Ok(reply)
@@ -211,6 +225,27 @@ async fn a_joiner_that_is_healed_and_restarted_goes_on_from_there() {
     until(&node, |status| status.role == Role::Voter).await;
     assert!(has_reached(&node.status(), Milestone::Promoted), "what was left of the join is taken up");
     check_equal(&first, &node, 11).await;
+    close(first, vec![node]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_joiner_that_cannot_be_healed_with_one_snapshot_is_healed_with_a_newer_one() {
+    let stage = Stage::new();
+    let first = leader_with_poison(&stage).await;
+    let (gate, (service, tell)) = (Gate::open_for(u64::MAX), FickleMap::wrong_once_told());
+    let seeds = vec![first.address().peers];
+    let joining = JoinConfig { seeds, patience: PATIENCE, aim: Aim::Voter, commit_hook: None };
+    let config = NodeConfig { transport: gate.clone(), ..stage.config(2) };
+    let node = Node::join(service, config, joining).await.unwrap();
+    until(&node, |status| has_reached(status, Milestone::Complete)).await;
+    gate.close();
+    tell.send(()).unwrap();
+    // What the others sealed at the first mark cannot be pulled; so there is another mark.
+    until(&node, |status| status.divergences.len() >= 2).await;
+    gate.open();
+    until(&node, |status| status.role == Role::Voter).await;
+    assert_eq!(node.state().get(DATA, OWN_KEY.as_bytes()).unwrap(), None);
+    check_equal(&first, &node, 10).await;
     close(first, vec![node]).await;
 }
 
