@@ -75,11 +75,26 @@ async fn try_compare(cluster: &Cluster, joiner: MemberId) -> Result<Vec<SealedAt
     let (own, _) = roster::common_seal(cluster, joiner).await?;
     let members: Vec<_> = cluster.membership().nodes().map(|(member, _)| *member).collect();
     let reports = || cluster.seals.reports_at(own.position());
-    let all_reported = || members.iter().all(|member| reports().contains_key(member));
     // One that is away, or not whole itself, is not waited for.
-    let _ = timeout(ROUND, cluster.seals.changes().wait_for(|_| all_reported())).await;
+    let settled = |_: &u64| is_settled(joiner, &members, &reports());
+    let _ = timeout(ROUND, cluster.seals.changes().wait_for(settled)).await;
     let reported = reports().into_values();
     Ok(reported.filter(|report| members.contains(&report.member)).collect())
+}
+
+/// Whether those that have not reported can no longer change on which side most of the others are.
+fn is_settled(joiner: MemberId, members: &[MemberId], reports: &BTreeMap<MemberId, SealedAt>) -> bool {
+    let Some(own) = reports.get(&joiner) else { return false };
+    let others = members.iter().filter(|member| **member != joiner);
+    let (mut equal, mut different, mut silent) = (0, 0, 0);
+    for other in others {
+        match reports.get(other) {
+            Some(other) if (other.state_root, other.log_hash) == (own.state_root, own.log_hash) => equal += 1,
+            Some(_) => different += 1,
+            None => silent += 1,
+        }
+    }
+    equal > different + silent || different >= equal + silent
 }
 
 /// Whether waiting for reports was worth it.
@@ -143,8 +158,7 @@ mod tests {
 
     const AT: Position = Position { epoch: 1, index: 2 };
 
-    #[track_caller]
-    fn check_verdict(roots: &[(MemberId, u8)], expected: Verdict) {
+    fn reports(roots: &[(MemberId, u8)]) -> BTreeMap<MemberId, SealedAt> {
         let sealed = |state_root: u8, member| SealedAt {
             member,
             epoch: AT.epoch,
@@ -153,8 +167,25 @@ mod tests {
             state_root: [state_root; 32],
             log_hash: [0; 32],
         };
-        let reports = roots.iter().map(|(member, root)| (*member, sealed(*root, *member))).collect();
-        assert_eq!(report(AT, &[1, 2, 3], &reports).verdict, expected);
+        roots.iter().map(|(member, root)| (*member, sealed(*root, *member))).collect()
+    }
+
+    #[track_caller]
+    fn check_verdict(roots: &[(MemberId, u8)], expected: Verdict) {
+        assert_eq!(report(AT, &[1, 2, 3], &reports(roots)).verdict, expected);
+    }
+
+    #[test]
+    fn a_joiner_is_not_kept_waiting_for_members_that_cannot_change_what_most_of_them_say() {
+        let check = |roots: &[_], expected| assert_eq!(is_settled(4, &[1, 2, 3, 4], &reports(roots)), expected);
+        check(&[(1, 7), (2, 7)], false);
+        check(&[(4, 7), (1, 7)], false);
+        check(&[(4, 7), (1, 7), (2, 7)], true);
+        check(&[(4, 7), (1, 7), (2, 8)], false);
+        check(&[(4, 7), (1, 8), (2, 8)], true);
+        check(&[(4, 7), (1, 8), (2, 7), (3, 7)], true);
+        // A leader alone decides it.
+        assert!(is_settled(4, &[1, 4], &reports(&[(1, 7), (4, 7)])));
     }
 
     #[test]
