@@ -2,34 +2,46 @@
 
 use std::sync::Arc;
 
-use landfall::keyed::{AdoptError, Extent, Keyed, Milestone, SealReport};
+use landfall::keyed::{AdoptError, Extent, JoinOptions, Keyed, Milestone, SealReport};
+use landfall::member::Member;
 use landfall::net::PlainTransport;
 
 use crate::ground::{DATA, assert_equal, at, fill, join, key, open, options, put, seal, serve};
 
 const KEYS: u64 = 20_000;
 
-/// What the log says after the first seal; a member that is `wrong` once does something else at its first entry.
-fn go_on(keyed: &Arc<Keyed>, from: u64, wrong: bool) {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Goes {
+    Right,
+    Wrong,
+}
+
+/// Five entries of the log; whoever goes wrong does something else at the first.
+fn go_on(keyed: &Arc<Keyed>, from: u64, goes: Goes) {
     for index in from..from + 5 {
-        let value = if wrong && index == from { b"wrong".to_vec() } else { index.to_le_bytes().to_vec() };
+        let is_wrong = goes == Goes::Wrong && index == from;
+        let value = if is_wrong { b"wrong".to_vec() } else { index.to_le_bytes().to_vec() };
         put(keyed, index, DATA, [(key(index * 7), value)].into_iter());
     }
 }
 
 /// The second one went wrong; what both sealed at position 7, and the second again at 12.
 fn two_that_differ(source: &Arc<Keyed>, wrong: &Arc<Keyed>) -> SealReport {
-    for (keyed, goes_wrong) in [(source, false), (wrong, true)] {
+    for (keyed, goes) in [(source, Goes::Right), (wrong, Goes::Wrong)] {
         fill(keyed, KEYS);
         seal(keyed);
-        go_on(keyed, 3, goes_wrong);
+        go_on(keyed, 3, goes);
     }
     let right = seal(source);
     assert_ne!(seal(wrong).state_root, right.state_root);
-    go_on(wrong, 8, false);
+    go_on(wrong, 8, Goes::Right);
     seal(wrong);
     put(wrong, 13, DATA, [(key(1), b"not sealed".to_vec())].into_iter());
     right
+}
+
+fn wanted(source: &Member, sealed: &SealReport) -> JoinOptions {
+    JoinOptions { wanted: Some(sealed.snapshot), ..options(&[source], Arc::new(PlainTransport)) }
 }
 
 #[test]
@@ -39,14 +51,9 @@ fn a_state_that_went_wrong_becomes_what_others_sealed_and_offers_nothing_else() 
     let right = two_that_differ(&source, &wrong);
     let own = wrong.snapshots().into_iter().find(|held| held.manifest.position == at(7)).unwrap();
     let member = serve(&source);
-    let wanted = |keyed: &Arc<Keyed>| {
-        let mut options = options(&[&member], Arc::new(PlainTransport));
-        options.wanted = Some(right.snapshot);
-        keyed.join_to_heal(options)
-    };
     // It is older than what the state stands on: an ordinary join refuses it.
     assert!(join(&wrong, &[&member]).wait(Milestone::Planned).is_err());
-    let healing = wanted(&wrong);
+    let healing = wrong.join_to_heal(wanted(&member, &right));
     healing.wait(Milestone::Complete).unwrap();
     assert!(matches!(healing.adopt(), Err(AdoptError::Refused(_))));
     let keys: Vec<_> = healing.differences(&own.manifest, 10).unwrap().into_iter().map(|found| found.key).collect();
@@ -60,7 +67,7 @@ fn a_state_that_went_wrong_becomes_what_others_sealed_and_offers_nothing_else() 
     assert_eq!(held, [(right.snapshot, Extent::Whole)], "what it sealed itself is offered to nobody");
     // What the log says next leads both to the same.
     for keyed in [&source, &wrong] {
-        go_on(keyed, 8, false);
+        go_on(keyed, 8, Goes::Right);
     }
     assert_eq!(seal(&source).snapshot, seal(&wrong).snapshot);
 }
@@ -71,9 +78,7 @@ fn a_state_that_was_healed_is_opened_where_it_was_healed() {
     let [source, wrong] = directories.each_ref().map(|directory| open(directory.path()));
     let right = two_that_differ(&source, &wrong);
     let member = serve(&source);
-    let mut options = options(&[&member], Arc::new(PlainTransport));
-    options.wanted = Some(right.snapshot);
-    let healing = wrong.join_to_heal(options);
+    let healing = wrong.join_to_heal(wanted(&member, &right));
     healing.wait(Milestone::Complete).unwrap();
     healing.heal().unwrap();
     drop((healing, wrong, member));
