@@ -16,6 +16,10 @@ pub const WHOLE_FILE_BYTES_MAX: u32 = 128 * 1024;
 pub const PAGE_CHUNK_BYTES: u32 = 64 * 1024;
 /// Payload that sources share out as one piece: a run of one leaf's chunk references.
 pub const UNIT_BYTES_TARGET: u32 = 4 * 1024 * 1024;
+/// What a stream remembers, as a power of two: 1 MiB of the last plaintext, on both sides of each connection that has one.
+pub const STREAM_WINDOW_BYTES_LOG: u32 = 20;
+/// How much longer than its plaintext an item of a stream may be: the frame's head, and three bytes for each 128 KiB.
+pub const STREAM_OVERHEAD_BYTES_MAX: u32 = 64;
 /// Longest name of a state.
 pub const STATE_NAME_BYTES_MAX: u32 = 128;
 

@@ -12,7 +12,7 @@ use landfall_core::transfer::{
     Arrival, Command, DropReason, Lane, Outcome, PeerCost, PeerId, RequestId, Transfer, TreePair, Want,
 };
 use landfall_core::tree::{Leaf, NodeWant, Nodes};
-use landfall_core::wire::{Fetch, FetchWhat, Item, ItemBody, ItemForm, Message, NodeRequest, UnitRequest};
+use landfall_core::wire::{Fetch, FetchWhat, Item, ItemBody, ItemForm, ItemReader, Message, NodeRequest, UnitRequest};
 use landfall_core::{Chunk, ChunkId, Domain, Time};
 use landfall_store::{Encoded, Session};
 
@@ -52,6 +52,7 @@ pub(crate) struct Pull {
 #[derive(Debug, Default)]
 struct Lanes {
     connections: BTreeMap<u32, ConnectionId>,
+    readers: BTreeMap<u32, ItemReader>,
     offers: u32,
 }
 
@@ -154,7 +155,9 @@ impl Pull {
 
     /// A connection was opened.
     pub(crate) fn connected(&mut self, source: MemberId, lane: u32, connection: ConnectionId) {
-        self.peers.entry(source).or_default().connections.insert(lane, connection);
+        let lanes = self.peers.entry(source).or_default();
+        lanes.connections.insert(lane, connection);
+        lanes.readers.insert(lane, ItemReader::new());
     }
 
     /// Is there a connection to the source?
@@ -199,8 +202,25 @@ impl Pull {
         Ok(())
     }
 
-    /// An item came from a source.
-    pub(crate) fn take_item(&mut self, item: &Item<'_>, disk: &Disk, now: Time) -> Result<&'static str, Trouble> {
+    /// An item came from a source on one of its lanes. All of them are read in order, also those that nobody waits for.
+    pub(crate) fn take_item(
+        &mut self,
+        (source, lane): (MemberId, u32),
+        item: Item<'_>,
+        disk: &Disk,
+        now: Time,
+    ) -> Result<&'static str, Trouble> {
+        let reader = self.peers.get_mut(&source).and_then(|lanes| lanes.readers.remove(&lane));
+        let mut reader = reader.ok_or(Trouble::Peer("an item on no lane"))?;
+        let item = reader.read(item).map_err(|_| Trouble::Peer("a stream that is lost"))?;
+        let told = self.take_read(&item, disk, now);
+        if let Some(lanes) = self.peers.get_mut(&source) {
+            lanes.readers.insert(lane, reader);
+        }
+        told
+    }
+
+    fn take_read(&mut self, item: &Item<'_, Codec>, disk: &Disk, now: Time) -> Result<&'static str, Trouble> {
         let request = RequestId(item.request);
         let Some(asked) = self.requests.get(&request) else { return Ok("late") };
         let asked = *asked.get(item.want as usize).ok_or(Trouble::Peer("an item that nobody asked for"))?;
@@ -221,7 +241,7 @@ impl Pull {
     fn take_chunk(
         &mut self,
         asked: Asked,
-        form: &ItemForm<'_>,
+        form: &ItemForm<'_, Codec>,
         disk: &Disk,
     ) -> Result<(Arrival, WatchedArrival), Trouble> {
         let corrupt = (Arrival::Corrupt, WatchedArrival::Nothing);

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
-use landfall_core::codec::{Base, ChunkFacts, Codec, CodecPolicy, EncodeFacts, Encoder, LinkFacts};
+use landfall_core::codec::{Base, ChunkFacts, Codec, CodecPolicy, EncodeFacts, LinkFacts, WireCodec, WireEncoder};
 use landfall_core::offer::{BaseFacts, BaseKnown, OfferFacts, plans};
 use landfall_core::tree::{Leaf, Nodes, Root, get};
 use landfall_core::wire::{
@@ -22,7 +22,8 @@ pub(crate) struct Serving {
     queues: BTreeMap<ConnectionId, VecDeque<Request>>,
     /// The trees that it holds: paths are answered in these.
     roots: BTreeMap<ChunkId, Root>,
-    encoder: Encoder,
+    /// What each connection was sent, its encoder remembers.
+    encoders: BTreeMap<ConnectionId, WireEncoder>,
     encoded: Vec<u8>,
 }
 
@@ -37,7 +38,7 @@ struct Request {
 impl Serving {
     /// Nothing is owed.
     pub(crate) fn new() -> Self {
-        Self { queues: BTreeMap::new(), roots: BTreeMap::new(), encoder: Encoder::new(), encoded: Vec::new() }
+        Self { queues: BTreeMap::new(), roots: BTreeMap::new(), encoders: BTreeMap::new(), encoded: Vec::new() }
     }
 
     /// Answers paths in the trees of a snapshot from now on.
@@ -48,6 +49,7 @@ impl Serving {
     /// A connection is gone.
     pub(crate) fn forget(&mut self, connection: ConnectionId) {
         self.queues.remove(&connection);
+        self.encoders.remove(&connection);
     }
 
     /// Takes a request. Says what to answer if it is none that a joiner sends.
@@ -96,24 +98,34 @@ impl Serving {
         };
         let Some(chunk) = disk.read(id)? else { return Ok(Some(item(request, want, ItemBody::Missing))) };
         let base = base.map(|base| disk.read(base)).transpose()?.flatten();
-        let frame = self.encode(request, want, &chunk, base.as_ref());
+        let encoder = self.encoders.entry(connection).or_default();
+        let (codec, payload) = encode(encoder, want, &chunk, base.as_ref(), &mut self.encoded);
+        let form = ItemForm { codec, plain_bytes: chunk.bytes().len() as u32, payload };
+        let frame = item(request, want, ItemBody::Chunk(form));
         Ok(Some(match lies {
             Some(random) => lie(frame, random),
             None => frame,
         }))
     }
+}
 
-    fn encode(&mut self, request: u32, want: u32, chunk: &Chunk, base: Option<&Chunk>) -> Vec<u8> {
-        let base = base.filter(|base| base.domain() == chunk.domain()).map(Chunk::bytes);
-        let base = base.map(Bytes::as_ref);
-        let codec = self.encoder.encode_by(&InTurn { want }, chunk.bytes(), base, &mut self.encoded);
-        let (codec, payload) = match codec {
-            Ok(codec) => (codec, &self.encoded[..]),
-            Err(_) => (Codec::Raw, &chunk.bytes()[..]),
-        };
-        item(request, want, ItemBody::Chunk(ItemForm { codec, plain_bytes: chunk.bytes().len() as u32, payload }))
+/// A chunk as it goes out, and how it is encoded.
+fn encode<'a>(
+    encoder: &mut WireEncoder,
+    want: u32,
+    chunk: &'a Chunk,
+    base: Option<&Chunk>,
+    encoded: &'a mut Vec<u8>,
+) -> (WireCodec, &'a [u8]) {
+    let base = base.filter(|base| base.domain() == chunk.domain()).map(|base| &base.bytes()[..]);
+    match encoder.encode_by(&InTurn { want }, chunk.bytes(), base, encoded) {
+        Ok(codec) => (codec, encoded),
+        Err(_) => (Codec::Raw.into(), chunk.bytes()),
     }
 }
+
+const WITHOUT_BASE: [WireCodec; 4] =
+    [WireCodec::Alone(Codec::Raw), WireCodec::Alone(Codec::Lz4), WireCodec::Alone(Codec::Zstd), WireCodec::ZstdStream];
 
 /// A patch where there is a base, else every codec in turn.
 struct InTurn {
@@ -121,10 +133,10 @@ struct InTurn {
 }
 
 impl CodecPolicy for InTurn {
-    fn choose(&self, chunk: ChunkFacts) -> Codec {
+    fn choose(&self, chunk: ChunkFacts) -> WireCodec {
         match chunk.base {
-            Base::Held => Codec::ZstdPatch,
-            Base::Absent => [Codec::Raw, Codec::Lz4, Codec::Zstd][self.want as usize % 3],
+            Base::Held => Codec::ZstdPatch.into(),
+            Base::Absent => WITHOUT_BASE[self.want as usize % WITHOUT_BASE.len()],
         }
     }
 
@@ -267,7 +279,7 @@ pub(crate) fn hello() -> Message<'static> {
         version_min: VERSION_MIN,
         version_max: VERSION_MAX,
         features: 0,
-        codecs: Codec::ALL.iter().map(|&codec| codec as u32).collect(),
+        codecs: WireCodec::ALL.map(|codec| u32::from(codec.to_byte())).to_vec(),
         software: "landfall-sim".to_owned(),
     })
 }

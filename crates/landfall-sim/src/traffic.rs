@@ -118,7 +118,7 @@ impl World {
                 pull.take_offer(source, &offer.manifest, self.scenario.lanes, &member.disk, clock).map(|()| "offer")
             }
             Ok(Message::Refusal(_)) => Err(Trouble::Peer("a refusal")),
-            Ok(Message::Item(item)) => pull.take_item(&item, &member.disk, clock),
+            Ok(Message::Item(item)) => pull.take_item((source, lane), item, &member.disk, clock),
             Ok(Message::Done { request }) => {
                 pull.take_done(RequestId(request), clock);
                 Ok("done")

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use landfall::core::ChunkId;
-use landfall::core::codec::{Codec, Decoder};
+use landfall::core::codec::{Codec, Decoder, WireCodec};
 use landfall::core::snapshot::{Manifest, StateName};
 use landfall::core::tree::Leaf;
-use landfall::core::wire::{Ask, Fetch, FetchWhat, Hello, ItemBody, Message, NodeRequest, UnitRequest};
+use landfall::core::wire::{Ask, Fetch, FetchWhat, Hello, ItemBody, ItemReader, Message, NodeRequest, UnitRequest};
 use landfall::member::{ChangingFiles, Keep, Member, ServeConfig, StateConfig};
 use landfall::net::{Connection, PlainTransport, Transport};
 
@@ -41,6 +41,7 @@ fn serve(place: &std::path::Path) -> Member {
 /// A conversation that has got as far as an offer.
 struct Joiner {
     connection: Connection,
+    reader: ItemReader,
     manifest: Manifest,
 }
 
@@ -61,7 +62,7 @@ impl Joiner {
             _ => panic!("no offer"),
         };
         assert_eq!(manifest.sections[0].root.level, 0, "a small tree is one leaf");
-        Self { connection, manifest }
+        Self { connection, reader: ItemReader::new(), manifest }
     }
 
     fn root(&self) -> ChunkId {
@@ -69,7 +70,7 @@ impl Joiner {
     }
 
     /// The forms in which the answers come, and the plaintext of those that are no patches.
-    fn fetch(&mut self, what: FetchWhat) -> Vec<(Codec, Vec<u8>)> {
+    fn fetch(&mut self, what: FetchWhat) -> Vec<(WireCodec, Vec<u8>)> {
         let fetch = Message::Fetch(Fetch { request: 1, what: Some(what) });
         self.connection.sender.send(&fetch.encode(), &[]).unwrap();
         self.connection.sender.flush().unwrap();
@@ -77,12 +78,14 @@ impl Joiner {
         loop {
             match Message::decode(self.connection.receiver.receive().unwrap().unwrap()).unwrap() {
                 Message::Item(item) => {
-                    let ItemBody::Chunk(form) = item.body else { panic!("it is missing") };
+                    let ItemBody::Chunk(travelled) = &item.body else { panic!("it is missing") };
+                    let codec = travelled.codec;
+                    let ItemBody::Chunk(form) = self.reader.read(item).unwrap().body else { unreachable!() };
                     let mut plain = Vec::new();
                     if form.codec != Codec::ZstdPatch {
                         Decoder::new().decode(form.codec, form.payload, form.plain_bytes, None, &mut plain).unwrap();
                     }
-                    items.push((form.codec, plain));
+                    items.push((codec, plain));
                 }
                 Message::Done { .. } => return items,
                 _ => panic!("neither an item nor the end"),
@@ -92,7 +95,7 @@ impl Joiner {
 }
 
 /// Every form in which a source answers a joiner that knows `codecs`: the root, and every chunk, each with and without a base.
-fn forms(member: &Member, codecs: &[u32]) -> BTreeSet<Codec> {
+fn forms(member: &Member, codecs: &[u32]) -> BTreeSet<WireCodec> {
     let log = member.log(&StateName::new("orders").unwrap()).unwrap();
     let mut old = Joiner::greet(member, codecs, Some(log[0].snapshot.parse().unwrap()));
     let mut new = Joiner::greet(member, codecs, None);
@@ -118,18 +121,20 @@ fn forms(member: &Member, codecs: &[u32]) -> BTreeSet<Codec> {
     answers.into_iter().map(|(codec, _)| codec).collect()
 }
 
+const RAW: WireCodec = WireCodec::Alone(Codec::Raw);
+
 #[test]
 fn a_source_answers_only_in_codecs_that_the_joiner_named() {
     let place = tempfile::tempdir().unwrap();
     let member = serve(place.path());
-    let all = forms(&member, &[0, 1, 2, 3]);
-    assert!(all.contains(&Codec::ZstdPatch) && all.len() > 1, "{all:?}");
-    assert_eq!(forms(&member, &[0]), [Codec::Raw].into());
-    assert_eq!(forms(&member, &[]), [Codec::Raw].into());
-    for known in [&[0, 1][..], &[0, 2], &[0, 1, 2], &[0, 3]] {
+    let all = forms(&member, &[0, 1, 2, 3, 4]);
+    assert!(all.contains(&Codec::ZstdPatch.into()) && all.len() > 1, "{all:?}");
+    assert_eq!(forms(&member, &[0]), [RAW].into());
+    assert_eq!(forms(&member, &[]), [RAW].into());
+    for known in [&[0, 1][..], &[0, 2], &[0, 1, 2], &[0, 3], &[0, 1, 2, 3]] {
         let used = forms(&member, known);
         assert!(
-            used.iter().all(|&codec| codec == Codec::Raw || known.contains(&(codec as u32))),
+            used.iter().all(|&codec| codec == RAW || known.contains(&u32::from(codec.to_byte()))),
             "{known:?}: {used:?}"
         );
     }

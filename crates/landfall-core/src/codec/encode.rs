@@ -3,8 +3,7 @@
 use lz4_flex::block::{CompressTable, compress_into_with_table, get_maximum_output_size};
 use zstd_safe::{CCtx, CParameter, compress_bound};
 
-use super::policy::{Base, ChunkFacts, CodecPolicy, Compressible};
-use super::{Codec, CodecError, Copied, looks_incompressible, patch};
+use super::{Codec, CodecError, Copied, patch};
 use crate::limits::CHUNK_BYTES_MAX;
 
 /// Encodes chunks. It keeps its buffers and compression contexts (about 1 MiB), so each thread has its own.
@@ -65,35 +64,6 @@ impl Encoder {
         check_lengths(plain, base)?;
         self.patch.write_copied(plain, base, copied, out);
         Ok(())
-    }
-
-    /// Replaces `out` with the encoded form of `plain` that `policy` chooses, and says which it is.
-    ///
-    /// A patch that saves less than half is dropped and the policy asked again as if there were no base; a compressed form that
-    /// saves nothing worth its decoding is dropped for the raw one.
-    pub fn encode_by(
-        &mut self,
-        policy: &dyn CodecPolicy,
-        plain: &[u8],
-        base: Option<&[u8]>,
-        out: &mut Vec<u8>,
-    ) -> Result<Codec, CodecError> {
-        let mut chunk = ChunkFacts {
-            base: if base.is_some() { Base::Held } else { Base::Absent },
-            compressible: if looks_incompressible(plain) { Compressible::Unlikely } else { Compressible::Likely },
-        };
-        let mut codec = policy.choose(chunk);
-        self.encode(codec, plain, base, out)?;
-        if codec == Codec::ZstdPatch && !codec.is_worth_it(plain.len(), out.len()) {
-            chunk.base = Base::Absent;
-            codec = policy.choose(chunk);
-            self.encode(codec, plain, base, out)?;
-        }
-        if !codec.is_worth_it(plain.len(), out.len()) {
-            codec = Codec::Raw;
-            self.encode(codec, plain, None, out)?;
-        }
-        Ok(codec)
     }
 
     fn encode_lz4(&mut self, plain: &[u8], out: &mut Vec<u8>) {

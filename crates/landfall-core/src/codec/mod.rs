@@ -8,15 +8,19 @@ mod encode;
 mod patch;
 mod policy;
 mod probe;
+mod stream;
+mod wire;
 mod within;
 
 pub use decode::Decoder;
 pub use encode::Encoder;
 pub use policy::{Automatic, Base, ChunkFacts, CodecPolicy, Compressible, EncodeFacts, Fixed, LinkFacts};
 pub use probe::looks_incompressible;
+pub use stream::{StreamDecoder, StreamEncoder};
+pub use wire::{WireCodec, WireEncoder};
 pub use within::{CodecSet, Within};
 
-/// How the bytes of a frame are encoded.
+/// How the bytes of a chunk are encoded by themselves, where they rest and where they travel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum Codec {
@@ -75,6 +79,12 @@ pub enum CodecError {
         /// What they claim to be.
         codec: Codec,
         /// What is wrong with them.
+        reason: &'static str,
+    },
+    /// The stream of a connection is out of step, and nothing of it can be decoded any more: end the connection.
+    #[error("the stream of the connection is lost: {reason}")]
+    StreamLost {
+        /// What is wrong with the item.
         reason: &'static str,
     },
 }

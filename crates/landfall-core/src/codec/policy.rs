@@ -2,18 +2,32 @@
 
 use std::time::Duration;
 
-use super::Codec;
+use super::{Codec, CodecSet, WireCodec};
 
 /// Chooses how each chunk is encoded on its way to one peer.
 pub trait CodecPolicy: Send {
     /// The codec to try for a chunk. Never a patch unless its base is held.
-    fn choose(&self, chunk: ChunkFacts) -> Codec;
+    fn choose(&self, chunk: ChunkFacts) -> WireCodec;
 
     /// Takes note of what the link did since the last call.
     fn handle_link(&mut self, link: LinkFacts);
 
     /// Takes note of what an encoding cost and gave.
     fn handle_encoded(&mut self, encoded: EncodeFacts);
+}
+
+impl<P: CodecPolicy + ?Sized> CodecPolicy for Box<P> {
+    fn choose(&self, chunk: ChunkFacts) -> WireCodec {
+        (**self).choose(chunk)
+    }
+
+    fn handle_link(&mut self, link: LinkFacts) {
+        (**self).handle_link(link);
+    }
+
+    fn handle_encoded(&mut self, encoded: EncodeFacts) {
+        (**self).handle_encoded(encoded);
+    }
 }
 
 /// What is known of a chunk before it is encoded.
@@ -60,7 +74,7 @@ pub struct LinkFacts {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EncodeFacts {
     /// How they were encoded.
-    pub codec: Codec,
+    pub codec: WireCodec,
     /// Plaintext that went in.
     pub plain_bytes: u64,
     /// Bytes that came out.
@@ -69,14 +83,14 @@ pub struct EncodeFacts {
     pub took: Duration,
 }
 
-/// Always the same codec; chunks without a base, where a patch was wanted, go raw.
+/// Always the same codec, however fast the link; chunks without a base, where a patch was wanted, go raw.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Fixed(pub Codec);
+pub struct Fixed(pub WireCodec);
 
 impl CodecPolicy for Fixed {
-    fn choose(&self, chunk: ChunkFacts) -> Codec {
+    fn choose(&self, chunk: ChunkFacts) -> WireCodec {
         match (self.0, chunk.base) {
-            (Codec::ZstdPatch, Base::Absent) => Codec::Raw,
+            (WireCodec::Alone(Codec::ZstdPatch), Base::Absent) => Codec::Raw.into(),
             (codec, _) => codec,
         }
     }
@@ -98,7 +112,9 @@ pub struct Automatic {
     span: LinkFacts,
     lz4: Pace,
     zstd: Pace,
-    current: Codec,
+    /// What is used where bytes count most: zstd, with a memory where the receiver has one.
+    densest: WireCodec,
+    current: WireCodec,
 }
 
 /// How fast a codec is and how much it leaves.
@@ -109,24 +125,37 @@ struct Pace {
 }
 
 impl Automatic {
-    /// A policy that has measured nothing yet.
+    /// A policy that has measured nothing yet, for a receiver without a memory.
     pub fn new() -> Self {
         Self {
             link_rate: None,
             span: NOTHING_SENT,
             lz4: Pace { plain_bytes_per_second: 700e6, encoded_per_plain: 0.65 },
             zstd: Pace { plain_bytes_per_second: 450e6, encoded_per_plain: 0.45 },
-            current: Codec::Raw,
+            densest: Codec::Zstd.into(),
+            current: Codec::Raw.into(),
+        }
+    }
+
+    /// The same for a receiver that knows these codecs: where the stream is among them it takes the place of zstd, with its own pace.
+    pub fn for_receiver(known: CodecSet) -> Self {
+        if !known.contains(WireCodec::ZstdStream) {
+            return Self::new();
+        }
+        Self {
+            zstd: Pace { plain_bytes_per_second: 400e6, encoded_per_plain: 0.4 },
+            densest: WireCodec::ZstdStream,
+            ..Self::new()
         }
     }
 
     /// Plaintext bytes per second that a codec brings across a link of `link_rate`.
-    fn plain_rate(&self, codec: Codec, link_rate: f64) -> f64 {
+    fn plain_rate(&self, codec: WireCodec, link_rate: f64) -> f64 {
         let through = |pace: Pace| (link_rate / pace.encoded_per_plain).min(pace.plain_bytes_per_second);
         match codec {
-            Codec::Raw => link_rate,
-            Codec::Lz4 => through(self.lz4),
-            Codec::Zstd | Codec::ZstdPatch => through(self.zstd),
+            WireCodec::Alone(Codec::Raw) => link_rate,
+            WireCodec::Alone(Codec::Lz4) => through(self.lz4),
+            WireCodec::Alone(Codec::Zstd | Codec::ZstdPatch) | WireCodec::ZstdStream => through(self.zstd),
         }
     }
 
@@ -137,7 +166,7 @@ impl Automatic {
         };
         let mut best = self.current;
         let mut best_rate = self.plain_rate(best, link_rate) * CLEARLY_BETTER;
-        for codec in [Codec::Raw, Codec::Lz4, Codec::Zstd] {
+        for codec in [Codec::Raw.into(), Codec::Lz4.into(), self.densest] {
             let rate = self.plain_rate(codec, link_rate);
             if codec != self.current && rate > best_rate {
                 (best, best_rate) = (codec, rate);
@@ -150,7 +179,7 @@ impl Automatic {
     fn learn_link(&mut self, span: LinkFacts) {
         let rate = span.sent_bytes as f64 / span.elapsed.as_secs_f64();
         let mut blocked_share = span.blocked.as_secs_f64() / span.elapsed.as_secs_f64();
-        if self.current == Codec::Raw {
+        if self.current == Codec::Raw.into() {
             // Where no core is idle it is the machine that binds, however full the socket looks; a sender that compresses keeps
             // cores busy itself, which proves nothing.
             blocked_share *= span.spare_cores.min(1.0);
@@ -165,10 +194,10 @@ impl Automatic {
 }
 
 impl CodecPolicy for Automatic {
-    fn choose(&self, chunk: ChunkFacts) -> Codec {
+    fn choose(&self, chunk: ChunkFacts) -> WireCodec {
         match chunk {
-            ChunkFacts { base: Base::Held, .. } => Codec::ZstdPatch,
-            ChunkFacts { compressible: Compressible::Unlikely, .. } => Codec::Raw,
+            ChunkFacts { base: Base::Held, .. } => Codec::ZstdPatch.into(),
+            ChunkFacts { compressible: Compressible::Unlikely, .. } => Codec::Raw.into(),
             _ => self.current,
         }
     }
@@ -188,9 +217,9 @@ impl CodecPolicy for Automatic {
 
     fn handle_encoded(&mut self, encoded: EncodeFacts) {
         let pace = match encoded.codec {
-            Codec::Lz4 => &mut self.lz4,
-            Codec::Zstd => &mut self.zstd,
-            Codec::Raw | Codec::ZstdPatch => return,
+            WireCodec::Alone(Codec::Lz4) => &mut self.lz4,
+            codec if codec == self.densest => &mut self.zstd,
+            _ => return,
         };
         let seconds = encoded.took.as_secs_f64();
         if encoded.plain_bytes == 0 || seconds <= 0.0 {
@@ -228,6 +257,9 @@ const CLEARLY_BETTER: f64 = 1.15;
 mod tests {
     use super::*;
 
+    const RAW: WireCodec = WireCodec::Alone(Codec::Raw);
+    const LZ4: WireCodec = WireCodec::Alone(Codec::Lz4);
+    const ZSTD: WireCodec = WireCodec::Alone(Codec::Zstd);
     const LIKELY: ChunkFacts = ChunkFacts { base: Base::Absent, compressible: Compressible::Likely };
 
     /// A sender with one core and a link: encoding and sending overlap, and whoever is slower sets the pace.
@@ -245,9 +277,9 @@ mod tests {
             let plain_bytes = 1 << 20;
             let codec = policy.choose(LIKELY);
             let (rate, ratio) = match codec {
-                Codec::Raw | Codec::ZstdPatch => (20e9, 1.0),
-                Codec::Lz4 => (self.lz4_rate, self.ratio.sqrt()),
-                Codec::Zstd => (self.zstd_rate, self.ratio),
+                WireCodec::Alone(Codec::Raw | Codec::ZstdPatch) => (20e9, 1.0),
+                WireCodec::Alone(Codec::Lz4) => (self.lz4_rate, self.ratio.sqrt()),
+                WireCodec::Alone(Codec::Zstd) | WireCodec::ZstdStream => (self.zstd_rate, self.ratio),
             };
             let encoded_bytes = (plain_bytes as f64 * ratio) as u64;
             let (encoding, sending) = (plain_bytes as f64 / rate, encoded_bytes as f64 / self.link_rate);
@@ -271,7 +303,7 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(sender: &Sender, policy: &mut Automatic, expected: &[Codec]) {
+    fn check(sender: &Sender, policy: &mut Automatic, expected: &[WireCodec]) {
         let mut changes = 0;
         for _ in 0..3000 {
             sender.send(policy);
@@ -294,30 +326,40 @@ mod tests {
 
     #[test]
     fn a_slow_link_gets_zstd_and_a_fast_one_raw_bytes() {
-        check(&sender(1e6, 0.4), &mut Automatic::new(), &[Codec::Zstd]);
-        check(&sender(125e6, 0.4), &mut Automatic::new(), &[Codec::Zstd]);
-        check(&sender(1e9, 0.4), &mut Automatic::new(), &[Codec::Raw]);
-        check(&sender(40e9, 0.4), &mut Automatic::new(), &[Codec::Raw]);
+        check(&sender(1e6, 0.4), &mut Automatic::new(), &[ZSTD]);
+        check(&sender(125e6, 0.4), &mut Automatic::new(), &[ZSTD]);
+        check(&sender(1e9, 0.4), &mut Automatic::new(), &[RAW]);
+        check(&sender(40e9, 0.4), &mut Automatic::new(), &[RAW]);
+    }
+
+    #[test]
+    fn a_receiver_with_a_memory_gets_the_stream_where_others_get_zstd() {
+        let policy = || Automatic::for_receiver(CodecSet::ALL);
+        check(&sender(1e6, 0.4), &mut policy(), &[WireCodec::ZstdStream]);
+        check(&sender(125e6, 0.4), &mut policy(), &[WireCodec::ZstdStream]);
+        check(&sender(1e9, 0.4), &mut policy(), &[RAW]);
+        let without = CodecSet::of_numbers(&[0, 1, 2, 3]);
+        check(&sender(125e6, 0.4), &mut Automatic::for_receiver(without), &[ZSTD]);
     }
 
     #[test]
     fn a_link_between_gets_what_brings_most_across() {
-        check(&sender(400e6, 0.4), &mut Automatic::new(), &[Codec::Lz4, Codec::Raw, Codec::Zstd]);
-        check(&sender(125e6, 0.98), &mut Automatic::new(), &[Codec::Raw, Codec::Zstd, Codec::Lz4]);
+        check(&sender(400e6, 0.4), &mut Automatic::new(), &[LZ4, RAW, ZSTD]);
+        check(&sender(125e6, 0.98), &mut Automatic::new(), &[RAW, ZSTD, LZ4]);
     }
 
     #[test]
     fn follows_a_link_that_changes() {
         let mut policy = Automatic::new();
-        check(&sender(125e6, 0.4), &mut policy, &[Codec::Zstd]);
-        check(&sender(5e9, 0.4), &mut policy, &[Codec::Raw]);
-        check(&sender(50e6, 0.4), &mut policy, &[Codec::Zstd]);
+        check(&sender(125e6, 0.4), &mut policy, &[ZSTD]);
+        check(&sender(5e9, 0.4), &mut policy, &[RAW]);
+        check(&sender(50e6, 0.4), &mut policy, &[ZSTD]);
     }
 
     #[test]
     fn a_starved_core_does_not_compress() {
         let starved = Sender { link_rate: 125e6, lz4_rate: 60e6, zstd_rate: 30e6, ratio: 0.4, spare_cores: 0.3 };
-        check(&starved, &mut Automatic::new(), &[Codec::Raw]);
+        check(&starved, &mut Automatic::new(), &[RAW]);
     }
 
     #[test]
@@ -326,11 +368,11 @@ mod tests {
         let mut policy = Automatic::new();
         for _ in 0..1000 {
             busy.send(&mut policy);
-            assert_eq!(policy.choose(LIKELY), Codec::Raw);
+            assert_eq!(policy.choose(LIKELY), RAW);
         }
         // Once it compresses, cores that are busy with that are no reason to stop.
-        check(&sender(125e6, 0.4), &mut policy, &[Codec::Zstd]);
-        check(&busy, &mut policy, &[Codec::Zstd]);
+        check(&sender(125e6, 0.4), &mut policy, &[ZSTD]);
+        check(&busy, &mut policy, &[ZSTD]);
     }
 
     #[test]
@@ -338,10 +380,10 @@ mod tests {
         for base in [Base::Held, Base::Absent] {
             for compressible in [Compressible::Likely, Compressible::Unlikely] {
                 let chunk = ChunkFacts { base, compressible };
-                let expected = if base == Base::Held { Codec::ZstdPatch } else { Codec::Raw };
+                let expected = if base == Base::Held { Codec::ZstdPatch.into() } else { RAW };
                 assert_eq!(Automatic::new().choose(chunk), expected);
-                assert_eq!(Fixed(Codec::ZstdPatch).choose(chunk), expected);
-                assert_eq!(Fixed(Codec::Zstd).choose(chunk), Codec::Zstd);
+                assert_eq!(Fixed(Codec::ZstdPatch.into()).choose(chunk), expected);
+                assert_eq!(Fixed(ZSTD).choose(chunk), ZSTD);
             }
         }
     }
@@ -352,12 +394,7 @@ mod tests {
         policy.handle_link(NOTHING_SENT);
         let blocked = LinkFacts { elapsed: Duration::from_secs(1), blocked: Duration::from_secs(5), ..NOTHING_SENT };
         policy.handle_link(LinkFacts { spare_cores: f64::INFINITY, ..blocked });
-        policy.handle_encoded(EncodeFacts {
-            codec: Codec::Zstd,
-            plain_bytes: 0,
-            encoded_bytes: 0,
-            took: Duration::ZERO,
-        });
+        policy.handle_encoded(EncodeFacts { codec: ZSTD, plain_bytes: 0, encoded_bytes: 0, took: Duration::ZERO });
         assert!(policy.link_rate.is_some_and(f64::is_finite));
         assert!(policy.zstd.plain_bytes_per_second.is_finite());
     }

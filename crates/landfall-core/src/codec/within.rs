@@ -1,6 +1,6 @@
 //! Owns the bounds of a choice: whoever decodes says which codecs it knows, and no other is ever used.
 
-use super::{Base, ChunkFacts, Codec, CodecPolicy, EncodeFacts, LinkFacts};
+use super::{Base, ChunkFacts, Codec, CodecPolicy, EncodeFacts, LinkFacts, WireCodec};
 
 /// Codecs that a peer can decode. Everybody can read raw bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -8,22 +8,22 @@ pub struct CodecSet(u8);
 
 impl CodecSet {
     /// Every codec of this version.
-    pub const ALL: Self = Self(0b1111);
+    pub const ALL: Self = Self(0b1_1111);
 
     /// The codecs that a peer named by their numbers. Numbers that nobody here knows say nothing.
     pub fn of_numbers(numbers: &[u32]) -> Self {
-        let known = numbers.iter().filter_map(|&number| Codec::from_byte(u8::try_from(number).ok()?));
-        Self(known.fold(bit(Codec::Raw), |set, codec| set | bit(codec)))
+        let known = numbers.iter().filter_map(|&number| WireCodec::from_byte(u8::try_from(number).ok()?));
+        Self(known.fold(bit(Codec::Raw.into()), |set, codec| set | bit(codec)))
     }
 
     /// Can the peer decode it?
-    pub fn contains(self, codec: Codec) -> bool {
-        self.0 & bit(codec) != 0
+    pub fn contains(self, codec: impl Into<WireCodec>) -> bool {
+        self.0 & bit(codec.into()) != 0
     }
 }
 
-fn bit(codec: Codec) -> u8 {
-    1 << codec as u8
+fn bit(codec: WireCodec) -> u8 {
+    1 << codec.to_byte()
 }
 
 /// A policy that chooses only what a peer can decode.
@@ -46,7 +46,7 @@ impl<P: CodecPolicy> Within<P> {
 }
 
 impl<P: CodecPolicy> CodecPolicy for Within<P> {
-    fn choose(&self, mut chunk: ChunkFacts) -> Codec {
+    fn choose(&self, mut chunk: ChunkFacts) -> WireCodec {
         if !self.known.contains(Codec::ZstdPatch) {
             chunk.base = Base::Absent;
         }
@@ -65,13 +65,15 @@ impl<P: CodecPolicy> CodecPolicy for Within<P> {
 
 impl<P> Within<P> {
     /// Where one compression was to be used, another is better than none.
-    fn next_best(&self, codec: Codec) -> Codec {
-        let other = match codec {
-            Codec::Lz4 => Codec::Zstd,
-            Codec::Zstd => Codec::Lz4,
-            Codec::Raw | Codec::ZstdPatch => Codec::Raw,
+    fn next_best(&self, codec: WireCodec) -> WireCodec {
+        let others: &[Codec] = match codec {
+            WireCodec::ZstdStream => &[Codec::Zstd, Codec::Lz4],
+            WireCodec::Alone(Codec::Lz4) => &[Codec::Zstd],
+            WireCodec::Alone(Codec::Zstd) => &[Codec::Lz4],
+            WireCodec::Alone(Codec::Raw | Codec::ZstdPatch) => &[],
         };
-        if self.known.contains(other) { other } else { Codec::Raw }
+        let known = others.iter().find(|&&other| self.known.contains(other));
+        known.map_or(Codec::Raw.into(), |&other| other.into())
     }
 }
 
@@ -81,7 +83,8 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check(known: &[u32], wanted: Codec, expected: Codec) {
+    fn check(known: &[u32], wanted: impl Into<WireCodec>, expected: impl Into<WireCodec>) {
+        let (wanted, expected) = (wanted.into(), expected.into());
         let policy = Within::new(Fixed(wanted), CodecSet::of_numbers(known));
         let chosen = policy.choose(ChunkFacts { base: Base::Held, compressible: Compressible::Likely });
         assert_eq!(chosen, expected, "{wanted:?} within {known:?}");
@@ -89,14 +92,17 @@ mod tests {
 
     #[test]
     fn chooses_only_what_the_peer_named() {
-        for codec in Codec::ALL {
-            check(&[0, 1, 2, 3], codec, codec);
+        for codec in WireCodec::ALL {
+            check(&[0, 1, 2, 3, 4], codec, codec);
             check(&[], codec, Codec::Raw);
-            check(&[0, 4, 900], codec, Codec::Raw);
+            check(&[0, 5, 900], codec, Codec::Raw);
         }
         check(&[0, 1], Codec::Zstd, Codec::Lz4);
         check(&[0, 2], Codec::Lz4, Codec::Zstd);
         check(&[0, 1, 2], Codec::ZstdPatch, Codec::Raw);
         check(&[3], Codec::ZstdPatch, Codec::ZstdPatch);
+        check(&[0, 1, 2, 3], WireCodec::ZstdStream, Codec::Zstd);
+        check(&[0, 1], WireCodec::ZstdStream, Codec::Lz4);
+        check(&[4], Codec::Zstd, Codec::Raw);
     }
 }

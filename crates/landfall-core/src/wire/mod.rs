@@ -6,7 +6,7 @@
 mod item;
 mod message;
 
-pub use item::{ITEM_HEAD_BYTES, Item, ItemBody, ItemForm};
+pub use item::{ITEM_HEAD_BYTES, Item, ItemBody, ItemForm, ItemReader};
 pub use message::{
     Ask, ChunkRequest, Fetch, FetchWhat, Hello, Lease, Message, NodeRequest, Offer, Open, PathRequest, Refusal,
     RefusalReason, SignedHead, TouchedKey, UnitRequest, Urgency,

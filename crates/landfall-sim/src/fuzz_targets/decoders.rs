@@ -127,7 +127,7 @@ pub(super) fn valid_wire_message(random: &mut Random) -> Vec<u8> {
         1 => Message::Cancel { request }.encode(),
         2 => Message::Done { request }.encode(),
         3 => {
-            let form = ItemForm { codec: Codec::Zstd, plain_bytes: 100, payload: &payload };
+            let form = ItemForm { codec: Codec::Zstd.into(), plain_bytes: 100, payload: &payload };
             Message::Item(Item { request, want: 1, body: ItemBody::Chunk(form) }).encode()
         }
         4 => {

@@ -9,7 +9,7 @@ use landfall_core::codec::{Codec, Decoder};
 use landfall_core::keyed::{Missing, Way};
 use landfall_core::tree::{ChunkRef, NodeWant, Root};
 use landfall_core::wire::{
-    ChunkRequest, Fetch, FetchWhat, Item, ItemBody, ItemForm, Message, NodeRequest, PathRequest,
+    ChunkRequest, Fetch, FetchWhat, Item, ItemBody, ItemForm, ItemReader, Message, NodeRequest, PathRequest,
 };
 use landfall_core::{Chunk, ChunkId, Domain, Time};
 
@@ -88,6 +88,7 @@ pub(super) struct Line {
     requests: u32,
     asked_since: Option<Time>,
     corrupt: BTreeMap<MemberId, u32>,
+    reader: ItemReader,
     decoder: Decoder,
     /// Bytes of plaintext that came.
     pub(super) bytes: u64,
@@ -117,6 +118,7 @@ impl Line {
             requests: 0,
             asked_since: None,
             corrupt: BTreeMap::new(),
+            reader: ItemReader::new(),
             decoder: Decoder::new(),
             bytes: 0,
         }
@@ -141,6 +143,7 @@ impl Line {
         self.open.clear();
         self.manifest_asked = None;
         self.asked_since = None;
+        self.reader = ItemReader::new();
         self.tasks.values_mut().for_each(|pending| pending.is_asked = false);
         self.source.take()
     }
@@ -213,11 +216,12 @@ impl Line {
     /// Takes an item; gives the chunk if it is what was asked for.
     pub(super) fn take_item(
         &mut self,
-        item: &Item<'_>,
+        item: Item<'_>,
         disk: &Disk,
         here: &Here<'_>,
         now: Time,
     ) -> Result<Option<(Chunk, AskedBy)>, Trouble> {
+        let item = self.reader.read(item).map_err(|_| Trouble::Peer("a stream that is lost"))?;
         let open = self.open.get_mut(&item.request).ok_or(Trouble::Peer("an item that nobody asked for"))?;
         self.asked_since = Some(now);
         let ItemBody::Chunk(form) = &item.body else {
@@ -278,7 +282,7 @@ pub(super) enum AskFrame {
 
 fn decode(
     decoder: &mut Decoder,
-    form: &ItemForm<'_>,
+    form: &ItemForm<'_, Codec>,
     id: ChunkId,
     domain: Domain,
     base: Option<ChunkId>,

@@ -160,10 +160,15 @@ impl LiveWorld {
 
     fn joiner_hears(&mut self, joiner: MemberId, source: MemberId, lane: u32, frame: &[u8]) -> Result<(), Trouble> {
         let Ok(message) = Message::decode(frame) else { return Err(Trouble::Peer("no message")) };
-        if lane == LINE { self.line_hears(joiner, message) } else { self.bulk_hears(joiner, source, message) }
+        if lane == LINE { self.line_hears(joiner, message) } else { self.bulk_hears(joiner, (source, lane), message) }
     }
 
-    fn bulk_hears(&mut self, joiner: MemberId, source: MemberId, message: Message<'_>) -> Result<(), Trouble> {
+    fn bulk_hears(
+        &mut self,
+        joiner: MemberId,
+        (source, lane): (MemberId, u32),
+        message: Message<'_>,
+    ) -> Result<(), Trouble> {
         let at = &mut self.members[joiner];
         let clock = at.clock(self.ground.now);
         let Some(bulk) = at.joining.as_mut().and_then(|joining| joining.bulk.as_mut()) else { return Ok(()) };
@@ -173,7 +178,7 @@ impl LiveWorld {
                 bulk.take_offer(source, &offer.manifest, self.scenario.lanes, &at.disk, clock)?;
             }
             Message::Item(item) => {
-                let came = bulk.take_item(&item, &at.disk, clock)?;
+                let came = bulk.take_item((source, lane), item, &at.disk, clock)?;
                 self.ground.log.note(self.ground.now, format_args!("{joiner} <- {source} {came}"));
                 if let Some((id, bytes)) = bulk.last_came.take() {
                     at.came(id, bytes, AskedBy::Name)?;
@@ -201,7 +206,7 @@ impl LiveWorld {
             }
             Message::Item(item) => {
                 let here = Here::new(&at.disk, &at.nodes);
-                let came = joining.line.take_item(&item, &at.disk, &here, clock)?;
+                let came = joining.line.take_item(item, &at.disk, &here, clock)?;
                 let what = came.as_ref().map_or("nothing".to_owned(), |(chunk, _)| chunk.id().short().to_string());
                 self.ground.log.note(self.ground.now, format_args!("{joiner} <= {what}"));
                 return came.map_or(Ok(()), |(chunk, asked)| at.came(chunk.id(), chunk.bytes().len() as u64, asked));

@@ -4,6 +4,7 @@ use std::error::Error;
 use std::fmt::Display;
 
 use bytes::Bytes;
+use landfall_core::codec::Codec;
 use landfall_core::transfer::Want;
 use landfall_core::tree::{NodeWant, TreeError, Value};
 use landfall_core::wire::ItemForm;
@@ -31,7 +32,7 @@ pub(crate) trait Landing: Send + Sync {
     fn take_unchanged(&self, unchanged: Vec<Self::Unchanged>) -> Result<Vec<Want>, Self::Failure>;
 
     /// Keeps a verified node, which came in `form`.
-    fn put_node(&self, want: &NodeWant, node: &Chunk, form: &ItemForm<'_>) -> Result<(), Self::Failure>;
+    fn put_node(&self, want: &NodeWant, node: &Chunk, form: &ItemForm<'_, Codec>) -> Result<(), Self::Failure>;
 
     /// Where the chunk of an entry goes.
     fn place_of(&self, key: &Bytes, value: &Value) -> Result<Self::Place, Self::Failure>;

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use landfall_core::transfer::{Lane, PeerCost, PeerId, RequestId};
-use landfall_core::wire::{Lease, Message};
+use landfall_core::wire::{ItemReader, Lease, Message};
 use landfall_net::{Connection, FrameReceiver, ReceiveError, Transport};
 
 use super::greet::{Greeted, Question, SourceError, Trust, greet};
@@ -124,13 +124,13 @@ impl Source<'_> {
 
 /// Takes what comes on one lane until it ends; says why it ended.
 fn listen<L: Landing>(session: &Session<L>, lane: Lane, mut receiver: Box<dyn FrameReceiver>, lease: Lease) -> String {
-    let mut bench = Workbench::new();
+    let (mut reader, mut bench) = (ItemReader::new(), Workbench::new());
     let mut courtesy = Courtesy::of_this_thread();
     let mut renewal = Renewal { lease, renewed: Instant::now(), heard: Instant::now() };
     let mut counted = 0;
     let why = loop {
         let heard = match receiver.receive() {
-            Ok(Some(frame)) => hear(session, lane, frame, &mut bench),
+            Ok(Some(frame)) => hear(session, lane, frame, &mut reader, &mut bench),
             Ok(None) => break "the source ended the conversation".to_owned(),
             Err(ReceiveError::Unfinished { .. }) => Ok(Heard::Bytes),
             Err(ReceiveError::TimedOut { .. }) if renewal.heard.elapsed() < SILENCE_MAX => Ok(Heard::Nothing),
@@ -181,10 +181,19 @@ enum Heard {
     Nothing,
 }
 
-fn hear<L: Landing>(session: &Session<L>, lane: Lane, frame: &[u8], bench: &mut Workbench) -> Result<Heard, String> {
+fn hear<L: Landing>(
+    session: &Session<L>,
+    lane: Lane,
+    frame: &[u8],
+    reader: &mut ItemReader,
+    bench: &mut Workbench,
+) -> Result<Heard, String> {
     match Message::decode(frame).map_err(|error| error.to_string())? {
         Message::Item(item) => {
-            session.take_item(lane, &item, bench).map_err(|_| "an item that answers no want".to_owned())?;
+            let travelled = item.payload().len();
+            // What nobody wants any more is read too: what comes after it may build on it.
+            let item = reader.read(item).map_err(|error| error.to_string())?;
+            session.take_item(lane, &item, travelled, bench).map_err(|_| "an item that answers no want".to_owned())?;
         }
         Message::Done { request } => session
             .end_request(lane, RequestId(request))

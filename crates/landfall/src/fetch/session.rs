@@ -174,8 +174,14 @@ impl<L: Landing> Session<L> {
         waited.expect("no panic under the lock").0.ended
     }
 
-    /// Takes one item that came on `lane`.
-    pub(crate) fn take_item(&self, lane: Lane, item: &Item<'_>, bench: &mut Workbench) -> Result<(), BadItem> {
+    /// Takes one item that came on `lane`, where its payload was `travelled` bytes long.
+    pub(crate) fn take_item(
+        &self,
+        lane: Lane,
+        item: &Item<'_, Codec>,
+        travelled: usize,
+        bench: &mut Workbench,
+    ) -> Result<(), BadItem> {
         let request = RequestId(item.request);
         let driver = self.driver();
         // A request that ended meanwhile, or a chunk that came from elsewhere.
@@ -196,7 +202,7 @@ impl<L: Landing> Session<L> {
             }
             Asked::Chunks(chunks) => {
                 let chunk = chunks.get(item.want as usize).ok_or(BadItem)?;
-                self.take_chunk(lane.peer, chunk, &item.body, bench)
+                self.take_chunk(lane.peer, chunk, &item.body, travelled, bench)
             }
         };
         match arrival {
@@ -394,7 +400,7 @@ impl<L: Landing> Session<L> {
         &self,
         peer: PeerId,
         want: &NodeWant,
-        body: &ItemBody<'_>,
+        body: &ItemBody<'_, Codec>,
         bench: &mut Workbench,
     ) -> Result<Arrival, L::Failure> {
         let ItemBody::Chunk(form) = body else { return Ok(Arrival::Missing) };
@@ -419,7 +425,8 @@ impl<L: Landing> Session<L> {
         &self,
         peer: PeerId,
         asked: &AskedChunk<L::Place>,
-        body: &ItemBody<'_>,
+        body: &ItemBody<'_, Codec>,
+        travelled: usize,
         bench: &mut Workbench,
     ) -> Result<Arrival, L::Failure> {
         let form = match body {
@@ -458,7 +465,7 @@ impl<L: Landing> Session<L> {
             return Ok(Arrival::Corrupt);
         };
         self.landing.put(&asked.place, chunk)?;
-        self.status.note_chunk(peer, form.codec, chunk.bytes().len(), form.payload.len());
+        self.status.note_chunk(peer, form.codec, chunk.bytes().len(), travelled);
         Ok(Arrival::Stored)
     }
 

@@ -21,7 +21,7 @@ use crate::keyed::Keyed;
 use crate::source::{ServedStates, ServingMember, converse};
 
 pub use crate::files::scan::ChangingFiles;
-pub use crate::source::ConnectionService;
+pub use crate::source::{ConnectionService, Encoding};
 pub use error::{InspectError, ServeError, TakeError};
 pub(crate) use inspect::collect;
 pub use inspect::{CollectReport, Damage, DiffReport, ListedFile, SnapshotSummary, VerifyReport};
@@ -51,12 +51,22 @@ pub struct ServeConfig {
     pub keyed: Vec<Arc<Keyed>>,
     /// Services to which peers may open connections, by name.
     pub services: BTreeMap<String, ConnectionService>,
+    /// How answers to joiners are encoded.
+    pub encoding: Encoding,
 }
 
 impl ServeConfig {
     /// A member that serves nothing and does not listen: a base for what differs.
     pub fn new(transport: Arc<dyn Transport>) -> Self {
-        Self { listen: None, transport, signer: None, states: Vec::new(), keyed: Vec::new(), services: BTreeMap::new() }
+        Self {
+            listen: None,
+            transport,
+            signer: None,
+            states: Vec::new(),
+            keyed: Vec::new(),
+            services: BTreeMap::new(),
+            encoding: Encoding::default(),
+        }
     }
 }
 
@@ -116,7 +126,8 @@ impl Member {
                 return Err(ServeError::TwiceNamed(keyed.name().clone()));
             }
         }
-        let shared = Arc::new(ServingMember { states: RwLock::new(states), services: config.services, clock });
+        let (states, services, encoding) = (RwLock::new(states), config.services, config.encoding);
+        let shared = Arc::new(ServingMember { states, services, encoding, clock });
         let connections = Arc::new(Connections::default());
         let listener: Option<Arc<dyn Listener>> = match &config.listen {
             Some(address) => Some(Arc::from(config.transport.listen(address)?)),

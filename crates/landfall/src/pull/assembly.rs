@@ -8,6 +8,7 @@ use std::ops::Bound;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
+use landfall_core::codec::Codec;
 use landfall_core::files::{BadPath, Content, FileKey, FileKind, FilePath, Meta, MetaError, decode_meta};
 use landfall_core::transfer::Want;
 use landfall_core::tree::{ChunkRef, Cursor, Leaf, NodeWant, Nodes, Root, TreeError, Value, get};
@@ -325,7 +326,7 @@ impl Landing for Assembly {
         Ok(wants)
     }
 
-    fn put_node(&self, _: &NodeWant, node: &Chunk, _: &ItemForm<'_>) -> Result<(), AssemblyError> {
+    fn put_node(&self, _: &NodeWant, node: &Chunk, _: &ItemForm<'_, Codec>) -> Result<(), AssemblyError> {
         Ok(self.nodes.put(node)?)
     }
 

@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use landfall_core::codec::{
-    Automatic, Base, ChunkFacts, Codec, CodecPolicy, CodecSet, Compressible, Decoder, EncodeFacts, Encoder, Within,
-    looks_incompressible,
+    Automatic, Base, ChunkFacts, Codec, CodecPolicy, CodecSet, Compressible, Decoder, EncodeFacts, Fixed, WireCodec,
+    WireEncoder, Within, looks_incompressible,
 };
 use landfall_core::files::FileKey;
 use landfall_core::tree::{ChunkRef, Leaf, Nodes, Value, get};
@@ -25,6 +25,25 @@ use crate::background::{Courtesy, give_way};
 use crate::content::{ContentError, PackedContent};
 use crate::nodes::NodeCache;
 
+/// How the answers to joiners are encoded; never in a codec that the joiner did not name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Encoding {
+    /// As each link deserves, by measuring.
+    #[default]
+    Measured,
+    /// The same on every link: for whoever knows the links better.
+    Always(WireCodec),
+}
+
+impl Encoding {
+    fn policy(self, known: CodecSet) -> Box<dyn CodecPolicy> {
+        match self {
+            Self::Measured => Box::new(Automatic::for_receiver(known)),
+            Self::Always(codec) => Box::new(Fixed(codec)),
+        }
+    }
+}
+
 /// Answers the requests of one connection.
 pub(super) struct Answers {
     state: Arc<ServedState>,
@@ -37,8 +56,8 @@ pub(super) struct Answers {
 
 /// Buffers and contexts that are used again for every chunk.
 struct Coder {
-    policy: Within<Automatic>,
-    encoder: Encoder,
+    policy: Within<Box<dyn CodecPolicy>>,
+    encoder: WireEncoder,
     decoder: Decoder,
     plain: Vec<u8>,
     base: Vec<u8>,
@@ -54,11 +73,17 @@ enum Found {
 }
 
 impl Answers {
-    /// Answers in the codecs that the joiner knows, on the calling thread.
-    pub(super) fn new(state: Arc<ServedState>, known: CodecSet, urgency: Urgency) -> Self {
+    /// Answers in the codecs that the joiner knows, on the calling thread. The encoder is the connection's: it remembers what went out.
+    pub(super) fn new(
+        state: Arc<ServedState>,
+        known: CodecSet,
+        encoding: Encoding,
+        encoder: WireEncoder,
+        urgency: Urgency,
+    ) -> Self {
         let coder = Coder {
-            policy: Within::new(Automatic::new(), known),
-            encoder: Encoder::new(),
+            policy: Within::new(encoding.policy(known), known),
+            encoder,
             decoder: Decoder::new(),
             plain: Vec::new(),
             base: Vec::new(),
@@ -67,6 +92,11 @@ impl Answers {
         // A window begins here, so that the first answers know what the machine is doing.
         state.spare_cores.lately();
         Self { state, coder, link: LinkWatch::of_this_thread(), urgency, courtesy: None }
+    }
+
+    /// Gives back the connection's encoder.
+    pub(super) fn into_encoder(self) -> WireEncoder {
+        self.coder.encoder
     }
 
     /// Sends one item for each want of `fetch`.
@@ -279,7 +309,7 @@ impl Answers {
     ) -> Result<(), SendError> {
         let body = match &found {
             Ok(Found::Stored { codec, plain_bytes, bytes }) => {
-                ItemBody::Chunk(ItemForm { codec: *codec, plain_bytes: *plain_bytes, payload: bytes })
+                ItemBody::Chunk(ItemForm { codec: (*codec).into(), plain_bytes: *plain_bytes, payload: bytes })
             }
             Ok(Found::Plain { base }) => ItemBody::Chunk(self.coder.form(*base)),
             Err(ContentError::Missing) => ItemBody::Missing,
@@ -306,7 +336,7 @@ impl Coder {
             // It was made against the very chunk that the joiner holds.
             Codec::ZstdPatch => stored_base == base,
             Codec::Lz4 | Codec::Zstd => base.is_none(),
-            Codec::Raw => base.is_none() && self.policy.choose(facts) == Codec::Raw,
+            Codec::Raw => base.is_none() && self.policy.choose(facts) == RAW,
         }
     }
 
@@ -314,26 +344,26 @@ impl Coder {
     fn form(&mut self, base: Base) -> ItemForm<'_> {
         let plain_bytes = self.plain.len() as u32;
         let codec = self.encode(base);
-        let payload = if codec == Codec::Raw { &self.plain } else { &self.encoded };
+        let payload = if codec == RAW { &self.plain } else { &self.encoded };
         ItemForm { codec, plain_bytes, payload }
     }
 
-    fn encode(&mut self, base: Base) -> Codec {
+    fn encode(&mut self, base: Base) -> WireCodec {
         let mut facts = ChunkFacts { base, compressible: Compressible::Likely };
         // On a link that takes everything raw, not even the probe is worth its time.
-        if self.policy.choose(facts) == Codec::Raw {
-            return Codec::Raw;
+        if self.policy.choose(facts) == RAW {
+            return RAW;
         }
         if base == Base::Absent && looks_incompressible(&self.plain) {
             facts.compressible = Compressible::Unlikely;
-            if self.policy.choose(facts) == Codec::Raw {
-                return Codec::Raw;
+            if self.policy.choose(facts) == RAW {
+                return RAW;
             }
         }
         let began = Instant::now();
         let base = (base == Base::Held).then_some(&self.base[..]);
         let Ok(codec) = self.encoder.encode_by(&self.policy, &self.plain, base, &mut self.encoded) else {
-            return Codec::Raw;
+            return RAW;
         };
         self.policy.handle_encoded(EncodeFacts {
             codec,
@@ -358,6 +388,8 @@ impl Nodes for Way<'_> {
         Some(node)
     }
 }
+
+const RAW: WireCodec = WireCodec::Alone(Codec::Raw);
 
 fn bad_id() -> Refusal {
     Refusal::new(RefusalReason::Protocol, "an id that is not 32 bytes long")

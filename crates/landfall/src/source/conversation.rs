@@ -6,14 +6,14 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
-use landfall_core::codec::{Codec, CodecSet};
+use landfall_core::codec::{CodecSet, WireCodec, WireEncoder};
 use landfall_core::snapshot::StateName;
 use landfall_core::wire::{
     Ask, Fetch, Hello, Lease, Message, Open, Refusal, RefusalReason, VERSION_MAX, VERSION_MIN, common_version,
 };
 use landfall_net::{Connection, FrameSender, SendError};
 
-use super::answer::Answers;
+use super::answer::{Answers, Encoding};
 use super::lease::LEASE_DURATION;
 use super::offering;
 use super::state::{ServedState, ServedStates};
@@ -32,6 +32,7 @@ pub type ConnectionService = Arc<dyn Fn(Connection) + Send + Sync>;
 pub(crate) struct ServingMember {
     pub(crate) states: std::sync::RwLock<ServedStates>,
     pub(crate) services: BTreeMap<String, ConnectionService>,
+    pub(crate) encoding: Encoding,
     pub(crate) clock: Clock,
 }
 
@@ -268,7 +269,7 @@ impl Talk<'_> {
     }
 
     fn answer_ask(&mut self, ask: &Ask, known: CodecSet) -> Result<Result<(), Refusal>, SendError> {
-        self.end_lease();
+        let encoder = self.end_lease().unwrap_or_default();
         let states = self.member.states.read().expect("no panic under the lock").clone();
         let state = StateName::new(&ask.state).ok().and_then(|name| states.get(&name).cloned());
         let Some(state) = state else {
@@ -287,7 +288,7 @@ impl Talk<'_> {
         if offer.lease.is_none() {
             return Ok(Err(Refusal::new(RefusalReason::Busy, "too many transfers run at once: try again later")));
         }
-        let answers = Answers::new(state.clone(), known, ask.urgency());
+        let answers = Answers::new(state.clone(), known, self.member.encoding, encoder, ask.urgency());
         self.asked = Some(Asked { state, lease: offer.lease.clone(), answers });
         self.say(&Message::Offer(Box::new(offer)))?;
         Ok(Ok(()))
@@ -322,10 +323,13 @@ impl Talk<'_> {
         self.sender.send(&message.encode(), &[])
     }
 
-    fn end_lease(&mut self) {
-        if let Some(Asked { state, lease: Some(lease), .. }) = self.asked.take() {
+    /// Ends the lease, if there is one; gives back the encoder, which goes on where it was however often the joiner asks.
+    fn end_lease(&mut self) -> Option<WireEncoder> {
+        let Asked { state, lease, answers } = self.asked.take()?;
+        if let Some(lease) = lease {
             state.leases.end(lease.id);
         }
+        Some(answers.into_encoder())
     }
 }
 
@@ -335,7 +339,7 @@ pub(crate) fn own_hello() -> Hello {
         version_min: VERSION_MIN,
         version_max: VERSION_MAX,
         features: 0,
-        codecs: [Codec::Raw, Codec::Lz4, Codec::Zstd, Codec::ZstdPatch].map(|codec| codec as u32).to_vec(),
+        codecs: WireCodec::ALL.map(|codec| u32::from(codec.to_byte())).to_vec(),
         software: concat!("landfall ", env!("CARGO_PKG_VERSION")).to_owned(),
     }
 }

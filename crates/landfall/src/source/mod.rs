@@ -10,6 +10,7 @@ mod spare_cores;
 mod state;
 mod touched;
 
+pub use answer::Encoding;
 pub use conversation::ConnectionService;
 pub(crate) use conversation::{ServingMember, converse, own_hello};
 pub(crate) use state::{Content, LetGo, ServedState, ServedStates};

@@ -98,7 +98,7 @@ impl Landing for KeyedLanding {
         Ok(Vec::new())
     }
 
-    fn put_node(&self, want: &NodeWant, node: &Chunk, form: &ItemForm<'_>) -> Result<(), LandingError> {
+    fn put_node(&self, want: &NodeWant, node: &Chunk, form: &ItemForm<'_, Codec>) -> Result<(), LandingError> {
         match (form.codec, want.base) {
             // It rests as it came: as what differs from the node that it replaces.
             (Codec::ZstdPatch, Some(base)) => Ok(self.here.nodes.put_patch(node, base, form.payload)?),

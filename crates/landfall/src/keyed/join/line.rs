@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use landfall_core::codec::Codec;
-use landfall_core::wire::{Fetch, FetchWhat, ItemBody, Lease, Message};
+use landfall_core::wire::{Fetch, FetchWhat, Item, ItemBody, ItemReader, Lease, Message};
 use landfall_net::{Closer, Connection, FrameReceiver, FrameSender, ReceiveError};
 
 use crate::fetch::greet::Greeted;
@@ -36,7 +36,7 @@ pub(super) enum Came {
     Nothing,
 }
 
-/// Bytes as they travelled.
+/// Bytes as they travelled, if they did so by themselves.
 pub(super) struct Encoded {
     pub(super) codec: Codec,
     pub(super) plain_bytes: u32,
@@ -71,8 +71,8 @@ impl Line {
         let (weak, pending, lease) = (Arc::downgrade(&line), line.pending.clone(), greeted.lease);
         let listen = move || {
             let mut renewal = Renewal { lease, renewed: Instant::now() };
-            let mut counted = 0;
-            while hear(&mut *receiver, &pending) == Heard::GoOn {
+            let (mut reader, mut counted) = (ItemReader::new(), 0);
+            while hear(&mut *receiver, &mut reader, &pending) == Heard::GoOn {
                 let received = receiver.bytes_received();
                 status.note_wire(received - counted, 0);
                 counted = received;
@@ -156,7 +156,7 @@ enum Heard {
 }
 
 /// Takes one message of the source to whoever asked.
-fn hear(receiver: &mut dyn FrameReceiver, pending: &Mutex<Pending>) -> Heard {
+fn hear(receiver: &mut dyn FrameReceiver, reader: &mut ItemReader, pending: &Mutex<Pending>) -> Heard {
     let frame = match receiver.receive() {
         Ok(Some(frame)) => frame,
         Err(ReceiveError::TimedOut { .. }) => return Heard::GoOn,
@@ -164,21 +164,9 @@ fn hear(receiver: &mut dyn FrameReceiver, pending: &Mutex<Pending>) -> Heard {
     };
     match Message::decode(frame) {
         Ok(Message::Item(item)) => {
-            let came = match item.body {
-                ItemBody::Chunk(form) => Came::Bytes(Encoded {
-                    codec: form.codec,
-                    plain_bytes: form.plain_bytes,
-                    payload: Bytes::copy_from_slice(form.payload),
-                }),
-                ItemBody::Missing | ItemBody::Damaged => Came::Nothing,
-            };
-            let asked = lock(pending).answers.get(&item.request).cloned();
-            // Who does not wait any more has gone to another source.
-            if let Some(asked) = asked
-                && asked.send(Answer::Item { want: item.want, came }).is_err()
-            {
-                lock(pending).answers.remove(&item.request);
-            }
+            // What nobody waits for any more is read too: what comes after it may build on it.
+            let Ok(item) = reader.read(item) else { return Heard::End };
+            take_item(item, pending);
             Heard::GoOn
         }
         Ok(Message::Done { request }) => {
@@ -190,6 +178,24 @@ fn hear(receiver: &mut dyn FrameReceiver, pending: &Mutex<Pending>) -> Heard {
         }
         Ok(Message::Renewed(_)) => Heard::GoOn,
         _ => Heard::End,
+    }
+}
+
+fn take_item(item: Item<'_, Codec>, pending: &Mutex<Pending>) {
+    let came = match item.body {
+        ItemBody::Chunk(form) => Came::Bytes(Encoded {
+            codec: form.codec,
+            plain_bytes: form.plain_bytes,
+            payload: Bytes::copy_from_slice(form.payload),
+        }),
+        ItemBody::Missing | ItemBody::Damaged => Came::Nothing,
+    };
+    let asked = lock(pending).answers.get(&item.request).cloned();
+    // Who does not wait any more has gone to another source.
+    if let Some(asked) = asked
+        && asked.send(Answer::Item { want: item.want, came }).is_err()
+    {
+        lock(pending).answers.remove(&item.request);
     }
 }
 
