@@ -1,11 +1,15 @@
-//! Measures codecs and chunkers on one core, from memory: GB/s of plaintext, and bytes that are left.
+//! Measures codecs and chunkers on one core, from memory: GB/s of plaintext, and bytes that are left. With the path of a file, also
+//! what a stream leaves of its pages.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use landfall_bench::contents::Contents;
 use landfall_core::chunker::{Cutter, Rest, is_zero};
-use landfall_core::codec::{Codec, Decoder, Encoder, looks_incompressible};
-use landfall_core::{ChunkId, Domain};
+use landfall_core::codec::{Codec, Decoder, Encoder, StreamDecoder, WireCodec, WireEncoder, looks_incompressible};
+use landfall_core::tree::{Builder, Leaf, NodeSink, Salt, Value};
+use landfall_core::{Chunk, ChunkId, Domain};
 
 fn main() {
     println!("{:<34} {:>9} {:>9}", "chunker", "GB/s", "chunks");
@@ -19,6 +23,116 @@ fn main() {
     for codec in [Codec::Lz4, Codec::Zstd] {
         measure_codec(codec, 64 << 10, Change::Nothing);
         measure_codec(codec, 64 << 10, Change::NoiseEverywhere);
+    }
+    println!(
+        "\n{:<34} {:>9} {:>9} {:>10} {:>8}",
+        "each alone, and as a stream", "enc GB/s", "dec GB/s", "bytes", "ratio"
+    );
+    measure_stream("leaves of a keyed tree", &leaves());
+    for length in [100, 300, 1000] {
+        let cut = |leaf: &Vec<u8>| leaf[..leaf.len().min(length)].to_vec();
+        measure_stream(&format!("their first {length} bytes"), &leaves().iter().map(cut).collect::<Vec<_>>());
+    }
+    if let Some(path) = std::env::args().nth(1) {
+        measure_file(&path);
+    }
+}
+
+/// The leaves of a keyed state of 300 000 short values.
+fn leaves() -> Vec<Vec<u8>> {
+    struct Leaves(Vec<Vec<u8>>);
+    impl NodeSink for Leaves {
+        fn put(&mut self, node: Chunk) {
+            if Leaf::parse(node.bytes()).is_ok() {
+                self.0.push(node.bytes().to_vec());
+            }
+        }
+    }
+    let (contents, mut leaves, mut builder) = (Contents::new(300_000), Leaves(Vec::new()), Builder::new(Salt::PUBLIC));
+    for number in 0..contents.keys() {
+        let value = Value::inline(Bytes::from(contents.value(number, 0)));
+        builder.push(Contents::key(number).as_bytes(), &value, &mut leaves).expect("keys ascend");
+    }
+    builder.finish(&mut leaves);
+    leaves.0
+}
+
+/// The pages of a file, 64 MiB at a time, so that it may be long.
+fn measure_file(path: &str) {
+    use std::io::Read;
+    let mut file = std::fs::File::open(path).expect("the file can be read");
+    let mut sums = [Sum::default(), Sum::default()];
+    let mut encoders = [WireEncoder::new(), WireEncoder::new()];
+    let mut decoder = StreamDecoder::new();
+    loop {
+        let mut content = Vec::new();
+        file.by_ref().take(64 << 20).read_to_end(&mut content).expect("the file can be read");
+        if content.is_empty() {
+            break;
+        }
+        let chunks: Vec<Vec<u8>> = content.chunks(64 << 10).map(<[u8]>::to_vec).collect();
+        for ((codec, sum), encoder) in WAYS.into_iter().zip(&mut sums).zip(&mut encoders) {
+            sum.add(codec, &chunks, encoder, &mut decoder);
+        }
+    }
+    for (codec, sum) in WAYS.into_iter().zip(sums) {
+        sum.report(codec, "pages of the file");
+    }
+}
+
+const WAYS: [WireCodec; 2] = [WireCodec::Alone(Codec::Zstd), WireCodec::ZstdStream];
+
+fn measure_stream(name: &str, chunks: &[Vec<u8>]) {
+    for codec in WAYS {
+        let mut sum = Sum::default();
+        sum.add(codec, chunks, &mut WireEncoder::new(), &mut StreamDecoder::new());
+        sum.report(codec, name);
+    }
+}
+
+/// What many chunks cost and left.
+#[derive(Default)]
+struct Sum {
+    plain_bytes: usize,
+    encoded_bytes: usize,
+    chunks: usize,
+    encoding: Duration,
+    decoding: Duration,
+}
+
+impl Sum {
+    fn add(&mut self, codec: WireCodec, chunks: &[Vec<u8>], encoder: &mut WireEncoder, stream: &mut StreamDecoder) {
+        let mut encoded = vec![Vec::new(); chunks.len()];
+        let began = Instant::now();
+        for (plain, out) in chunks.iter().zip(&mut encoded) {
+            encoder.encode(codec, plain, None, out).expect("a chunk of legal length");
+        }
+        self.encoding += began.elapsed();
+        let (mut decoder, mut out) = (Decoder::new(), Vec::new());
+        let began = Instant::now();
+        for (plain, item) in chunks.iter().zip(&encoded) {
+            let length = plain.len() as u32;
+            let decoded = match codec {
+                WireCodec::Alone(codec) => decoder.decode(codec, item, length, None, &mut out),
+                WireCodec::ZstdStream => stream.decode(item, length, &mut out),
+            };
+            decoded.expect("what was just encoded");
+            assert!(out.len() == plain.len());
+        }
+        self.decoding += began.elapsed();
+        self.chunks += chunks.len();
+        self.plain_bytes += chunks.iter().map(Vec::len).sum::<usize>();
+        self.encoded_bytes += encoded.iter().map(Vec::len).sum::<usize>();
+    }
+
+    fn report(&self, codec: WireCodec, name: &str) {
+        let name = match codec {
+            WireCodec::Alone(_) => name.to_owned(),
+            WireCodec::ZstdStream => format!("{name}, stream"),
+        };
+        let (enc, dec) = (rate(self.plain_bytes, self.encoding), rate(self.plain_bytes, self.decoding));
+        let ratio = self.encoded_bytes as f64 / self.plain_bytes as f64;
+        println!("{name:<34} {enc:>9.3} {dec:>9.3} {:>10} {ratio:>8.4}", self.encoded_bytes / self.chunks);
     }
 }
 

@@ -394,3 +394,33 @@ const RAW: WireCodec = WireCodec::Alone(Codec::Raw);
 fn bad_id() -> Refusal {
     Refusal::new(RefusalReason::Protocol, "an id that is not 32 bytes long")
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use landfall_core::codec::LinkFacts;
+
+    use super::*;
+
+    /// What is chosen on a link that takes `sent_bytes` a second and is always waited for.
+    #[track_caller]
+    fn check(encoding: Encoding, known: &[u32], sent_bytes: u64, expected: WireCodec) {
+        let known = CodecSet::of_numbers(known);
+        let mut policy = Within::new(encoding.policy(known), known);
+        let elapsed = Duration::from_secs(1);
+        policy.handle_link(LinkFacts { sent_bytes, elapsed, blocked: elapsed, spare_cores: 1.0 });
+        let facts = ChunkFacts { base: Base::Absent, compressible: Compressible::Likely };
+        assert_eq!(policy.choose(facts), expected);
+    }
+
+    #[test]
+    fn a_link_that_binds_gets_the_stream_where_the_joiner_knows_it() {
+        let zstd = WireCodec::Alone(Codec::Zstd);
+        check(Encoding::Measured, &[0, 1, 2, 3, 4], 50_000_000, WireCodec::ZstdStream);
+        check(Encoding::Measured, &[0, 1, 2, 3], 50_000_000, zstd);
+        check(Encoding::Measured, &[0, 1, 2, 3, 4], 5_000_000_000, RAW);
+        check(Encoding::Always(WireCodec::ZstdStream), &[0, 1, 2, 3, 4], 5_000_000_000, WireCodec::ZstdStream);
+        check(Encoding::Always(WireCodec::ZstdStream), &[0, 1, 2, 3], 5_000_000_000, zstd);
+    }
+}

@@ -218,3 +218,65 @@ impl Renewal {
 fn lock(pending: &Mutex<Pending>) -> MutexGuard<'_, Pending> {
     pending.lock().expect("no panic under the lock")
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use landfall_core::codec::{WireCodec, WireEncoder};
+    use landfall_core::wire::ItemForm;
+
+    use super::*;
+
+    /// Frames that came.
+    struct Frames(VecDeque<Vec<u8>>, Vec<u8>);
+
+    impl FrameReceiver for Frames {
+        fn receive(&mut self) -> Result<Option<&[u8]>, ReceiveError> {
+            let Some(frame) = self.0.pop_front() else { return Ok(None) };
+            self.1 = frame;
+            Ok(Some(&self.1))
+        }
+
+        fn bytes_received(&self) -> u64 {
+            0
+        }
+
+        fn set_idle_deadline(&mut self, _: Duration) {}
+
+        fn set_unfinished_interval(&mut self, _: Duration) {}
+    }
+
+    /// Items of one stream, each the answer to the request of its number.
+    fn frames(plains: &[&[u8]]) -> Frames {
+        let mut encoder = WireEncoder::new();
+        let frame = |(request, plain): (usize, &&[u8])| {
+            let mut payload = Vec::new();
+            encoder.encode(WireCodec::ZstdStream, plain, None, &mut payload).unwrap();
+            let form = ItemForm { codec: WireCodec::ZstdStream, plain_bytes: plain.len() as u32, payload: &payload };
+            Message::Item(Item { request: request as u32, want: 0, body: ItemBody::Chunk(form) }).encode()
+        };
+        Frames(plains.iter().enumerate().map(frame).collect(), Vec::new())
+    }
+
+    #[test]
+    fn what_nobody_waits_for_any_more_is_read_all_the_same() {
+        let mut frames = frames(&[b"what stands here", b"stands here", b"what stands here again"]);
+        let (sender, answers) = sync_channel(ITEMS_WAITING_MAX);
+        let pending = Mutex::new(Pending { answers: HashMap::from([(2, sender)]), ..Pending::default() });
+        let mut reader = ItemReader::new();
+        for _ in 0..3 {
+            assert_eq!(hear(&mut frames, &mut reader, &pending), Heard::GoOn);
+        }
+        let Answer::Item { came: Came::Bytes(came), .. } = answers.recv().unwrap() else { panic!("bytes came") };
+        assert_eq!((came.codec, &came.payload[..]), (Codec::Raw, &b"what stands here again"[..]));
+        assert_eq!(hear(&mut frames, &mut reader, &pending), Heard::End, "nothing more came");
+    }
+
+    #[test]
+    fn a_stream_that_is_out_of_step_ends_the_line() {
+        let mut frames = frames(&[b"what stands here", b"what stands here again"]);
+        frames.0.pop_front();
+        assert_eq!(hear(&mut frames, &mut ItemReader::new(), &Mutex::default()), Heard::End);
+    }
+}
