@@ -224,3 +224,94 @@ fn is_final(error: &SourceError) -> bool {
         _ => true,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use bytes::Bytes;
+    use landfall_core::codec::{Codec, WireCodec, WireEncoder};
+    use landfall_core::transfer::Want;
+    use landfall_core::tree::{NodeWant, Value};
+    use landfall_core::wire::{Item, ItemBody, ItemForm};
+    use landfall_core::{Chunk, ChunkId, Proven};
+
+    use super::super::landing::Inspection;
+    use super::super::status::Status;
+    use super::*;
+    use crate::nodes::NodeCache;
+    use crate::pull::AssemblyError;
+
+    /// Where nothing ever lands.
+    struct Nowhere;
+
+    impl Landing for Nowhere {
+        type Place = String;
+        type Unchanged = Infallible;
+        type Failure = AssemblyError;
+
+        fn nodes(&self) -> &NodeCache {
+            unreachable!("nothing is fetched")
+        }
+
+        fn inspect(&self, _: usize, _: ChunkId) -> Result<Inspection<Infallible>, AssemblyError> {
+            unreachable!("nothing is fetched")
+        }
+
+        fn take_unchanged(&self, _: Vec<Infallible>) -> Result<Vec<Want>, AssemblyError> {
+            unreachable!("nothing is fetched")
+        }
+
+        fn put_node(&self, _: &NodeWant, _: &Chunk, _: &ItemForm<'_, Codec>) -> Result<(), AssemblyError> {
+            unreachable!("nothing is fetched")
+        }
+
+        fn place_of(&self, _: &Bytes, _: &Value) -> Result<String, AssemblyError> {
+            unreachable!("nothing is fetched")
+        }
+
+        fn put(&self, _: &String, _: Proven<'_>) -> Result<(), AssemblyError> {
+            unreachable!("nothing is fetched")
+        }
+
+        fn read_base(&self, _: &String, _: ChunkId, _: &mut Vec<u8>) -> Result<bool, AssemblyError> {
+            unreachable!("nothing is fetched")
+        }
+
+        fn node_lost(&self, node: ChunkId) -> AssemblyError {
+            AssemblyError::NodeLost(node)
+        }
+
+        fn no_such_chunk(&self) -> AssemblyError {
+            AssemblyError::NotAFileTree
+        }
+
+        fn base_changed(&self, place: &String) -> AssemblyError {
+            AssemblyError::BaseChanged(place.clone())
+        }
+    }
+
+    fn frame(encoder: &mut WireEncoder, plain: &[u8]) -> Vec<u8> {
+        let mut payload = Vec::new();
+        encoder.encode(WireCodec::ZstdStream, plain, None, &mut payload).unwrap();
+        let form = ItemForm { codec: WireCodec::ZstdStream, plain_bytes: plain.len() as u32, payload: &payload };
+        Message::Item(Item { request: 7, want: 0, body: ItemBody::Chunk(form) }).encode()
+    }
+
+    #[test]
+    fn items_of_requests_that_are_over_are_read_all_the_same() {
+        let session = Session::new(Vec::new(), Arc::new(Nowhere), Arc::new(Status::default()));
+        let lane = Lane { peer: PeerId(0), index: 0 };
+        let (mut encoder, mut reader, mut bench) = (WireEncoder::new(), ItemReader::new(), Workbench::new());
+        let [first, second, third] = [&b"what stands here"[..], b"stands here", b"what stands here again"]
+            .map(|plain| frame(&mut encoder, plain));
+        for late in [&first, &second] {
+            assert!(hear(&session, lane, late, &mut reader, &mut bench).is_ok());
+        }
+        let Ok(Message::Item(item)) = Message::decode(&third) else { panic!("it is an item") };
+        assert_eq!(reader.read(item).unwrap().payload(), b"what stands here again");
+
+        let lost = hear(&session, lane, &second, &mut ItemReader::new(), &mut bench);
+        assert!(lost.is_err_and(|why| why.contains("the stream of the connection is lost")));
+    }
+}
