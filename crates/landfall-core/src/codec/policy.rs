@@ -184,10 +184,12 @@ impl Automatic {
             // cores busy itself, which proves nothing.
             blocked_share *= span.spare_cores.min(1.0);
         }
+        // Who compresses and still waits has time to spare: there it is the link, however short the waiting.
+        let binding_share = if self.current == Codec::Raw.into() { BINDING_SHARE } else { BINDING_SHARE_COMPRESSED };
         self.link_rate = match self.link_rate {
-            None if blocked_share >= BINDING_SHARE => Some(rate),
+            None if blocked_share >= binding_share => Some(rate),
             None => None,
-            Some(known) if blocked_share >= BINDING_SHARE => Some(blend(known, rate)),
+            Some(known) if blocked_share >= binding_share => Some(blend(known, rate)),
             Some(known) => Some((known * GROWTH_UNSEEN).max(rate)),
         };
     }
@@ -248,6 +250,8 @@ const NOTHING_SENT: LinkFacts =
 const SPAN_MIN: Duration = Duration::from_millis(10);
 /// The link binds when the sender waits for it this share of the time.
 const BINDING_SHARE: f64 = 0.2;
+/// The same for a sender that spends most of its time on compressing, whether or not the link binds.
+const BINDING_SHARE_COMPRESSED: f64 = 0.05;
 /// While the link does not bind it may have become faster: its assumed rate grows by this much per span.
 const GROWTH_UNSEEN: f64 = 1.02;
 /// Another codec must promise this much more, so that the choice does not flutter.
@@ -340,6 +344,12 @@ mod tests {
         check(&sender(1e9, 0.4), &mut policy(), &[RAW]);
         let without = CodecSet::of_numbers(&[0, 1, 2, 3]);
         check(&sender(125e6, 0.4), &mut Automatic::for_receiver(without), &[ZSTD]);
+    }
+
+    #[test]
+    fn a_sender_that_compresses_nearly_all_the_time_and_still_waits_goes_on() {
+        let nearly_busy = Sender { link_rate: 58e6, zstd_rate: 150e6, ..sender(58e6, 0.43) };
+        check(&nearly_busy, &mut Automatic::new(), &[ZSTD]);
     }
 
     #[test]
