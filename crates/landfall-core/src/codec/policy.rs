@@ -108,6 +108,8 @@ impl CodecPolicy for Fixed {
 pub struct Automatic {
     /// Bytes per second of the link, once it was seen to bind.
     link_rate: Option<f64>,
+    /// By how much that is assumed to grow in each span in which the link does not bind.
+    growth: f64,
     /// The span that is being gathered.
     span: LinkFacts,
     lz4: Pace,
@@ -129,6 +131,7 @@ impl Automatic {
     pub fn new() -> Self {
         Self {
             link_rate: None,
+            growth: GROWTH_MOST,
             span: NOTHING_SENT,
             lz4: Pace { plain_bytes_per_second: 700e6, encoded_per_plain: 0.65 },
             zstd: Pace { plain_bytes_per_second: 450e6, encoded_per_plain: 0.45 },
@@ -172,7 +175,25 @@ impl Automatic {
                 (best, best_rate) = (codec, rate);
             }
         }
+        if self.left(best) < self.left(self.current) {
+            // It was not as fast as assumed, so the next try comes later: each costs the time until the link is seen to bind again.
+            self.growth = (self.growth / GROWTH_BACK_OFF).max(GROWTH_LEAST);
+        }
         self.current = best;
+    }
+
+    /// What a codec leaves of a byte.
+    fn left(&self, codec: WireCodec) -> f64 {
+        match codec {
+            WireCodec::Alone(Codec::Raw) => 1.0,
+            WireCodec::Alone(Codec::Lz4) => self.lz4.encoded_per_plain,
+            WireCodec::Alone(Codec::Zstd | Codec::ZstdPatch) | WireCodec::ZstdStream => self.zstd.encoded_per_plain,
+        }
+    }
+
+    /// The share of a core that compressing for a link takes.
+    fn core_share(&self, link_rate: f64) -> f64 {
+        link_rate / self.zstd.encoded_per_plain / self.zstd.plain_bytes_per_second
     }
 
     /// Learns the link's rate from a span: exactly while it binds, else only that it is at least what went through.
@@ -180,9 +201,14 @@ impl Automatic {
         let rate = span.sent_bytes as f64 / span.elapsed.as_secs_f64();
         let mut blocked_share = span.blocked.as_secs_f64() / span.elapsed.as_secs_f64();
         if self.current == Codec::Raw.into() {
-            // Where no core is idle it is the machine that binds, however full the socket looks; a sender that compresses keeps
-            // cores busy itself, which proves nothing.
-            blocked_share *= span.spare_cores.min(1.0);
+            if blocked_share < BINDING_SHARE {
+                self.growth = GROWTH_MOST;
+            }
+            // Where no core is idle it is the machine that binds, however full the socket looks, unless the link is so slow that compressing
+            // for it takes next to nothing; a sender that compresses keeps cores busy itself, which proves nothing.
+            if self.core_share(rate) > CORE_SHARE_ANYWAY {
+                blocked_share *= span.spare_cores.min(1.0);
+            }
         }
         // Who compresses and still waits has time to spare: there it is the link, however short the waiting.
         let binding_share = if self.current == Codec::Raw.into() { BINDING_SHARE } else { BINDING_SHARE_COMPRESSED };
@@ -190,7 +216,7 @@ impl Automatic {
             None if blocked_share >= binding_share => Some(rate),
             None => None,
             Some(known) if blocked_share >= binding_share => Some(blend(known, rate)),
-            Some(known) => Some((known * GROWTH_UNSEEN).max(rate)),
+            Some(known) => Some((known * (1.0 + self.growth)).max(rate)),
         };
     }
 }
@@ -252,8 +278,13 @@ const SPAN_MIN: Duration = Duration::from_millis(10);
 const BINDING_SHARE: f64 = 0.2;
 /// The same for a sender that spends most of its time on compressing, whether or not the link binds.
 const BINDING_SHARE_COMPRESSED: f64 = 0.05;
-/// While the link does not bind it may have become faster: its assumed rate grows by this much per span.
-const GROWTH_UNSEEN: f64 = 1.02;
+/// While the link does not bind it may have become faster: its assumed rate grows by this share per span, and by less after each time that
+/// it had not, down to doubling in half a minute.
+const GROWTH_MOST: f64 = 0.02;
+const GROWTH_LEAST: f64 = 0.000_25;
+const GROWTH_BACK_OFF: f64 = 4.0;
+/// So much of a core is there for compressing however busy the machine is.
+const CORE_SHARE_ANYWAY: f64 = 0.125;
 /// Another codec must promise this much more, so that the choice does not flutter.
 const CLEARLY_BETTER: f64 = 1.15;
 
@@ -364,6 +395,25 @@ mod tests {
         check(&sender(125e6, 0.4), &mut policy, &[ZSTD]);
         check(&sender(5e9, 0.4), &mut policy, &[RAW]);
         check(&sender(50e6, 0.4), &mut policy, &[ZSTD]);
+    }
+
+    #[test]
+    fn a_slow_link_gets_zstd_though_no_core_is_idle() {
+        let busy = Sender { spare_cores: 0.0, ..sender(2e6, 0.4) };
+        check(&busy, &mut Automatic::new(), &[ZSTD]);
+    }
+
+    #[test]
+    fn a_sender_that_compresses_all_the_time_seldom_tries_whether_the_link_became_faster() {
+        // Its core is a little slower than the link, so nothing shows that the link would bind.
+        let sender = Sender { link_rate: 65e6, lz4_rate: 200e6, zstd_rate: 130e6, ratio: 0.44, spare_cores: 0.5 };
+        let mut policy = Automatic::new();
+        let mut others = 0;
+        for _ in 0..3000 {
+            others += u32::from(policy.choose(LIKELY) != ZSTD);
+            sender.send(&mut policy);
+        }
+        assert!(others < 300, "{others} of 3000 chunks");
     }
 
     #[test]
