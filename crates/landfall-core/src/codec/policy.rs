@@ -110,6 +110,8 @@ pub struct Automatic {
     link_rate: Option<f64>,
     /// By how much that is assumed to grow in each span in which the link does not bind.
     growth: f64,
+    /// Whether more bytes are sent than before because that was assumed.
+    is_trying: bool,
     /// The span that is being gathered.
     span: LinkFacts,
     lz4: Pace,
@@ -132,6 +134,7 @@ impl Automatic {
         Self {
             link_rate: None,
             growth: GROWTH_MOST,
+            is_trying: false,
             span: NOTHING_SENT,
             lz4: Pace { plain_bytes_per_second: 700e6, encoded_per_plain: 0.65 },
             zstd: Pace { plain_bytes_per_second: 450e6, encoded_per_plain: 0.45 },
@@ -175,9 +178,12 @@ impl Automatic {
                 (best, best_rate) = (codec, rate);
             }
         }
-        if self.left(best) < self.left(self.current) {
+        if self.left(best) > self.left(self.current) {
+            self.is_trying = true;
+        } else if self.left(best) < self.left(self.current) && self.is_trying {
             // It was not as fast as assumed, so the next try comes later: each costs the time until the link is seen to bind again.
             self.growth = (self.growth / GROWTH_BACK_OFF).max(GROWTH_LEAST);
+            self.is_trying = false;
         }
         self.current = best;
     }
@@ -279,10 +285,10 @@ const BINDING_SHARE: f64 = 0.2;
 /// The same for a sender that spends most of its time on compressing, whether or not the link binds.
 const BINDING_SHARE_COMPRESSED: f64 = 0.05;
 /// While the link does not bind it may have become faster: its assumed rate grows by this share per span, and by less after each time that
-/// it had not, down to doubling in half a minute.
+/// it had not, down to doubling in some seconds.
 const GROWTH_MOST: f64 = 0.02;
-const GROWTH_LEAST: f64 = 0.000_25;
-const GROWTH_BACK_OFF: f64 = 4.0;
+const GROWTH_LEAST: f64 = 0.002;
+const GROWTH_BACK_OFF: f64 = 2.0;
 /// So much of a core is there for compressing however busy the machine is.
 const CORE_SHARE_ANYWAY: f64 = 0.125;
 /// Another codec must promise this much more, so that the choice does not flutter.
