@@ -322,7 +322,9 @@ impl FaultLanes {
     /// What the nodes on the way to a key may be patches against.
     fn bases(&self, root: &Root, key: &[u8]) -> Vec<Option<ChunkId>> {
         let base = self.trees.iter().find(|trees| trees.target == *root).and_then(|trees| trees.base);
-        base.map(|base| bases_on_way(&*self.here.nodes, &base, root.level, key)).unwrap_or_default()
+        let bases = base.map(|base| bases_on_way(&*self.here.nodes, &base, root.level, key)).unwrap_or_default();
+        // One that was damaged or let go is nothing to build on: the patch could not be read, and its source would count as corrupt.
+        bases.into_iter().map(|base| base.filter(|base| self.here.node(*base).is_some())).collect()
     }
 
     /// How many nodes of the way to a key are here, and what comes next; nothing if all of it is here.
