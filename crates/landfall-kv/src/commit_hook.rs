@@ -1,10 +1,10 @@
 //! Owns running the command that is given with `--commit-hook`. When it is run, and how often, the member says.
 
 use std::io;
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::Stdio;
 
 use landfall_raft::{CommitHook, HookError};
-use tokio::sync::oneshot;
+use tokio::process::Command;
 
 /// A hook that has `sh` run a command, which sees the version of the member's lease and the member's number. Exit code 0 is success.
 pub(crate) fn of_shell(command: String, member: u64) -> CommitHook {
@@ -18,13 +18,8 @@ pub(crate) fn of_shell(command: String, member: u64) -> CommitHook {
     })
 }
 
-/// Runs it on a thread of its own: one that never ends must not keep the server from ending.
+/// Runs it; whoever no longer waits for it ends it.
 async fn run(mut shell: Command) -> Result<(), HookError> {
-    let (tell, told) = oneshot::channel();
-    std::thread::Builder::new().name("commit-hook".into()).spawn(move || {
-        // Whoever asked may have gone.
-        let _ = tell.send(shell.status());
-    })?;
-    let ended: ExitStatus = told.await??;
+    let ended = shell.kill_on_drop(true).status().await?;
     if ended.success() { Ok(()) } else { Err(format!("the command ended with {ended}").into()) }
 }
