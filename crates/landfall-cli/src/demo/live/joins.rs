@@ -36,7 +36,9 @@ impl Story<'_> {
     /// A joiner that is killed half way, and goes on.
     pub(super) fn join_cut_short(&mut self) -> Result<(), Failure> {
         self.narrator.begin("delta joins while the clients go on; kill -9 half way; it goes on");
-        self.narrator.tell("asked, planned, viable and complete count from its first question,\nthe other times from the start of its process");
+        self.narrator.tell(
+            "milestones count from its first question; first read, caught up and votes\nfrom the start of its process",
+        );
         let began = Instant::now();
         let mut joining = self.begin_join(DELTA)?;
         let before = self.follow(&mut joining, Until::HalfWay)?;
@@ -264,12 +266,14 @@ fn given_by(name: &str, figures: &JoinFigures) -> u64 {
 }
 
 /// What milestones mean to somebody who hears of them for the first time.
-const MILESTONES: [(&str, &str); 5] = [
+const MILESTONES: [(&str, &str); 7] = [
     ("asked", "every source was asked"),
     ("planned", "it knows which snapshot to fetch"),
     ("viable", "it serves reads"),
     ("warm", "what others read often is here"),
     ("complete", "everything is here, and durable"),
+    ("verified", "it sealed the same as the others, at one position"),
+    ("promoted", "it asks for its vote"),
 ];
 
 /// A joiner that is so close behind has caught up: the load alone is some entries per look.
