@@ -159,10 +159,15 @@ impl<S: Service> Applier<S> {
         }
     }
 
+    /// How far entries were applied here, though a heal that broke off may have left the state behind.
+    pub(crate) fn reached(&self) -> Position {
+        self.healing_up_to.unwrap_or_default().max(self.keyed.position())
+    }
+
     /// Has another snapshot take the place of the state, which is wrong, and of everything that this member ever sealed. Whoever waits for what
     /// is applied hears nothing of its going back: the log is to be applied again at once.
     pub(crate) fn take_place(&mut self, heal: impl FnOnce() -> Result<Position, AdoptError>) -> Result<(), HealError> {
-        self.healing_up_to = Some(self.keyed.position());
+        self.healing_up_to = Some(self.reached());
         self.sealing.heal(heal, || Reserved::read(&self.keyed, self.config).map(|reserved| reserved.membership))?;
         self.reserved = Reserved::read(&self.keyed, self.config).map_err(ApplyError::from)?;
         Ok(())

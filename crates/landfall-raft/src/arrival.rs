@@ -5,14 +5,15 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use landfall::core::ChunkId;
-use landfall::keyed::{Extent, JoinError, JoinHandle, JoinOptions, JoinStatus, Keyed, Milestone, Sections};
+use landfall::keyed::{Extent, JoinHandle, JoinOptions, JoinStatus, Keyed, Milestone, Sections};
 use landfall::net::Transport;
 use landfall::pull::TrustAll;
 use tokio::sync::watch;
 
 use crate::reference::Reference;
 
-/// Snapshots on their way in: at most one that the state stands on and that is not all here, and one that is to follow it.
+/// Snapshots on their way in: at most one that the state stands on and that is not all here, one that is to follow it, and one that is to heal
+/// it.
 pub(crate) struct Arrivals {
     keyed: Arc<Keyed>,
     transport: Arc<dyn Transport>,
@@ -28,7 +29,12 @@ struct Pulls {
     coming: Option<Arrival>,
     /// One that is to take the place of a state that went wrong.
     healing: Option<Arrival>,
+    /// The member closes: none begins any more.
+    is_closed: bool,
 }
+
+/// What a pull is told that comes after the end.
+const CLOSED: &str = "this member is closing";
 
 struct Arrival {
     snapshot: ChunkId,
@@ -36,7 +42,7 @@ struct Arrival {
 }
 
 impl Pulls {
-    fn all(&self) -> impl Iterator<Item = &Arrival> {
+    fn to_stand_on(&self) -> impl Iterator<Item = &Arrival> {
         [&self.coming, &self.adopted].into_iter().flatten()
     }
 }
@@ -65,7 +71,7 @@ impl Arrivals {
 
     /// Puts the state onto a snapshot. It takes milliseconds if it was pulled before; else it pulls first. It blocks.
     pub(crate) fn adopt(&self, reference: &Reference) -> Result<(), String> {
-        let join = self.begin(reference.snapshot(), reference.sources());
+        let join = self.begin(reference.snapshot(), reference.sources())?;
         join.wait(Milestone::Viable).map_err(|error| error.to_string())?;
         join.adopt().map_err(|error| error.to_string())?;
         let mut pulls = self.pulls();
@@ -96,8 +102,11 @@ impl Arrivals {
     }
 
     /// Pulls all of a snapshot with which the state is to be healed. It blocks.
-    pub(crate) fn pull_to_heal(&self, snapshot: ChunkId, sources: Vec<String>) -> Result<Arc<JoinHandle>, JoinError> {
+    pub(crate) fn pull_to_heal(&self, snapshot: ChunkId, sources: Vec<String>) -> Result<Arc<JoinHandle>, String> {
         let mut pulls = self.pulls();
+        if pulls.is_closed {
+            return Err(CLOSED.into());
+        }
         let old = pulls.healing.take_if(|healing| !healing.brings(snapshot));
         let begin = || {
             let join = Arc::new(self.keyed.join_to_heal(self.options(snapshot, sources)));
@@ -106,7 +115,7 @@ impl Arrivals {
         let join = pulls.healing.get_or_insert_with(begin).join.clone();
         drop(pulls);
         old.inspect(|old| old.join.stop());
-        join.wait(Milestone::Complete)?;
+        join.wait(Milestone::Complete).map_err(|error| error.to_string())?;
         Ok(join)
     }
 
@@ -129,7 +138,7 @@ impl Arrivals {
     /// Goes on pulling the snapshot on which the state stands, if that has stalled: its process died, or all of its sources failed.
     pub(crate) fn go_on(&self, sources: Vec<String>) {
         let mut pulls = self.pulls();
-        let Some(snapshot) = self.stalled(&pulls) else { return };
+        let Some(snapshot) = self.stalled(&pulls).filter(|_| !pulls.is_closed) else { return };
         let old = pulls.adopted.replace(self.pull_anew(snapshot, sources));
         drop(pulls);
         // It has ended; its thread may be on its last words.
@@ -139,12 +148,12 @@ impl Arrivals {
     /// The snapshot on which the state stands, if it lacks something that no pull brings.
     fn stalled(&self, pulls: &Pulls) -> Option<ChunkId> {
         let standing = self.keyed.sealed().filter(|standing| standing.extent == Extent::Filling)?.id;
-        (!pulls.all().any(|arrival| arrival.brings(standing))).then_some(standing)
+        (!pulls.to_stand_on().any(|arrival| arrival.brings(standing))).then_some(standing)
     }
 
-    /// Ends every pull; what came is kept. It blocks.
+    /// Ends every pull, and lets none begin; what came is kept. It blocks.
     pub(crate) fn stop(&self) {
-        let pulls = std::mem::take(&mut *self.pulls());
+        let pulls = std::mem::replace(&mut *self.pulls(), Pulls { is_closed: true, ..Pulls::default() });
         for arrival in [pulls.adopted, pulls.coming, pulls.healing].into_iter().flatten() {
             arrival.join.stop();
         }
@@ -168,16 +177,19 @@ impl Arrivals {
     }
 
     fn pull(&self, reference: &Reference, milestone: Milestone) -> Result<(), String> {
-        let join = self.begin(reference.snapshot(), reference.sources());
+        let join = self.begin(reference.snapshot(), reference.sources())?;
         join.wait(milestone).map_err(|error| error.to_string())
     }
 
     /// Pulls a snapshot, unless it is being pulled already. A pull that was to follow ends; what it brought stays.
-    fn begin(&self, snapshot: ChunkId, sources: Vec<String>) -> Arc<JoinHandle> {
+    fn begin(&self, snapshot: ChunkId, sources: Vec<String>) -> Result<Arc<JoinHandle>, String> {
         let mut pulls = loop {
             let mut pulls = self.pulls();
-            if let Some(arrival) = pulls.all().find(|arrival| arrival.brings(snapshot)) {
-                return arrival.join.clone();
+            if pulls.is_closed {
+                return Err(CLOSED.into());
+            }
+            if let Some(arrival) = pulls.to_stand_on().find(|arrival| arrival.brings(snapshot)) {
+                return Ok(arrival.join.clone());
             }
             let Some(old) = pulls.coming.take() else { break pulls };
             // Its thread may be waiting for a source; nobody else waits for that.
@@ -187,7 +199,7 @@ impl Arrivals {
         let arrival = self.pull_anew(snapshot, sources);
         let join = arrival.join.clone();
         pulls.coming = Some(arrival);
-        join
+        Ok(join)
     }
 
     fn pull_anew(&self, snapshot: ChunkId, sources: Vec<String>) -> Arrival {

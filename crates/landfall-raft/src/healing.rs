@@ -79,7 +79,7 @@ impl<S: Service> Heal for Healer<S> {
 }
 
 fn heal<S: Service>(applier: &mut Applier<S>, onto: &JoinHandle, log: &Log) -> Result<(), HealError> {
-    let stands = applier.keyed().position();
+    let stands = applier.reached();
     let snapshot = onto.snapshot().map(|(_, position)| position).ok_or(AdoptError::TooEarly)?;
     if stands < snapshot {
         return Err(HealError::Ahead { stands, snapshot });

@@ -133,12 +133,17 @@ impl Asking {
     async fn ask(&self, question: impl Fn() -> Control) -> Result<Reply, JoinError> {
         let mut last = "no address was given".to_owned();
         loop {
+            let mut strangers = 0;
             for seed in &self.seeds {
                 match ask_leader(&self.network, seed, &question).await {
                     Asked::Answered(reply) => return Ok(reply),
                     Asked::Refused(reason) => return Err(JoinError::Refused(reason)),
                     Asked::NotNow(reason) => last = reason,
+                    Asked::Stranger(reason) => (last, strangers) = (reason, strangers + 1),
                 }
+            }
+            if strangers > 0 && strangers == self.seeds.len() {
+                return Err(JoinError::Refused(last));
             }
             if Instant::now() + RETRY_PAUSE > self.deadline {
                 return Err(JoinError::Nobody(last));
@@ -153,6 +158,8 @@ pub(crate) enum Asked {
     Answered(Reply),
     Refused(String),
     NotNow(String),
+    /// Who was asked is of another cluster, which says nothing of this one's answer.
+    Stranger(String),
 }
 
 /// Asks a member, and the leader that it names.
@@ -165,7 +172,7 @@ async fn ask_leader(network: &Network, first: &str, question: &impl Fn() -> Cont
             Ok(Reply::NotYet(reason)) => return Asked::NotNow(reason),
             Ok(Reply::Refused(reason)) => return Asked::Refused(reason),
             Ok(reply) => return Asked::Answered(reply),
-            Err(error @ LinkError::OtherCluster { .. }) => return Asked::Refused(error.to_string()),
+            Err(error @ LinkError::OtherCluster { .. }) => return Asked::Stranger(error.to_string()),
             Err(error) => return Asked::NotNow(error.to_string()),
         }
     }
@@ -234,7 +241,7 @@ async fn become_voter(cluster: &Cluster, seeds: &[String]) {
                 tracing::error!(reason, "the cluster does not let this member vote");
                 return;
             }
-            Some(Asked::NotNow(reason)) => tracing::info!(reason, "no vote yet"),
+            Some(Asked::NotNow(reason) | Asked::Stranger(reason)) => tracing::info!(reason, "no vote yet"),
             None => {}
         }
         tokio::time::sleep(RETRY_PAUSE).await;
@@ -248,7 +255,7 @@ pub(crate) async fn ask_cluster(cluster: &Cluster, seeds: &[String], question: i
     let mut last = None;
     for address in leader.into_iter().chain(known).chain(seeds.iter().cloned()) {
         match ask_leader(&cluster.network, &address, &question).await {
-            Asked::NotNow(reason) => last = Some(Asked::NotNow(reason)),
+            later @ (Asked::NotNow(_) | Asked::Stranger(_)) => last = Some(later),
             asked => return Some(asked),
         }
     }

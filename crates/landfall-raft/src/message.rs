@@ -13,7 +13,7 @@ use crate::identity::ClusterId;
 use crate::reference::Reference;
 
 /// The name of the service under which members open connections to each other.
-pub(crate) const SERVICE: &str = "raft";
+pub(crate) const SERVICE: &str = "raft/2";
 /// Entries of one append; their bytes are limited too.
 pub(crate) const ENTRIES_MAX: u32 = 4096;
 /// Bytes of the entries of one append, heads included, unless a single entry is longer.

@@ -140,7 +140,8 @@ impl<S: Service> Node<S> {
         served.await.unwrap_or(Err(ReadBarrierError::Stopped))
     }
 
-    /// The state as it is applied here. Without [`Node::read_linearizable`] a read may be stale, but never goes back.
+    /// The state as it is applied here. Without [`Node::read_linearizable`] a read may be stale, but does not go back, except while a joiner is
+    /// healed that did not agree with the others.
     pub fn state(&self) -> &Arc<Keyed> {
         &self.cluster.keyed
     }

@@ -160,7 +160,7 @@ impl Promotion<'_> {
                 tracing::warn!(?other, "an unexpected answer to an audit");
                 None
             }
-            Some(Asked::Refused(reason) | Asked::NotNow(reason)) => {
+            Some(Asked::Refused(reason) | Asked::NotNow(reason) | Asked::Stranger(reason)) => {
                 tracing::info!(reason, "no audit yet");
                 None
             }
@@ -285,7 +285,8 @@ fn standing(join: &Join) -> (usize, Option<RollBackReason>) {
     (reached.count(), join.rolled_back())
 }
 
-/// What members sealed at one mark, as it compares with what `own` sealed there; nothing if that one did not.
+/// What members sealed at one mark, as it compares with what `own` sealed there; nothing if that one did not. Where no snapshot was sealed by
+/// more members than any other, or only by as many as stand against it, nothing is proven: a sound joiner must not be healed onto what is wrong.
 fn tally(own: MemberId, sealed: &[SealedAt]) -> Option<Tally> {
     let mine = sealed.iter().find(|report| report.member == own)?;
     let others = || sealed.iter().filter(|report| report.member != own && report.position() == mine.position());
@@ -293,13 +294,17 @@ fn tally(own: MemberId, sealed: &[SealedAt]) -> Option<Tally> {
     let equal = others().filter(is_equal).count();
     let mut by_snapshot: BTreeMap<[u8; 32], u32> = BTreeMap::new();
     others().for_each(|other| *by_snapshot.entry(other.snapshot).or_default() += 1);
-    let most = by_snapshot.into_iter().max_by_key(|(_, count)| *count);
-    Some(Tally {
-        position: mine.position(),
-        equal: equal as u32,
-        different: (others().count() - equal) as u32,
-        most: most.map(|(id, _)| Snapshot { id: ChunkId::from_bytes(id), position: mine.position() }),
-    })
+    let (position, different) = (mine.position(), others().count() - equal);
+    let most = by_snapshot.iter().max_by_key(|(_, count)| **count);
+    let is_clear = most.is_some_and(|(id, most)| {
+        let is_own = *id == mine.snapshot;
+        by_snapshot.values().filter(|count| *count == most).count() == 1 && (!is_own || equal > different)
+    });
+    let Some((id, _)) = most.filter(|_| is_clear) else {
+        return Some(Tally { position, equal: 0, different: 0, most: None });
+    };
+    let most = Some(Snapshot { id: ChunkId::from_bytes(*id), position });
+    Some(Tally { position, equal: equal as u32, different: different as u32, most })
 }
 
 /// Returns when something changed; never once nothing can any more.
@@ -342,6 +347,13 @@ mod tests {
         check_tally(&[(2, 7)], 1, 0, Some(7));
         check_tally(&[(2, 7), (3, 7), (4, 8)], 2, 1, Some(7));
         check_tally(&[(2, 9), (3, 7), (4, 9)], 1, 2, Some(9));
+    }
+
+    #[test]
+    fn as_many_against_a_joiner_as_for_it_prove_nothing() {
+        check_tally(&[(2, 7), (3, 9)], 0, 0, None);
+        check_tally(&[(2, 8), (3, 9)], 0, 0, None);
+        check_tally(&[(2, 7), (3, 7), (4, 8), (5, 9)], 0, 0, None);
     }
 
     #[test]
