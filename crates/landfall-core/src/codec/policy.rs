@@ -206,8 +206,11 @@ impl Automatic {
     fn learn_link(&mut self, span: LinkFacts) {
         let rate = span.sent_bytes as f64 / span.elapsed.as_secs_f64();
         let mut blocked_share = span.blocked.as_secs_f64() / span.elapsed.as_secs_f64();
-        if self.current == Codec::Raw.into() {
-            if blocked_share < BINDING_SHARE {
+        let is_raw = self.current == Codec::Raw.into();
+        // Who compresses and still waits has time to spare: there it is the link, however short the waiting.
+        let binding_share = if is_raw { BINDING_SHARE } else { BINDING_SHARE_COMPRESSED };
+        if is_raw {
+            if blocked_share < binding_share {
                 self.growth = GROWTH_MOST;
             }
             // Where no core is idle it is the machine that binds, however full the socket looks, unless the link is so slow that compressing
@@ -216,8 +219,6 @@ impl Automatic {
                 blocked_share *= span.spare_cores.min(1.0);
             }
         }
-        // Who compresses and still waits has time to spare: there it is the link, however short the waiting.
-        let binding_share = if self.current == Codec::Raw.into() { BINDING_SHARE } else { BINDING_SHARE_COMPRESSED };
         self.link_rate = match self.link_rate {
             None if blocked_share >= binding_share => Some(rate),
             None => None,

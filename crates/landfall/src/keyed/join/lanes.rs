@@ -286,7 +286,7 @@ impl FaultLanes {
 
     fn path_from(&self, line: &Line, root: &Root, key: &[u8]) -> Result<(), Failure> {
         let Some((held, mut next)) = self.way(root, key)? else { return Ok(()) };
-        let bases = self.bases(root, key);
+        let bases = self.bases(root, key, held);
         let further = bases.iter().skip(held);
         let path = PathRequest {
             root: root.id.to_bytes(),
@@ -319,12 +319,13 @@ impl FaultLanes {
         Err(Failure::Lacking)
     }
 
-    /// What the nodes on the way to a key may be patches against.
-    fn bases(&self, root: &Root, key: &[u8]) -> Vec<Option<ChunkId>> {
+    /// What the nodes on the way to a key may be patches against, as far as they are not `held` already.
+    fn bases(&self, root: &Root, key: &[u8], held: usize) -> Vec<Option<ChunkId>> {
         let base = self.trees.iter().find(|trees| trees.target == *root).and_then(|trees| trees.base);
         let bases = base.map(|base| bases_on_way(&*self.here.nodes, &base, root.level, key)).unwrap_or_default();
         // One that was damaged or let go is nothing to build on: the patch could not be read, and its source would count as corrupt.
-        bases.into_iter().map(|base| base.filter(|base| self.here.node(*base).is_some())).collect()
+        let is_useful = |level: usize, base: &ChunkId| level >= held && self.here.node(*base).is_some();
+        bases.into_iter().enumerate().map(|(level, base)| base.filter(|base| is_useful(level, base))).collect()
     }
 
     /// How many nodes of the way to a key are here, and what comes next; nothing if all of it is here.
