@@ -99,11 +99,13 @@ impl Run {
     pub(crate) fn find(&self, id: ChunkId) -> Result<Option<Location>, RunError> {
         let prefix = prefix_of(id);
         let first = self.fences.partition_point(|fence| *fence < prefix).saturating_sub(1);
+        // One page for all: this is asked for every chunk, and moving four kilobytes about costs as much as reading them.
+        let mut bytes = [0; PAGE_BYTES];
         for page in first..self.fences.len() {
             if self.fences[page] > prefix {
                 break;
             }
-            let bytes = self.page_bytes(page as u32)?;
+            self.read_page(page as u32, &mut bytes)?;
             if let Some(found) = find_in_page(&bytes, id) {
                 return Ok(Some(found));
             }
@@ -117,15 +119,15 @@ impl Run {
 
     /// The entries of one page, sorted by id.
     pub(crate) fn page(&self, page: u32) -> Result<Vec<(ChunkId, Location)>, RunError> {
-        let bytes = self.page_bytes(page)?;
+        let mut bytes = [0; PAGE_BYTES];
+        self.read_page(page, &mut bytes)?;
         entries_of(&bytes).iter().map(|entry| read_entry(entry)).collect::<Option<_>>().ok_or(RunError::Damaged)
     }
 
     /// Reads a page and checks it.
-    fn page_bytes(&self, page: u32) -> Result<[u8; PAGE_BYTES], RunError> {
-        let mut bytes = [0; PAGE_BYTES];
-        self.file.read_at(u64::from(page) * PAGE_BYTES as u64, &mut bytes)?;
-        if is_page(&bytes, page) { Ok(bytes) } else { Err(RunError::Damaged) }
+    fn read_page(&self, page: u32, bytes: &mut [u8; PAGE_BYTES]) -> Result<(), RunError> {
+        self.file.read_at(u64::from(page) * PAGE_BYTES as u64, bytes)?;
+        if is_page(bytes, page) { Ok(()) } else { Err(RunError::Damaged) }
     }
 
     pub(crate) fn memory_bytes(&self) -> u64 {

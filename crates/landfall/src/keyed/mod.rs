@@ -11,6 +11,7 @@ mod mend;
 mod merging;
 mod near;
 mod records;
+mod room;
 mod seal;
 
 use std::path::PathBuf;
@@ -44,6 +45,7 @@ use here::Here;
 use join::FaultLanes;
 use mend::Menders;
 use near::Near;
+use room::Room;
 
 /// Entries of a scan whose nodes are asked for at once when the first of them is not here: a few leaves.
 const ENTRIES_FETCHED_AHEAD: usize = 2000;
@@ -88,6 +90,7 @@ pub struct Keyed {
     here: Here,
     served: Arc<ServedState>,
     clock: Clock,
+    room: Room,
     /// Held for moments: nothing is read from a disk or a peer under the writing lock.
     state: RwLock<KeyedState>,
     /// One change at a time.
@@ -127,6 +130,7 @@ impl Keyed {
             here: Here { store, nodes },
             served: Arc::new(served),
             clock: Clock::start(),
+            room: Room::default(),
             state: RwLock::new(state),
             applying: Mutex::new(()),
             base: Mutex::new(0),

@@ -8,18 +8,13 @@ use std::time::{Duration, Instant};
 use landfall_core::ChunkId;
 use landfall_core::keyed::{Sealed, Sealing, Sections};
 use landfall_core::snapshot::{Manifest, Position, StateRoot};
-use landfall_store::CollectBudget;
 
 use super::merging::{Kept, Merged, merge};
 use super::{Extent, Keyed, SealError, SealRefused};
 use crate::background::give_way;
 use crate::clock::wall_seconds;
 use crate::history::Held;
-use crate::member::collect;
 use crate::source::LetGo;
-
-/// What a seal that lets an older snapshot go may spend on making room.
-const COLLECT_COPY_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 /// What a seal made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -145,9 +140,8 @@ impl Run<'_> {
     }
 
     fn make_room(&self, let_go: LetGo) {
-        let budget = CollectBudget { copy_bytes_max: COLLECT_COPY_BYTES_MAX };
         if let_go == LetGo::Some
-            && let Err(error) = collect(&self.keyed.here.store, budget)
+            && let Err(error) = self.keyed.room.make_if_worth(&self.keyed.here.store)
         {
             tracing::warn!(%error, "cannot make room; the next seal tries again");
         }

@@ -9,7 +9,6 @@ use landfall_core::snapshot::{Manifest, Section, SectionPriority, StateName};
 use landfall_core::transfer::TreePair;
 use landfall_core::tree::Root;
 use landfall_core::wire::{TouchedKey, Urgency};
-use landfall_store::CollectBudget;
 
 use super::early::{fetch_upper_levels, fetch_whole};
 use super::hot::{Touched, fetch_hot};
@@ -23,11 +22,7 @@ use crate::fetch::greet::{Greeted, Question};
 use crate::fetch::session::{Session, SessionEnd};
 use crate::history::Held;
 use crate::keyed::mend::Menders;
-use crate::member::collect;
 use crate::source::LetGo;
-
-/// What a join that lets an older snapshot go may spend on making room.
-const COLLECT_COPY_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 /// A join, as its thread carries it out.
 pub(super) struct Run {
@@ -74,11 +69,10 @@ impl Run {
         let let_go = fetched?;
         let sources = self.progress.sources();
         self.keyed.mend_with(Menders { sources, reach: self.reach.clone() });
-        if let_go == LetGo::Some {
-            let budget = CollectBudget { copy_bytes_max: COLLECT_COPY_BYTES_MAX };
-            if let Err(error) = collect(&self.keyed.here.store, budget) {
-                tracing::warn!(%error, "cannot make room; the next seal tries again");
-            }
+        if let_go == LetGo::Some
+            && let Err(error) = self.keyed.room.make_if_worth(&self.keyed.here.store)
+        {
+            tracing::warn!(%error, "cannot make room; the next seal tries again");
         }
         Ok(())
     }

@@ -1,0 +1,95 @@
+//! Owns when a keyed state makes room in its store: once the store grew by a part of what it held after the last time. It collects nothing
+//! of itself that a pin keeps.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use landfall_store::{CollectBudget, Store, StoreError};
+
+use crate::member::collect;
+
+/// Decides whether it is worth looking for what nobody needs. To look is to walk all that is needed, so it costs as much as the state is
+/// large: done at every seal it would make the cost of a seal follow the state and not its changes.
+#[derive(Debug, Default)]
+pub(super) struct Room {
+    /// Bytes of the store's packs after the last collection; 0 before the first.
+    pack_bytes_kept: AtomicU64,
+}
+
+impl Room {
+    /// Makes room if the store grew enough since the last time.
+    ///
+    /// # Errors
+    /// Those of [`Store::collect`]. What could not be removed now is removed another time.
+    pub(super) fn make_if_worth(&self, store: &Store) -> Result<Made, StoreError> {
+        let kept = self.pack_bytes_kept.load(Ordering::Relaxed);
+        if store.stats().pack_bytes < due_at(kept) {
+            return Ok(Made::NotWorth);
+        }
+        collect(store, CollectBudget { copy_bytes_max: COLLECT_COPY_BYTES_MAX })?;
+        self.pack_bytes_kept.store(store.stats().pack_bytes, Ordering::Relaxed);
+        Ok(Made::Room)
+    }
+}
+
+/// Whether a collection ran.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Made {
+    Room,
+    NotWorth,
+}
+
+/// The bytes of packs at which a collection is worth its walk, if the last one left `kept`.
+fn due_at(kept: u64) -> u64 {
+    kept.saturating_add(kept / GROWTH_SHARE)
+}
+
+/// A store that grew by one part in so many of what it held is looked through: no more than about that much of its disk is held for nothing,
+/// and what the walk costs is spread over that many bytes written.
+const GROWTH_SHARE: u64 = 8;
+
+/// What one collection may copy out of packs that hold little of use.
+const COLLECT_COPY_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use landfall_core::snapshot::{KeyRange, Position, SectionPriority, StateName};
+
+    use super::super::{Keyed, KeyedConfig, Schema, SectionId, SectionSchema};
+    use super::*;
+
+    #[test]
+    fn a_store_that_did_not_grow_is_not_looked_through_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let open = || {
+            let name = StateName::new("data").unwrap();
+            let section =
+                SectionSchema { name: name.clone(), priority: SectionPriority::Bulk, range: KeyRange::default() };
+            let schema = Schema::new(vec![section]).unwrap();
+            let directory = directory.path().to_owned();
+            Keyed::open(KeyedConfig { name, directory, schema, cache_bytes: 1 << 20, salt_seed: [1; 32] }).unwrap()
+        };
+        let state = open();
+        let position = Position { epoch: 1, index: 1 };
+        state
+            .transact(position, b"record", |transaction| {
+                (0..2000_u32).try_for_each(|number| {
+                    transaction.put(SectionId(0), Bytes::copy_from_slice(&number.to_be_bytes()), "value").unwrap();
+                    Ok(())
+                })
+            })
+            .unwrap();
+        state.seal().unwrap().wait().unwrap();
+        drop(state);
+        // Only finished packs count; opening again finishes them.
+        let state = open();
+        assert_eq!(state.room.make_if_worth(&state.here.store).unwrap(), Made::Room);
+        assert_eq!(state.room.make_if_worth(&state.here.store).unwrap(), Made::NotWorth);
+    }
+
+    #[test]
+    fn a_collection_is_due_after_growth_by_a_part() {
+        assert_eq!([0, 80, 8 << 30].map(due_at), [0, 90, 9 << 30]);
+        assert_eq!(due_at(u64::MAX), u64::MAX);
+    }
+}
