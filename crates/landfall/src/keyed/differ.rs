@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use landfall_core::keyed::{Missing, Sections};
 use landfall_core::snapshot::{Manifest, StateName};
-use landfall_core::tree::{Change, Diff, NodeWant, Root, TreeError};
+use landfall_core::tree::{Change, Diff, NodeWant, Nodes, Root, TreeError};
 
 use super::here::Here;
 use super::{FaultError, JoinHandle, Keyed, KeyedError};
@@ -48,8 +48,17 @@ impl JoinHandle {
     /// [`super::Milestone::Planned`] on, what is not here for it is fetched first.
     pub fn differences(&self, held: &Manifest, keys_max: usize) -> Result<Vec<Difference>, KeyedError> {
         let Some(plan) = self.progress.plan() else { return Err(FaultError::Ended.into()) };
-        let fetch = |nodes: Vec<NodeWant>| Ok(plan.lanes.fetch_nodes(&nodes)?);
+        let here = &self.keyed.here;
+        let fetch = |nodes: Vec<NodeWant>| or_here(plan.lanes.fetch_nodes(&nodes), here, &nodes);
         differences([held, &plan.manifest], &plan.sections, &self.keyed.here, keys_max, fetch)
+    }
+}
+
+/// Lanes end with their join, maybe just before they were asked. What they were asked for came with the rest, if the join ended well.
+fn or_here(fetched: Result<(), FaultError>, here: &Here, nodes: &[NodeWant]) -> Result<(), KeyedError> {
+    match fetched {
+        Err(FaultError::Ended) if nodes.iter().all(|want| here.nodes.node(want.id).is_some()) => Ok(()),
+        fetched => Ok(fetched?),
     }
 }
 
@@ -85,5 +94,38 @@ impl Difference {
             (Some(_), Some(_)) => DifferenceKind::Changed,
         };
         Self { section: section.clone(), key: change.key, kind }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use landfall_core::snapshot::{KeyRange, Position, SectionPriority};
+
+    use super::super::{KeyedConfig, Schema, SectionId, SectionSchema};
+    use super::*;
+
+    #[test]
+    fn what_came_before_the_lanes_ended_is_not_missed() {
+        let directory = tempfile::tempdir().unwrap();
+        let name = StateName::new("data").unwrap();
+        let section = SectionSchema { name: name.clone(), priority: SectionPriority::Bulk, range: KeyRange::default() };
+        let schema = Schema::new(vec![section]).unwrap();
+        let directory = directory.path().to_owned();
+        let keyed =
+            Keyed::open(KeyedConfig { name, directory, schema, cache_bytes: 1 << 20, salt_seed: [1; 32] }).unwrap();
+        let position = Position { epoch: 1, index: 1 };
+        let put = |state: &mut landfall_core::keyed::Transaction<'_>| {
+            state.put(SectionId(0), "key", "value").unwrap();
+            Ok(())
+        };
+        keyed.transact(position, b"record", put).unwrap();
+        let root = keyed.seal().unwrap().wait().unwrap().manifest.sections[0].root;
+        let here = NodeWant { id: root.id, base: None };
+        let elsewhere = NodeWant { id: landfall_core::ChunkId::of(landfall_core::Domain::Node, b"other"), ..here };
+
+        or_here(Err(FaultError::Ended), &keyed.here, &[here]).unwrap();
+        assert!(or_here(Err(FaultError::Ended), &keyed.here, &[here, elsewhere]).is_err());
+        let nobody = Err(FaultError::Nobody("all of them were asked".into()));
+        assert!(or_here(nobody, &keyed.here, &[here]).is_err(), "only lanes that ended are looked past");
     }
 }
