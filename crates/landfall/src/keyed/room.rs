@@ -1,5 +1,5 @@
-//! Owns when a keyed state makes room in its store: once the store grew by a part of what it held after the last time. It collects nothing
-//! of itself that a pin keeps.
+//! Owns when a keyed state makes room in its store: once the store grew by a part of what it held after the last time. What is removed is
+//! the store's to decide.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
