@@ -26,7 +26,7 @@ use crate::consensus::{MemberAddress, MemberId, Raft};
 use crate::gather::{Appended, PROPOSALS_WAITING_MAX, Waiters, gather};
 use crate::head::Head;
 use crate::healing::Healer;
-use crate::identity::{ClusterId, Identity, random};
+use crate::identity::{ClusterId, Identity, IdentityError, random};
 use crate::log_store::LogStore;
 use crate::message::{ENTRIES_MAX, SERVICE, SealedAt};
 use crate::network::Network;
@@ -207,7 +207,10 @@ impl<S: Service> Node<S> {
         if !self.cluster.is_pristine() {
             return Err(BootstrapError::Already);
         }
-        self.cluster.identity.set(ClusterId::draw()?).await?;
+        self.cluster.identity.set(ClusterId::draw()?).await.map_err(|error| match error {
+            IdentityError::Other { .. } => BootstrapError::Already,
+            IdentityError::Io(error) => BootstrapError::Io(error),
+        })?;
         let members = BTreeMap::from([(self.cluster.member, self.address())]);
         self.cluster.raft.initialize(members).await.map_err(|error| match error {
             RaftError::APIError(InitializeError::NotAllowed(_)) => BootstrapError::Already,
@@ -330,4 +333,21 @@ fn raft_config(timing: Timing) -> Result<Arc<Config>, OpenError> {
 pub(crate) fn address_before_listening(config: &NodeConfig) -> MemberAddress {
     let peers = config.advertise.clone().unwrap_or_else(|| config.listen.clone());
     MemberAddress { peers, clients: config.clients.clone() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::suite::{self, Silent};
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_member_that_a_cluster_took_in_begins_none_of_its_own() {
+        let directory = tempfile::tempdir().unwrap();
+        let node = Node::open(Silent, suite::config(directory.path())).await.unwrap();
+        let theirs = ClusterId([7; 16]);
+        node.cluster.identity.set(theirs).await.unwrap();
+        assert!(matches!(node.bootstrap().await, Err(BootstrapError::Already)));
+        assert_eq!(node.status().cluster, Some(theirs));
+        node.close().await;
+    }
 }
