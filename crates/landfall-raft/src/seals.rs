@@ -194,7 +194,8 @@ impl Seals {
         Reference::new(sealed.snapshot, sealed.position, sealed.log_hash, holders.collect())
     }
 
-    /// The newest snapshot beyond a position that others say they sealed, what most of them did, and those of `members` that hold it.
+    /// The newest snapshot beyond a position that others say they sealed, what most of them did, and those of `members` that hold it; nothing
+    /// where as many sealed something else.
     pub(crate) fn newest_elsewhere(
         &self,
         beyond: Position,
@@ -203,8 +204,7 @@ impl Seals {
         let ledger = self.ledger();
         let (position, reports) = ledger.reports.range(beyond..).rfind(|(position, _)| **position > beyond)?;
         let known = || reports.values().filter(|report| members.contains_key(&report.member));
-        let alike = |one: &SealedAt| known().filter(|other| other.snapshot == one.snapshot).count();
-        let first = known().max_by_key(|report| alike(report))?;
+        let first = sealed_by_most(known())?;
         let same = reports.values().filter(|report| report.snapshot == first.snapshot);
         let holders = same.filter_map(|report| {
             let address = members.get(&report.member)?.peers.clone();
@@ -227,6 +227,14 @@ impl Seals {
         // Nothing that runs under the lock can panic half way.
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What more members sealed than anything else. As many for one as for another prove nothing, as in an audit.
+fn sealed_by_most<'a>(reports: impl Iterator<Item = &'a SealedAt> + Clone) -> Option<&'a SealedAt> {
+    let alike = |one: &SealedAt| reports.clone().filter(|other| other.snapshot == one.snapshot).count();
+    let most = reports.clone().max_by_key(|report| alike(report))?;
+    let rivals = |other: &SealedAt| other.snapshot != most.snapshot && alike(other) == alike(most);
+    (!reports.clone().any(rivals)).then_some(most)
 }
 
 fn differences(own: &SealedAt, reports: &BTreeMap<MemberId, SealedAt>) -> Vec<Divergence> {
@@ -313,7 +321,10 @@ mod tests {
         let newest = |known: &[MemberId]| holders(seals.newest_elsewhere(Position::default(), &members(known)));
         assert_eq!(newest(&[2, 3, 4]), [3, 4]);
         assert_eq!(newest(&[2, 3, 5]), [2, 5]);
+        assert_eq!(newest(&[3]), [3]);
         assert!(newest(&[7]).is_empty());
+        assert!(newest(&[2, 3]).is_empty(), "as many for one as for the other prove nothing");
+        assert!(newest(&[2, 3, 4, 5]).is_empty(), "as many for one as for the other prove nothing");
     }
 
     #[test]
