@@ -15,6 +15,7 @@ use landfall::keyed::Extent;
 use crate::cluster::Cluster;
 use crate::consensus::log_id_of;
 use crate::message::{Control, Request, SealedAt};
+use crate::pauses::Pauses;
 use crate::roster::{self, RosterError};
 use crate::service::ProposeError;
 
@@ -202,12 +203,13 @@ async fn rebase_when_needed(cluster: Arc<Cluster>) {
 /// then they may have let it go, so every second time a newer one is taken instead, if there is one.
 async fn go_on_pulling(cluster: Arc<Cluster>) {
     let mut changes = cluster.arrivals.changes();
-    let (mut pause, mut attempt) = (PULL_PAUSE_FIRST, 0_u32);
+    let (mut pauses, mut attempt) = (Pauses::new(PULL_PAUSE_FIRST, PULL_PAUSE_LONGEST), 0_u32);
     loop {
         changes.mark_unchanged();
         let standing = cluster.keyed.sealed().filter(|standing| standing.extent == Extent::Filling);
         if standing.is_none() {
-            (pause, attempt) = (PULL_PAUSE_FIRST, 0);
+            pauses.reset();
+            attempt = 0;
         }
         let Some(standing) = standing.filter(|_| cluster.arrivals.has_stalled()) else {
             if changes.changed().await.is_err() {
@@ -215,8 +217,8 @@ async fn go_on_pulling(cluster: Arc<Cluster>) {
             }
             continue;
         };
-        tokio::time::sleep(pause).await;
-        (pause, attempt) = ((pause * 2).min(PULL_PAUSE_LONGEST), attempt + 1);
+        tokio::time::sleep(pauses.lengthen()).await;
+        attempt += 1;
         let others = cluster.others();
         let newer = cluster.seals.newest_elsewhere(standing.manifest.position, &others);
         let newer = newer.filter(|_| attempt.is_multiple_of(2));
