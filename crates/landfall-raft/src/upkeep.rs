@@ -28,6 +28,8 @@ const PULL_PAUSE_LONGEST: Duration = Duration::from_secs(10);
 
 /// Starts the tasks; they end when the set is dropped.
 pub(crate) fn start(cluster: &Arc<Cluster>, finished: mpsc::UnboundedReceiver<SealedAt>) -> JoinSet<()> {
+    // Before the member is handed out: whoever reads it at once may meet what is damaged.
+    name_others(cluster, &mut Vec::new());
     let mut tasks = JoinSet::new();
     tasks.spawn(report_seals(cluster.clone(), finished));
     tasks.spawn(mark_when_due(cluster.clone()));
@@ -243,17 +245,21 @@ async fn go_on_pulling(cluster: Arc<Cluster>) {
 /// What turns out to be damaged here is asked of whoever else belongs to the cluster now.
 async fn name_sources(cluster: Arc<Cluster>) {
     let mut metrics = cluster.raft.server_metrics();
-    let mut named = None;
+    let mut named = Vec::new();
     loop {
         metrics.mark_unchanged();
-        let others: Vec<String> = cluster.others().into_values().map(|address| address.peers).collect();
-        if !others.is_empty() && named.as_ref() != Some(&others) {
-            cluster.arrivals.name_sources(others.clone());
-            named = Some(others);
-        }
+        name_others(&cluster, &mut named);
         if metrics.changed().await.is_err() {
             return;
         }
+    }
+}
+
+fn name_others(cluster: &Cluster, named: &mut Vec<String>) {
+    let others: Vec<String> = cluster.others().into_values().map(|address| address.peers).collect();
+    if !others.is_empty() && *named != others {
+        cluster.arrivals.name_sources(others.clone());
+        *named = others;
     }
 }
 
