@@ -39,6 +39,7 @@ pub(crate) fn status(node: &NodeStatus, address: &MemberAddress, sealed: Option<
             "member": divergence.member,
             "what": format!("{:?}", divergence.what).to_lowercase(),
         })).collect::<Vec<_>>(),
+        "divergences_forgotten": node.divergences_forgotten,
         "different_keys": node.different_keys.iter().map(different_keys).collect::<Vec<_>>(),
     })
 }

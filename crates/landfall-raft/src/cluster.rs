@@ -92,8 +92,8 @@ impl Cluster {
             (_, None) if matches!(request, Request::Control(Control::Begin(_))) => Ok(()),
             (None, Some(asker)) if is_of_raft(request) && self.is_pristine() => {
                 self.identity.set(asker).await.map_err(|error| {
-                    tracing::error!(%error, "cannot note the cluster");
-                    Stranger { own }
+                    tracing::error!(%error, "not taken in");
+                    Stranger { own: self.identity.own() }
                 })
             }
             _ => Err(Stranger { own }),

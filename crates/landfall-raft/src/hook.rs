@@ -16,7 +16,8 @@ type Running = Pin<Box<dyn Future<Output = Result<(), HookError>> + Send>>;
 ///
 /// It is given the version of the member's lease on the log, so that it can tell its own tries from those of an earlier holder of the same name; 0
 /// if the member holds none any longer, because it was restarted. It may run more than once, also after it took effect: a member may
-/// be stopped before that is known.
+/// be stopped before that is known. That a member votes is what shows later that its hook took effect; a learner never does, so its hook runs
+/// again each time it is started with [`Node::join`](crate::Node::join).
 #[derive(Clone)]
 pub struct CommitHook(Arc<dyn Fn(u64) -> Running + Send + Sync>);
 

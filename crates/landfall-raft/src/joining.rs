@@ -12,6 +12,7 @@ use crate::cluster::Cluster;
 use crate::consensus::MemberAddress;
 use crate::entry::Lease;
 use crate::hook::CommitHook;
+use crate::identity::IdentityError;
 use crate::link::LinkError;
 use crate::message::{Beginning, Control, Newcomer, Renewal, Reply, Request};
 use crate::network::Network;
@@ -79,7 +80,7 @@ impl<S: Service> Node<S> {
         if parts.is_pristine() {
             let beginning = asking.begin(&newcomer).await?;
             if let Some(cluster) = beginning.cluster {
-                parts.identity.set(cluster).await.map_err(OpenError::from)?;
+                parts.identity.set(cluster).await.map_err(not_noted)?;
             }
             let arrivals = parts.arrivals.clone();
             let adopted = tokio::task::spawn_blocking(move || arrivals.adopt(&beginning.start)).await;
@@ -99,6 +100,13 @@ impl<S: Service> Node<S> {
         }
         node.tasks.spawn(settle(node.cluster.clone(), join, lease));
         Ok(node)
+    }
+}
+
+fn not_noted(error: IdentityError) -> JoinError {
+    match error {
+        IdentityError::Other { .. } => JoinError::Refused(error.to_string()),
+        IdentityError::Io(error) => JoinError::Open(error.into()),
     }
 }
 

@@ -32,6 +32,7 @@ mod network;
 mod node;
 mod open;
 mod owner;
+mod pauses;
 mod promotion;
 mod quorum;
 mod reference;

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use landfall::core::keyed::{Schema, SchemaError, SectionId};
-use landfall::core::snapshot::SectionPriority;
+use landfall::core::snapshot::{Position, SectionPriority};
 use landfall::keyed::{Keyed, KeyedConfig, KeyedOpenError};
 use landfall::member::{Member, ServeConfig, ServeError};
 use landfall_store::log::{Log, LogOpenError, LogOptions};
@@ -25,7 +26,7 @@ use crate::consensus::{MemberAddress, MemberId, Raft};
 use crate::gather::{Appended, PROPOSALS_WAITING_MAX, Waiters, gather};
 use crate::head::Head;
 use crate::healing::Healer;
-use crate::identity::{ClusterId, Identity, random};
+use crate::identity::{ClusterId, Identity, IdentityError, random};
 use crate::log_store::LogStore;
 use crate::message::{ENTRIES_MAX, SERVICE, SealedAt};
 use crate::network::Network;
@@ -64,6 +65,20 @@ pub enum OpenError {
     /// The state lacks what must be fetched first, and nobody gave it: try again when other members are reachable.
     #[error("a snapshot that this member had begun to install cannot be completed: {0}")]
     Incomplete(String),
+    /// The state is gone, or so old that the log does not lead on from it: put the directory back, or take this member out of the cluster and
+    /// let it join anew.
+    #[error(
+        "the state in {directory} stands at {stands}, and the log up to {purged} is gone: put back what the directory held, or remove this \
+         member from the cluster and let it join anew, under another id and with an empty directory"
+    )]
+    StateLost {
+        /// Where the state should be.
+        directory: PathBuf,
+        /// How far it is.
+        stands: Position,
+        /// What is left of the log begins after this.
+        purged: Position,
+    },
     /// It cannot listen.
     #[error(transparent)]
     Serve(#[from] ServeError),
@@ -115,15 +130,17 @@ impl Parts {
         let mut ballot = Ballot::open(&config.directory.join("raft"), config.member, random()?)?;
         let options = LogOptions { cache_bytes_max: LOG_CACHE_BYTES, ..LogOptions::default() };
         let log = Arc::new(Log::open(Arc::new(RealVfs), &config.directory.join("log"), options)?);
+        let state = config.directory.join("state");
         let keyed = Keyed::open(KeyedConfig {
             name: config.state.clone(),
-            directory: config.directory.join("state"),
+            directory: state.clone(),
             schema,
             cache_bytes: config.cache_bytes,
             salt_seed: ballot.facts().salt_seed,
         })?;
         let arrivals = Arc::new(Arrivals::new(keyed.clone(), config.transport.clone()));
         complete_install(&mut ballot, &log, &keyed, &arrivals)?;
+        check_log_leads_on(&log, &keyed, &state)?;
         let cluster = ballot.facts().cluster.filter(|_| !is_pristine(&log, &keyed));
         let disk = Arc::new(Owner::start("raft-disk", ballot)?);
         let identity = Arc::new(Identity::new(cluster, disk.clone()));
@@ -166,6 +183,15 @@ fn complete_install(ballot: &mut Ballot, log: &Log, keyed: &Keyed, arrivals: &Ar
     Ok(())
 }
 
+/// A state that stands before what is left of the log never comes to where it was; openraft would wait for ever for it to be sealed.
+fn check_log_leads_on(log: &Log, keyed: &Keyed, state: &Path) -> Result<(), OpenError> {
+    let stands = keyed.position();
+    match log.purged_through().filter(|purged| purged.index > stands.index) {
+        Some(purged) => Err(OpenError::StateLost { directory: state.to_owned(), stands, purged }),
+        None => Ok(()),
+    }
+}
+
 impl<S: Service> Node<S> {
     /// Opens a member on what its directory holds. A new one belongs to no cluster yet: [`Node::bootstrap`] begins one,
     /// [`Node::join`] joins one.
@@ -181,7 +207,10 @@ impl<S: Service> Node<S> {
         if !self.cluster.is_pristine() {
             return Err(BootstrapError::Already);
         }
-        self.cluster.identity.set(ClusterId::draw()?).await?;
+        self.cluster.identity.set(ClusterId::draw()?).await.map_err(|error| match error {
+            IdentityError::Other { .. } => BootstrapError::Already,
+            IdentityError::Io(error) => BootstrapError::Io(error),
+        })?;
         let members = BTreeMap::from([(self.cluster.member, self.address())]);
         self.cluster.raft.initialize(members).await.map_err(|error| match error {
             RaftError::APIError(InitializeError::NotAllowed(_)) => BootstrapError::Already,
@@ -304,4 +333,21 @@ fn raft_config(timing: Timing) -> Result<Arc<Config>, OpenError> {
 pub(crate) fn address_before_listening(config: &NodeConfig) -> MemberAddress {
     let peers = config.advertise.clone().unwrap_or_else(|| config.listen.clone());
     MemberAddress { peers, clients: config.clients.clone() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::suite::{self, Silent};
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_member_that_a_cluster_took_in_begins_none_of_its_own() {
+        let directory = tempfile::tempdir().unwrap();
+        let node = Node::open(Silent, suite::config(directory.path())).await.unwrap();
+        let theirs = ClusterId([7; 16]);
+        node.cluster.identity.set(theirs).await.unwrap();
+        assert!(matches!(node.bootstrap().await, Err(BootstrapError::Already)));
+        assert_eq!(node.status().cluster, Some(theirs));
+        node.close().await;
+    }
 }

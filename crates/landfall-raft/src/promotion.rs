@@ -23,11 +23,14 @@ use crate::healing::{DifferentKeys, KEYS_TOLD_MAX, own_seal};
 use crate::hook::CommitHook;
 use crate::joining::{Asked, ask_cluster};
 use crate::message::{Control, Reply, SealedAt};
+use crate::pauses::Pauses;
 
 /// A commit hook that runs longer counts as failed, and is run again.
 const HOOK_PATIENCE: Duration = Duration::from_secs(600);
-/// Pause before another snapshot is looked for with which the state can be healed.
-const NEWER_PAUSE: Duration = Duration::from_secs(1);
+/// The first pause before another snapshot is looked for with which the state can be healed; it doubles up to the longest, for each look has
+/// every member seal.
+const NEWER_PAUSE_FIRST: Duration = Duration::from_secs(1);
+const NEWER_PAUSE_LONGEST: Duration = Duration::from_secs(30);
 
 /// A joiner on its way from serving to a full member.
 pub(crate) struct Promotion<'a> {
@@ -51,13 +54,14 @@ impl Promotion<'_> {
     pub(crate) async fn follow(&self) -> Outcome {
         let (mut arrived, mut applied) = (self.cluster.arrivals.changes(), self.cluster.applied.clone());
         let mut head = self.cluster.head.changes();
+        let mut newer = Pauses::new(NEWER_PAUSE_FIRST, NEWER_PAUSE_LONGEST);
         loop {
             arrived.mark_unchanged();
             applied.mark_unchanged();
             head.mark_unchanged();
             let join = self.cluster.arrivals.adopted();
             if let Some(join) = &join
-                && let Some(outcome) = self.advance(join).await
+                && let Some(outcome) = self.advance(join, &mut newer).await
             {
                 return outcome;
             }
@@ -72,11 +76,11 @@ impl Promotion<'_> {
     }
 
     /// Tells a join what is new, and does what it asks for, until it asks for nothing.
-    async fn advance(&self, join: &Arc<JoinHandle>) -> Option<Outcome> {
+    async fn advance(&self, join: &Arc<JoinHandle>, newer: &mut Pauses) -> Option<Outcome> {
         self.tell_progress(join);
         while let Some(command) = join.poll_command() {
             tracing::debug!(%command, "the join asks");
-            if let Some(reason) = self.carry_out(join, command).await {
+            if let Some(reason) = self.carry_out(join, command, newer).await {
                 return Some(Outcome::RolledBack(reason));
             }
             self.tell_progress(join);
@@ -87,13 +91,13 @@ impl Promotion<'_> {
     }
 
     /// Does what a join asks for; says why it is over, if it is.
-    async fn carry_out(&self, join: &Arc<JoinHandle>, command: Command) -> Option<RollBackReason> {
+    async fn carry_out(&self, join: &Arc<JoinHandle>, command: Command, newer: &mut Pauses) -> Option<RollBackReason> {
         match command {
             Command::Audit { position } => self.audit(join, position).await,
             Command::RunCommitHook { lease } => self.run_hook(join, lease).await,
             Command::ReportDifference { theirs } => self.report_difference(theirs).await,
-            Command::Rebase { onto, .. } => self.heal(join, onto).await,
-            Command::AskNewer { than } => self.ask_newer(join, than).await,
+            Command::Rebase { onto, .. } => self.heal(join, onto, newer).await,
+            Command::AskNewer { than } => self.ask_newer(join, than, newer).await,
             // What could not be fetched is asked for again, and that is another join.
             Command::RollBack { reason: RollBackReason::Failed(failure) } => {
                 tracing::info!(%failure, "a join cannot go on; another one will");
@@ -210,7 +214,7 @@ impl Promotion<'_> {
     }
 
     /// Makes the state what others sealed, and applies the log after it again.
-    async fn heal(&self, join: &JoinHandle, onto: Snapshot) {
+    async fn heal(&self, join: &JoinHandle, onto: Snapshot, newer: &mut Pauses) {
         let healed = match self.pull(onto).await {
             Some(pulled) => {
                 self.cluster.healer.heal(pulled).await.map_err(|reason| tracing::warn!(%reason, "not healed"))
@@ -220,6 +224,7 @@ impl Promotion<'_> {
         match healed {
             Ok(()) => {
                 tracing::warn!(%onto, "the state was healed");
+                newer.reset();
                 self.end_healing().await;
                 self.tell(join, |join, now| {
                     join.handle_rebased(onto.id, now);
@@ -237,10 +242,10 @@ impl Promotion<'_> {
     }
 
     /// Names a snapshot that others sealed later, as long as this is the join that asks for it.
-    async fn ask_newer(&self, join: &Arc<JoinHandle>, than: Position) {
+    async fn ask_newer(&self, join: &Arc<JoinHandle>, than: Position, pauses: &mut Pauses) {
         let is_followed = || self.cluster.arrivals.adopted().is_some_and(|adopted| Arc::ptr_eq(&adopted, join));
         while is_followed() {
-            tokio::time::sleep(NEWER_PAUSE).await;
+            tokio::time::sleep(pauses.lengthen()).await;
             let sealed = self.sealed_together().await;
             let most = sealed.and_then(|sealed| tally(self.cluster.member, &sealed)?.most);
             if let Some(newer) = most.filter(|newer| newer.position > than) {

@@ -2,7 +2,7 @@
 //!
 //! From these reports come the members that hold a snapshot, and the audit: equal positions must have equal roots and log hashes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use landfall::core::ChunkId;
@@ -16,6 +16,9 @@ use crate::reference::{Holder, Reference};
 
 /// Positions of which reports are kept.
 const POSITIONS_MAX: usize = 64;
+
+/// Divergences that are kept, the newest; a member that stays wrong adds one at each mark.
+const DIVERGENCES_MAX: usize = 64;
 
 /// Reports of keys that are kept; a joiner makes two at most.
 const DIFFERENT_KEYS_MAX: usize = 8;
@@ -34,7 +37,9 @@ pub(crate) struct Seals {
 struct Ledger {
     newest: Option<Sealed>,
     reports: BTreeMap<Position, BTreeMap<MemberId, SealedAt>>,
-    divergences: Vec<Divergence>,
+    divergences: VecDeque<Divergence>,
+    /// Older ones, which are no longer among them.
+    divergences_forgotten: u64,
     different_keys: Vec<DifferentKeys>,
 }
 
@@ -79,6 +84,16 @@ impl Sealed {
             last_membership: self.membership.clone(),
             snapshot_id: self.snapshot.to_string(),
         }
+    }
+}
+
+impl Ledger {
+    fn note_divergence(&mut self, divergence: Divergence) {
+        if self.divergences.len() == DIVERGENCES_MAX {
+            self.divergences.pop_front();
+            self.divergences_forgotten += 1;
+        }
+        self.divergences.push_back(divergence);
     }
 }
 
@@ -145,7 +160,7 @@ impl Seals {
         for divergence in found {
             if !ledger.divergences.contains(&divergence) {
                 tracing::error!(?divergence, "members do not agree");
-                ledger.divergences.push(divergence);
+                ledger.note_divergence(divergence);
             }
         }
         while ledger.reports.len() > POSITIONS_MAX {
@@ -176,9 +191,14 @@ impl Seals {
         ledger.reports.values().rev().find_map(common)
     }
 
-    /// Where members did not agree, oldest first.
+    /// Where members did not agree last, oldest first.
     pub(crate) fn divergences(&self) -> Vec<Divergence> {
-        self.ledger().divergences.clone()
+        self.ledger().divergences.iter().cloned().collect()
+    }
+
+    /// How many there were before.
+    pub(crate) fn divergences_forgotten(&self) -> u64 {
+        self.ledger().divergences_forgotten
     }
 
     /// The reference to a snapshot: who holds it, this member last.
@@ -194,7 +214,8 @@ impl Seals {
         Reference::new(sealed.snapshot, sealed.position, sealed.log_hash, holders.collect())
     }
 
-    /// The newest snapshot beyond a position that others say they sealed, what most of them did, and those of `members` that hold it.
+    /// The newest snapshot beyond a position that others say they sealed, what most of them did, and those of `members` that hold it; nothing
+    /// where as many sealed something else.
     pub(crate) fn newest_elsewhere(
         &self,
         beyond: Position,
@@ -203,8 +224,7 @@ impl Seals {
         let ledger = self.ledger();
         let (position, reports) = ledger.reports.range(beyond..).rfind(|(position, _)| **position > beyond)?;
         let known = || reports.values().filter(|report| members.contains_key(&report.member));
-        let alike = |one: &SealedAt| known().filter(|other| other.snapshot == one.snapshot).count();
-        let first = known().max_by_key(|report| alike(report))?;
+        let first = sealed_by_most(known())?;
         let same = reports.values().filter(|report| report.snapshot == first.snapshot);
         let holders = same.filter_map(|report| {
             let address = members.get(&report.member)?.peers.clone();
@@ -227,6 +247,14 @@ impl Seals {
         // Nothing that runs under the lock can panic half way.
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What more members sealed than anything else. As many for one as for another prove nothing, as in an audit.
+fn sealed_by_most<'a>(reports: impl Iterator<Item = &'a SealedAt> + Clone) -> Option<&'a SealedAt> {
+    let alike = |one: &SealedAt| reports.clone().filter(|other| other.snapshot == one.snapshot).count();
+    let most = reports.clone().max_by_key(|report| alike(report))?;
+    let rivals = |other: &SealedAt| other.snapshot != most.snapshot && alike(other) == alike(most);
+    (!reports.clone().any(rivals)).then_some(most)
 }
 
 fn differences(own: &SealedAt, reports: &BTreeMap<MemberId, SealedAt>) -> Vec<Divergence> {
@@ -313,7 +341,23 @@ mod tests {
         let newest = |known: &[MemberId]| holders(seals.newest_elsewhere(Position::default(), &members(known)));
         assert_eq!(newest(&[2, 3, 4]), [3, 4]);
         assert_eq!(newest(&[2, 3, 5]), [2, 5]);
+        assert_eq!(newest(&[3]), [3]);
         assert!(newest(&[7]).is_empty());
+        assert!(newest(&[2, 3]).is_empty(), "as many for one as for the other prove nothing");
+        assert!(newest(&[2, 3, 4, 5]).is_empty(), "as many for one as for the other prove nothing");
+    }
+
+    #[test]
+    fn of_a_member_that_stays_wrong_the_newest_differences_are_told_and_the_older_ones_counted() {
+        let seals = Seals::new(1);
+        let marks = DIVERGENCES_MAX as u64 + 5;
+        for index in 1..=marks {
+            seals.handle_report(SealedAt { index, ..report(1, 7, 8) });
+            seals.handle_report(SealedAt { index, ..report(2, 9, 8) });
+        }
+        let told: Vec<_> = seals.divergences().into_iter().map(|found| found.position.index).collect();
+        assert_eq!(told, (6..=marks).collect::<Vec<_>>());
+        assert_eq!(seals.divergences_forgotten(), 5);
     }
 
     #[test]

@@ -49,8 +49,10 @@ pub struct NodeStatus {
     pub sealed: Option<Reference>,
     /// How far it is with a snapshot that it took from others.
     pub joined: Option<JoinStatus>,
-    /// Where members did not agree.
+    /// Where members did not agree last, oldest first.
     pub divergences: Vec<Divergence>,
+    /// How many times they did not agree before that.
+    pub divergences_forgotten: u64,
     /// Keys on which it did not agree with others when it joined.
     pub different_keys: Vec<DifferentKeys>,
 }
@@ -97,6 +99,7 @@ pub(crate) fn of(cluster: &Cluster) -> NodeStatus {
         sealed: cluster.seals.newest().map(|sealed| cluster.seals.reference(&sealed)),
         joined: cluster.arrivals.status(),
         divergences: cluster.seals.divergences(),
+        divergences_forgotten: cluster.seals.divergences_forgotten(),
         different_keys: cluster.seals.different_keys(),
     }
 }

@@ -1,5 +1,6 @@
 //! openraft's own tests of a storage, on the real log, ballot and state. What is installed is pulled from the other store's member.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use landfall::core::keyed::{ReadError, SectionSchema, Transaction};
@@ -27,7 +28,8 @@ use crate::service::Service;
 use crate::state_machine::{SnapshotBuilder, StateMachine};
 use crate::voted::Voted;
 
-struct Silent;
+/// A service that does nothing.
+pub(crate) struct Silent;
 
 impl Service for Silent {
     type Command = ();
@@ -40,6 +42,22 @@ impl Service for Silent {
 
     fn apply(&self, _: LogTime, (): &(), _: &mut Transaction<'_>) -> Result<(), ReadError> {
         Ok(())
+    }
+}
+
+/// A member alone.
+pub(crate) fn config(directory: &Path) -> NodeConfig {
+    NodeConfig {
+        member: 1,
+        state: StateName::new("suite").unwrap(),
+        directory: directory.to_owned(),
+        listen: "127.0.0.1:0".into(),
+        advertise: None,
+        clients: String::new(),
+        transport: Arc::new(PlainTransport),
+        cache_bytes: 1024 * 1024,
+        log_kept_bytes_max: LOG_KEPT_BYTES_DEFAULT,
+        timing: Timing::default(),
     }
 }
 
@@ -93,18 +111,7 @@ impl RaftStateMachine<Consensus> for SealedWhenAsked {
 impl StoreBuilder<Consensus, LogStore, SealedWhenAsked, (Member, TempDir)> for Builder {
     async fn build(&self) -> Result<((Member, TempDir), LogStore, SealedWhenAsked), StorageError> {
         let directory = tempfile::tempdir().unwrap();
-        let config = NodeConfig {
-            member: 1,
-            state: StateName::new("suite").unwrap(),
-            directory: directory.path().to_owned(),
-            listen: "127.0.0.1:0".into(),
-            advertise: None,
-            clients: String::new(),
-            transport: Arc::new(PlainTransport),
-            cache_bytes: 1024 * 1024,
-            log_kept_bytes_max: LOG_KEPT_BYTES_DEFAULT,
-            timing: Timing::default(),
-        };
+        let config = config(directory.path());
         let parts = Parts::open(&Silent, &config).unwrap();
         let seals = Arc::new(Seals::new(config.member));
         let serving = Member::serve(ServeConfig {

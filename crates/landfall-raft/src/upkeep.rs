@@ -15,6 +15,7 @@ use landfall::keyed::Extent;
 use crate::cluster::Cluster;
 use crate::consensus::log_id_of;
 use crate::message::{Control, Request, SealedAt};
+use crate::pauses::Pauses;
 use crate::roster::{self, RosterError};
 use crate::service::ProposeError;
 
@@ -27,6 +28,8 @@ const PULL_PAUSE_LONGEST: Duration = Duration::from_secs(10);
 
 /// Starts the tasks; they end when the set is dropped.
 pub(crate) fn start(cluster: &Arc<Cluster>, finished: mpsc::UnboundedReceiver<SealedAt>) -> JoinSet<()> {
+    // Before the member is handed out: whoever reads it at once may meet what is damaged.
+    name_others(cluster, &mut Vec::new());
     let mut tasks = JoinSet::new();
     tasks.spawn(report_seals(cluster.clone(), finished));
     tasks.spawn(mark_when_due(cluster.clone()));
@@ -202,12 +205,13 @@ async fn rebase_when_needed(cluster: Arc<Cluster>) {
 /// then they may have let it go, so every second time a newer one is taken instead, if there is one.
 async fn go_on_pulling(cluster: Arc<Cluster>) {
     let mut changes = cluster.arrivals.changes();
-    let (mut pause, mut attempt) = (PULL_PAUSE_FIRST, 0_u32);
+    let (mut pauses, mut attempt) = (Pauses::new(PULL_PAUSE_FIRST, PULL_PAUSE_LONGEST), 0_u32);
     loop {
         changes.mark_unchanged();
         let standing = cluster.keyed.sealed().filter(|standing| standing.extent == Extent::Filling);
         if standing.is_none() {
-            (pause, attempt) = (PULL_PAUSE_FIRST, 0);
+            pauses.reset();
+            attempt = 0;
         }
         let Some(standing) = standing.filter(|_| cluster.arrivals.has_stalled()) else {
             if changes.changed().await.is_err() {
@@ -215,8 +219,8 @@ async fn go_on_pulling(cluster: Arc<Cluster>) {
             }
             continue;
         };
-        tokio::time::sleep(pause).await;
-        (pause, attempt) = ((pause * 2).min(PULL_PAUSE_LONGEST), attempt + 1);
+        tokio::time::sleep(pauses.lengthen()).await;
+        attempt += 1;
         let others = cluster.others();
         let newer = cluster.seals.newest_elsewhere(standing.manifest.position, &others);
         let newer = newer.filter(|_| attempt.is_multiple_of(2));
@@ -241,17 +245,21 @@ async fn go_on_pulling(cluster: Arc<Cluster>) {
 /// What turns out to be damaged here is asked of whoever else belongs to the cluster now.
 async fn name_sources(cluster: Arc<Cluster>) {
     let mut metrics = cluster.raft.server_metrics();
-    let mut named = None;
+    let mut named = Vec::new();
     loop {
         metrics.mark_unchanged();
-        let others: Vec<String> = cluster.others().into_values().map(|address| address.peers).collect();
-        if !others.is_empty() && named.as_ref() != Some(&others) {
-            cluster.arrivals.name_sources(others.clone());
-            named = Some(others);
-        }
+        name_others(&cluster, &mut named);
         if metrics.changed().await.is_err() {
             return;
         }
+    }
+}
+
+fn name_others(cluster: &Cluster, named: &mut Vec<String>) {
+    let others: Vec<String> = cluster.others().into_values().map(|address| address.peers).collect();
+    if !others.is_empty() && *named != others {
+        cluster.arrivals.name_sources(others.clone());
+        *named = others;
     }
 }
 

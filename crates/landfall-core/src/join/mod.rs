@@ -31,8 +31,10 @@ pub use milestone::{Milestone, Reached};
 use milestone::Milestones;
 use stage::{Filling, Hook, Rebase, Stage, Verifying, Wait};
 
-/// An audit that nobody answered is asked for again after this long.
-pub const AUDIT_AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// An audit that showed nothing is asked for again after this long, then after twice as long each time: every audit has all members seal.
+pub const AUDIT_AGAIN_FIRST: Duration = Duration::from_secs(1);
+/// The longest of these pauses.
+pub const AUDIT_AGAIN_LONGEST: Duration = Duration::from_secs(30);
 /// A commit hook that failed is tried again after this long.
 pub const HOOK_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// Tries of the commit hook before the joiner gives up.
@@ -268,7 +270,8 @@ impl Join {
             return;
         }
         let Some(most) = tally.most.filter(|_| tally.equal + tally.different > 0) else {
-            verifying.again_at = Some(now + AUDIT_AGAIN_AFTER);
+            verifying.again_at = Some(now + verifying.pause);
+            verifying.pause = (verifying.pause * 2).min(AUDIT_AGAIN_LONGEST);
             return;
         };
         // With as many against it as for it nothing is proven.
@@ -411,7 +414,12 @@ impl Join {
         }
         if is_whole && self.scope == Scope::Whole {
             let position = self.applied;
-            self.set_stage(Stage::Verifying(Verifying { snapshot, position, again_at: None }));
+            self.set_stage(Stage::Verifying(Verifying {
+                snapshot,
+                position,
+                again_at: None,
+                pause: AUDIT_AGAIN_FIRST,
+            }));
             self.commands.push_back(Command::Audit { position });
         }
     }

@@ -1,6 +1,7 @@
 //! Owns which stage of a join may follow which, and what each stage waits for.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use super::command::{LeaseVersion, Part, RebaseCause, RollBackReason, Snapshot};
 use crate::Time;
@@ -58,6 +59,8 @@ pub(super) struct Verifying {
     pub(super) position: Position,
     /// When to ask again, if nobody answered.
     pub(super) again_at: Option<Time>,
+    /// How long to wait before that the next time.
+    pub(super) pause: Duration,
 }
 
 /// A commit hook under way.

@@ -307,6 +307,8 @@ impl From<Refusal> for Reply {
 
 /// What Redis says, word for word; clients look for some of these.
 pub mod texts {
+    use crate::limits::{LISTED_KEYS_MAX, REPLY_BYTES_MAX};
+
     /// A number was expected.
     pub const NOT_AN_INTEGER: &str = "ERR value is not an integer or out of range";
     /// Arguments that do not fit together.
@@ -319,11 +321,20 @@ pub mod texts {
     pub const VALUE_TOO_LONG: &str = "ERR string exceeds maximum allowed size (proto-max-bulk-len)";
     /// A key beyond the limit.
     pub const KEY_TOO_LONG: &str = "ERR key is longer than 4088 bytes";
-    /// The reply would be longer than one may be.
-    pub const REPLY_TOO_LONG: &str =
-        "ERR the reply would be longer than 67108864 bytes: nothing was done; ask for less at a time";
     /// One command changes more than one log entry holds.
     pub const WRITE_TOO_LARGE: &str = "ERR the command writes more than the 1046528 bytes that one log entry holds";
+
+    /// The reply would be longer than one may be.
+    pub fn reply_too_long() -> String {
+        format!("ERR the reply would be longer than {REPLY_BYTES_MAX} bytes: nothing was done; ask for less at a time")
+    }
+
+    /// `KEYS` finds more than it may answer.
+    pub fn too_many_keys() -> String {
+        format!(
+            "ERR more keys look like this than one reply holds, {LISTED_KEYS_MAX} keys or {REPLY_BYTES_MAX} bytes; use SCAN"
+        )
+    }
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::replies::{Fit, Replies};
 use super::{Entry, Lookup, Section};
-use crate::command::texts::REPLY_TOO_LONG;
+use crate::command::texts::reply_too_long;
 use crate::command::{Read, Unit};
 use crate::reply::Reply;
 
@@ -35,7 +35,7 @@ pub fn read<S: Lookup>(clock: Clock, command: &Read, state: &S) -> Result<Reply,
             for key in keys {
                 let value = live(key)?.map(|entry| entry.value);
                 if replies.add(Reply::bulk_or_nothing(value)) == Fit::TooLong {
-                    return Ok(Reply::refused(REPLY_TOO_LONG));
+                    return Ok(Reply::error(reply_too_long()));
                 }
             }
             replies.together()

@@ -3,7 +3,7 @@
 use super::replies::{Fit, Replies};
 use super::tentative::Tentative;
 use super::{Change, Step, apply_one};
-use crate::command::texts::REPLY_TOO_LONG;
+use crate::command::texts::reply_too_long;
 use crate::limits::REPLY_BYTES_MAX;
 use crate::reply::Reply;
 
@@ -28,7 +28,7 @@ pub(super) fn try_first<S: Change>(time_ms: u64, steps: &[Step], state: &mut S) 
     let mut replies = Replies::default();
     for step in steps {
         if replies.add(apply_one(time_ms, step, &mut tentative)?) == Fit::TooLong {
-            return Ok(Reply::refused(REPLY_TOO_LONG));
+            return Ok(Reply::error(reply_too_long()));
         }
     }
     tentative.changes().make(state)?;

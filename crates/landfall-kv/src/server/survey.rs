@@ -3,7 +3,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::cursors::Cursors;
-use crate::command::{Survey, format_integer};
+use crate::command::{Survey, format_integer, texts};
 use crate::glob;
 use crate::keyspace::{Entry, Section};
 use crate::limits::{LISTED_KEYS_MAX, REPLY_BYTES_MAX, SCANNED_KEYS_MAX, STRETCH_KEYS_MAX};
@@ -75,14 +75,11 @@ fn keys<R: Replica>(pattern: &[u8], replica: &R) -> Result<Reply, Unavailable> {
             found.push(Reply::Bulk(key));
         }
         if found.len() > LISTED_KEYS_MAX || bytes > REPLY_BYTES_MAX {
-            return Ok(Reply::refused(TOO_MANY_KEYS));
+            return Ok(Reply::error(texts::too_many_keys()));
         }
     }
     Ok(Reply::Array(found))
 }
-
-const TOO_MANY_KEYS: &str =
-    "ERR more keys look like this than one reply holds, 1000000 keys or 67108864 bytes; use SCAN";
 
 /// Counts what is there, expired keys that no sweep has removed included, as Redis does.
 fn count<R: Replica>(replica: &R) -> Result<Reply, Unavailable> {

@@ -12,7 +12,7 @@ use crate::harness::{Map, PATIENCE, Stage, add, close, content, noise, set, unti
 use landfall_raft::landfall::core::snapshot::{KeyRange, SectionPriority, StateName};
 use landfall_raft::landfall::keyed::Milestone;
 use landfall_raft::{
-    Aim, Difference, Health, JoinConfig, JoinError, LogTime, Node, NodeConfig, NodeStatus, ReadError, Role,
+    Aim, Difference, Health, JoinConfig, JoinError, LogTime, Node, NodeConfig, NodeStatus, OpenError, ReadError, Role,
     RosterError, SectionSchema, Service, Transaction, Verdict,
 };
 
@@ -251,6 +251,29 @@ async fn a_whole_member_that_was_restarted_asks_the_others_for_what_its_disk_los
     let [first, _, back] = &nodes[..] else { panic!("three members") };
     assert_eq!(content(back), content(first));
     close(nodes).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_whose_state_was_lost_says_so_where_its_log_no_longer_leads_there() {
+    let stage = Stage::new();
+    let first = stage.first().await;
+    for number in 0..100 {
+        first.propose(&add("sum", number)).await.unwrap();
+    }
+    // The first mark says what others still need; what it allows goes at the next one.
+    for _ in 0..2 {
+        assert_eq!(first.audit(PATIENCE).await.unwrap().verdict, Verdict::Equal);
+    }
+    until(&first, |status| status.log_first > 50).await;
+    first.close().await;
+    let state = stage.config(1).directory.join("state");
+    std::fs::remove_dir_all(&state).unwrap();
+    let opened = tokio::time::timeout(PATIENCE, Node::open(Map, stage.config(1))).await;
+    let Err(error) = opened.expect("it does not wait for what never comes") else {
+        panic!("it opened without a state")
+    };
+    assert!(matches!(&error, OpenError::StateLost { directory, .. } if *directory == state), "{error}");
+    assert!(error.to_string().contains("join anew"), "it says what to do: {error}");
 }
 
 async fn close_all<S: Service>(nodes: Vec<Node<S>>) {

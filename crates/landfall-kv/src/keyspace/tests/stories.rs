@@ -81,7 +81,7 @@ fn a_reply_of_many_values_is_refused_when_it_is_too_long() {
     let mut many = |count| done(START_MS, &Step::Read(Read::GetMany(vec![bytes("long"); count])), &mut state);
     let Reply::Array(values) = many(LONG_VALUES_MAX) else { panic!("they fit") };
     assert_eq!(values.len(), LONG_VALUES_MAX);
-    assert_eq!(many(LONG_VALUES_MAX + 1), Reply::refused(texts::REPLY_TOO_LONG));
+    assert_eq!(many(LONG_VALUES_MAX + 1), Reply::error(texts::reply_too_long()));
 }
 
 #[test]
@@ -94,7 +94,7 @@ fn a_transaction_whose_replies_are_too_long_changes_nothing() {
         Step::Transaction(changes.into_iter().chain(reads).chain([set_for("last", 10)]).collect())
     };
     let refused = done(START_MS, &transaction(LONG_VALUES_MAX + 1), &mut state);
-    assert_eq!(refused, Reply::refused(texts::REPLY_TOO_LONG));
+    assert_eq!(refused, Reply::error(texts::reply_too_long()));
     assert_eq!(state, before);
     let Reply::Array(replies) = done(START_MS, &transaction(LONG_VALUES_MAX - 1), &mut state) else {
         panic!("it fits")
