@@ -54,9 +54,11 @@ fn context() -> CCtx<'static> {
     zstd
 }
 
-/// The decoding side of a stream. Its context takes a window's length once the first item came.
+/// The decoding side of a stream. Its context (about 95 KiB, and a window's length) is made for the first item: a connection that is sent raw
+/// chunks only has none.
+#[derive(Default)]
 pub struct StreamDecoder {
-    zstd: DCtx<'static>,
+    zstd: Option<DCtx<'static>>,
     /// An item failed: nothing after it can be decoded.
     is_lost: bool,
 }
@@ -64,9 +66,12 @@ pub struct StreamDecoder {
 impl StreamDecoder {
     /// A stream that has not begun.
     pub fn new() -> Self {
-        let mut zstd = DCtx::create();
-        zstd.set_parameter(DParameter::WindowLogMax(STREAM_WINDOW_BYTES_LOG)).expect("it is in zstd's range");
-        Self { zstd, is_lost: false }
+        Self::default()
+    }
+
+    /// Memory of its context, in bytes: none before the first item.
+    pub fn memory_bytes(&self) -> usize {
+        self.zstd.as_ref().map_or(0, DCtx::sizeof)
     }
 
     /// Replaces `out` with the plaintext of the next item, which is exactly `plain_bytes` long; on an error `out` is empty, and
@@ -91,11 +96,12 @@ impl StreamDecoder {
     fn decode_next(&mut self, encoded: &[u8], length: usize, out: &mut Vec<u8>) -> Result<(), &'static str> {
         // One byte more than declared, so that whatever holds more is found out, and no more than that is ever written.
         out.resize(length + 1, 0);
+        let zstd = self.zstd.get_or_insert_with(decoding_context);
         let mut input = InBuffer::around(encoded);
         let mut output = OutBuffer::around(&mut out[..]);
         loop {
             let before = (input.pos, output.pos());
-            match self.zstd.decompress_stream(&mut output, &mut input) {
+            match zstd.decompress_stream(&mut output, &mut input) {
                 Ok(0) => return Err("it ends the stream"),
                 Ok(_) => {}
                 Err(_) => return Err("it is no zstd, or its window is larger than agreed"),
@@ -113,10 +119,10 @@ impl StreamDecoder {
     }
 }
 
-impl Default for StreamDecoder {
-    fn default() -> Self {
-        Self::new()
-    }
+fn decoding_context() -> DCtx<'static> {
+    let mut zstd = DCtx::create();
+    zstd.set_parameter(DParameter::WindowLogMax(STREAM_WINDOW_BYTES_LOG)).expect("it is in zstd's range");
+    zstd
 }
 
 impl std::fmt::Debug for StreamEncoder {

@@ -175,7 +175,7 @@ fn chunks_of_every_length_come_through_one_stream() {
         assert!(item.len() <= plain.len() + STREAM_OVERHEAD_BYTES_MAX as usize, "{} of {}", item.len(), plain.len());
         assert!(decode(&mut decoder, &item, plain.len()).unwrap() == *plain);
     }
-    assert!(decoder.zstd.sizeof() < 3 << 19, "a decoder of {} bytes", decoder.zstd.sizeof());
+    assert!(decoder.memory_bytes() < 3 << 19, "a decoder of {} bytes", decoder.memory_bytes());
 }
 
 #[track_caller]
@@ -219,6 +219,15 @@ fn a_bomb_stays_within_the_declared_length() {
 }
 
 #[test]
+fn a_stream_that_has_not_begun_takes_no_memory() {
+    let mut decoder = StreamDecoder::new();
+    assert_eq!(decoder.memory_bytes(), 0);
+    let plain = text(1, 100);
+    decode(&mut decoder, &encode(std::slice::from_ref(&plain))[0], 100).unwrap();
+    assert!(decoder.memory_bytes() > 0);
+}
+
+#[test]
 fn a_window_larger_than_agreed_is_refused_before_it_is_allocated() {
     for (log, is_taken) in [(STREAM_WINDOW_BYTES_LOG, true), (STREAM_WINDOW_BYTES_LOG + 1, false), (27, false)] {
         let mut zstd = CCtx::create();
@@ -228,7 +237,7 @@ fn a_window_larger_than_agreed_is_refused_before_it_is_allocated() {
         zstd.compress_stream2(&mut output, &mut InBuffer::around(&plain), ZSTD_EndDirective::ZSTD_e_flush).unwrap();
         let mut decoder = StreamDecoder::new();
         assert_eq!(decode(&mut decoder, &item, 100).is_ok(), is_taken, "a window of 2^{log} bytes");
-        assert!(is_taken || decoder.zstd.sizeof() < 1 << 18, "{} bytes", decoder.zstd.sizeof());
+        assert!(is_taken || decoder.memory_bytes() < 1 << 18, "{} bytes", decoder.memory_bytes());
     }
 }
 
