@@ -2,12 +2,10 @@
 //! the membership, which it makes in two steps.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use landfall::core::keyed::{ReadError, SectionSchema, Transaction};
 use landfall::core::snapshot::{KeyRange, SectionPriority, StateName};
-use landfall::net::PlainTransport;
 use openraft::ChangeMembers;
 
 use crate::ballot::{Facts, Pending};
@@ -16,10 +14,11 @@ use crate::consensus::log_id_of;
 use crate::entry::LogTime;
 use crate::joining::{Aim, JoinConfig};
 use crate::message::Newcomer;
-use crate::node::{LOG_KEPT_BYTES_DEFAULT, Node, NodeConfig, Timing};
+use crate::node::{Node, NodeConfig};
 use crate::open::Parts;
 use crate::roster;
 use crate::service::Service;
+use crate::suite;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -43,18 +42,8 @@ impl Service for Counter {
 }
 
 fn config(directory: &Path, member: u64) -> NodeConfig {
-    NodeConfig {
-        member,
-        state: StateName::new("counter").unwrap(),
-        directory: directory.join(member.to_string()),
-        listen: "127.0.0.1:0".into(),
-        advertise: None,
-        clients: String::new(),
-        transport: Arc::new(PlainTransport),
-        cache_bytes: 1024 * 1024,
-        log_kept_bytes_max: LOG_KEPT_BYTES_DEFAULT,
-        timing: Timing::default(),
-    }
+    let state = StateName::new("counter").unwrap();
+    NodeConfig { member, state, ..suite::config(&directory.join(member.to_string())) }
 }
 
 /// A leader with a seal, and what it would have told a follower to install.

@@ -3,7 +3,6 @@
 //!
 //! It decides nothing: that is the join's business. It never asks for a vote either.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +23,7 @@ use crate::hook::CommitHook;
 use crate::joining::{Asked, ask_cluster};
 use crate::message::{Control, Reply, SealedAt};
 use crate::pauses::Pauses;
+use crate::seals::sealed_by_most;
 
 /// A commit hook that runs longer counts as failed, and is run again.
 const HOOK_PATIENCE: Duration = Duration::from_secs(600);
@@ -297,18 +297,12 @@ fn tally(own: MemberId, sealed: &[SealedAt]) -> Option<Tally> {
     let others = || sealed.iter().filter(|report| report.member != own && report.position() == mine.position());
     let is_equal = |other: &&SealedAt| (other.state_root, other.log_hash) == (mine.state_root, mine.log_hash);
     let equal = others().filter(is_equal).count();
-    let mut by_snapshot: BTreeMap<[u8; 32], u32> = BTreeMap::new();
-    others().for_each(|other| *by_snapshot.entry(other.snapshot).or_default() += 1);
     let (position, different) = (mine.position(), others().count() - equal);
-    let most = by_snapshot.iter().max_by_key(|(_, count)| **count);
-    let is_clear = most.is_some_and(|(id, most)| {
-        let is_own = *id == mine.snapshot;
-        by_snapshot.values().filter(|count| *count == most).count() == 1 && (!is_own || equal > different)
-    });
-    let Some((id, _)) = most.filter(|_| is_clear) else {
+    let is_clear = |most: &&SealedAt| most.snapshot != mine.snapshot || equal > different;
+    let Some(most) = sealed_by_most(others()).filter(is_clear) else {
         return Some(Tally { position, equal: 0, different: 0, most: None });
     };
-    let most = Some(Snapshot { id: ChunkId::from_bytes(*id), position });
+    let most = Some(Snapshot { id: ChunkId::from_bytes(most.snapshot), position });
     Some(Tally { position, equal: equal as u32, different: different as u32, most })
 }
 

@@ -250,7 +250,7 @@ impl Seals {
 }
 
 /// What more members sealed than anything else. As many for one as for another prove nothing, as in an audit.
-fn sealed_by_most<'a>(reports: impl Iterator<Item = &'a SealedAt> + Clone) -> Option<&'a SealedAt> {
+pub(crate) fn sealed_by_most<'a>(reports: impl Iterator<Item = &'a SealedAt> + Clone) -> Option<&'a SealedAt> {
     let alike = |one: &SealedAt| reports.clone().filter(|other| other.snapshot == one.snapshot).count();
     let most = reports.clone().max_by_key(|report| alike(report))?;
     let rivals = |other: &SealedAt| other.snapshot != most.snapshot && alike(other) == alike(most);

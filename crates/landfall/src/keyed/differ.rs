@@ -99,20 +99,16 @@ impl Difference {
 
 #[cfg(test)]
 mod tests {
-    use landfall_core::snapshot::{KeyRange, Position, SectionPriority};
+    use landfall_core::snapshot::Position;
 
-    use super::super::{KeyedConfig, Schema, SectionId, SectionSchema};
+    use super::super::SectionId;
+    use super::super::alone::open;
     use super::*;
 
     #[test]
     fn what_came_before_the_lanes_ended_is_not_missed() {
         let directory = tempfile::tempdir().unwrap();
-        let name = StateName::new("data").unwrap();
-        let section = SectionSchema { name: name.clone(), priority: SectionPriority::Bulk, range: KeyRange::default() };
-        let schema = Schema::new(vec![section]).unwrap();
-        let directory = directory.path().to_owned();
-        let keyed =
-            Keyed::open(KeyedConfig { name, directory, schema, cache_bytes: 1 << 20, salt_seed: [1; 32] }).unwrap();
+        let keyed = open(directory.path());
         let position = Position { epoch: 1, index: 1 };
         let put = |state: &mut landfall_core::keyed::Transaction<'_>| {
             state.put(SectionId(0), "key", "value").unwrap();

@@ -3,6 +3,8 @@
 //!
 //! It never decides what a change means, and never asks a peer unless a join is under way or something here is damaged. Its calls block.
 
+#[cfg(test)]
+mod alone;
 mod differ;
 mod error;
 mod here;

@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use landfall_store::{CollectBudget, Store, StoreError};
 
+use super::Keyed;
 use crate::member::collect;
+use crate::source::LetGo;
 
 /// Decides whether it is worth looking for what nobody needs. To look is to walk all that is needed, so it costs as much as the state is
 /// large: done at every seal it would make the cost of a seal follow the state and not its changes.
@@ -20,7 +22,7 @@ impl Room {
     ///
     /// # Errors
     /// Those of [`Store::collect`]. What could not be removed now is removed another time.
-    pub(super) fn make_if_worth(&self, store: &Store) -> Result<Made, StoreError> {
+    fn make_if_worth(&self, store: &Store) -> Result<Made, StoreError> {
         let kept = self.pack_bytes_kept.load(Ordering::Relaxed);
         if store.stats().pack_bytes < due_at(kept) {
             return Ok(Made::NotWorth);
@@ -31,9 +33,20 @@ impl Room {
     }
 }
 
+impl Keyed {
+    /// Makes room if something was let go and it is worth it. What fails is only told: what nobody needs is still there the next time.
+    pub(super) fn make_room(&self, let_go: LetGo) {
+        if let_go == LetGo::Some
+            && let Err(error) = self.room.make_if_worth(&self.here.store)
+        {
+            tracing::warn!(%error, "cannot make room; the next seal tries again");
+        }
+    }
+}
+
 /// Whether a collection ran.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Made {
+enum Made {
     Room,
     NotWorth,
 }
@@ -53,23 +66,16 @@ const COLLECT_COPY_BYTES_MAX: u64 = 64 * 1024 * 1024;
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use landfall_core::snapshot::{KeyRange, Position, SectionPriority, StateName};
+    use landfall_core::snapshot::Position;
 
-    use super::super::{Keyed, KeyedConfig, Schema, SectionId, SectionSchema};
+    use super::super::SectionId;
+    use super::super::alone::open;
     use super::*;
 
     #[test]
     fn a_store_that_did_not_grow_is_not_looked_through_again() {
         let directory = tempfile::tempdir().unwrap();
-        let open = || {
-            let name = StateName::new("data").unwrap();
-            let section =
-                SectionSchema { name: name.clone(), priority: SectionPriority::Bulk, range: KeyRange::default() };
-            let schema = Schema::new(vec![section]).unwrap();
-            let directory = directory.path().to_owned();
-            Keyed::open(KeyedConfig { name, directory, schema, cache_bytes: 1 << 20, salt_seed: [1; 32] }).unwrap()
-        };
-        let state = open();
+        let state = open(directory.path());
         let position = Position { epoch: 1, index: 1 };
         state
             .transact(position, b"record", |transaction| {
@@ -82,7 +88,7 @@ mod tests {
         state.seal().unwrap().wait().unwrap();
         drop(state);
         // Only finished packs count; opening again finishes them.
-        let state = open();
+        let state = open(directory.path());
         assert_eq!(state.room.make_if_worth(&state.here.store).unwrap(), Made::Room);
         assert_eq!(state.room.make_if_worth(&state.here.store).unwrap(), Made::NotWorth);
     }

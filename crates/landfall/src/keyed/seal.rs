@@ -116,7 +116,7 @@ impl Run<'_> {
     fn seal(&self, mut sealing: Sealing) -> (Result<SealReport, SealError>, Option<Sealing>) {
         match self.make_snapshot(&mut sealing) {
             Ok((report, let_go)) => {
-                self.make_room(let_go);
+                self.keyed.make_room(let_go);
                 (Ok(report), Some(sealing))
             }
             Err(error) => {
@@ -137,14 +137,6 @@ impl Run<'_> {
         // From now on readers go by the new nodes; the memory of the old ones is there for the next seal.
         here.nodes.outlive(&kept.replaced);
         Ok((SealReport { elapsed: self.began.elapsed(), ..report }, let_go))
-    }
-
-    fn make_room(&self, let_go: LetGo) {
-        if let_go == LetGo::Some
-            && let Err(error) = self.keyed.room.make_if_worth(&self.keyed.here.store)
-        {
-            tracing::warn!(%error, "cannot make room; the next seal tries again");
-        }
     }
 
     fn make_durable(&self, sealed: &Sealed) -> Result<Held, SealError> {
@@ -184,19 +176,9 @@ impl Run<'_> {
 
 #[cfg(test)]
 mod tests {
-    use landfall_core::keyed::{Schema, SectionSchema};
-    use landfall_core::snapshot::{KeyRange, SectionPriority, StateName};
-
-    use super::super::{KeyedConfig, SectionId};
+    use super::super::SectionId;
+    use super::super::alone::open;
     use super::*;
-
-    fn open(directory: &std::path::Path) -> Arc<Keyed> {
-        let name = StateName::new("data").unwrap();
-        let section = SectionSchema { name: name.clone(), priority: SectionPriority::Bulk, range: KeyRange::default() };
-        let schema = Schema::new(vec![section]).unwrap();
-        let directory = directory.to_owned();
-        Keyed::open(KeyedConfig { name, directory, schema, cache_bytes: 1 << 20, salt_seed: [1; 32] }).unwrap()
-    }
 
     fn put(state: &Keyed, index: u64, value: &'static str) {
         let changed = state.transact(Position { epoch: 1, index }, &index.to_le_bytes(), |transaction| {

@@ -69,11 +69,7 @@ impl Run {
         let let_go = fetched?;
         let sources = self.progress.sources();
         self.keyed.mend_with(Menders { sources, reach: self.reach.clone() });
-        if let_go == LetGo::Some
-            && let Err(error) = self.keyed.room.make_if_worth(&self.keyed.here.store)
-        {
-            tracing::warn!(%error, "cannot make room; the next seal tries again");
-        }
+        self.keyed.make_room(let_go);
         Ok(())
     }
 
