@@ -112,6 +112,9 @@ impl Editor {
             self.writer.copy(&old.node, old.next..at, sink);
             let is_replaced = at < old.node.len() && old.node.key(at) == key;
             old.next = at + usize::from(is_replaced);
+            if is_replaced && value.is_some() {
+                self.writer.overwrites();
+            }
         }
         if let Some(value) = value {
             self.writer.push(key, value, sink)?;

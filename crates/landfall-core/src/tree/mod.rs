@@ -158,7 +158,7 @@ pub trait NodeSink {
     fn put(&mut self, node: Chunk);
 
     /// Takes one new node and hears which old node of the same level covers its first key, if one does: the likeliest base
-    /// of a patch. It is a hint; nothing depends on it.
+    /// of a patch. None is named for a leaf that shares no key with it. It is a hint; nothing depends on it.
     fn put_in_place_of(&mut self, node: Chunk, old: Option<ChunkId>) {
         let _ = old;
         self.put(node);

@@ -40,6 +40,11 @@ impl Writer {
         self.open(level).bytes.split_off(HEADER_BYTES)
     }
 
+    /// Says that the next entry of the open leaf takes the place of one of the old leaf.
+    pub(super) fn overwrites(&mut self) {
+        self.levels[0].meet_old();
+    }
+
     /// Appends an entry to the open leaf.
     pub(super) fn push(&mut self, key: &[u8], value: &Value, sink: &mut impl NodeSink) -> Result<(), TreeError> {
         let totals = check_entry(key, value)?;
@@ -157,6 +162,8 @@ struct OpenNode {
     replaced: Option<ChunkId>,
     /// The old node that was being merged when this node got its first entry.
     began_in: Option<ChunkId>,
+    /// Whether a leaf has entries of that old node, or others in their place: what only stands behind it has nothing in common with it.
+    met_old: bool,
     /// What a leaf has of that old node.
     copied: Vec<Copied>,
 }
@@ -174,8 +181,13 @@ impl OpenNode {
             last_closed: None,
             replaced: None,
             began_in: None,
+            met_old: false,
             copied: Vec::new(),
         }
+    }
+
+    fn meet_old(&mut self) {
+        self.met_old |= self.entries == 0 || self.began_in == self.replaced;
     }
 
     fn count(&mut self, entries: u32, totals: Totals) {
@@ -195,6 +207,7 @@ impl OpenNode {
         let from = node.start(range.start);
         self.count(range.len() as u32, node.totals(range));
         if self.level == 0 && self.began_in == Some(node.id()) {
+            self.met_old = true;
             self.note_copied(at, from);
         }
     }
@@ -232,7 +245,7 @@ impl OpenNode {
         let node = Chunk::new(Domain::Node, Bytes::copy_from_slice(&self.bytes));
         let id = node.id();
         if self.replaced != Some(id) {
-            match self.began_in {
+            match self.began_in.filter(|_| self.level > 0 || self.met_old) {
                 Some(old) if !self.copied.is_empty() => sink.put_copied(node, old, &self.copied),
                 old => sink.put_in_place_of(node, old),
             }
@@ -245,6 +258,7 @@ impl OpenNode {
     fn clear(&mut self) {
         self.entries = 0;
         self.began_in = None;
+        self.met_old = false;
         self.copied.clear();
         self.totals = Totals::default();
         self.bytes.truncate(HEADER_BYTES);
