@@ -17,7 +17,7 @@ pub(crate) fn give_way() {
 
 /// How long bulk work keeps a processor before it looks whether others want it. The system would let it go on for some milliseconds, and a
 /// request of a client passes through several threads.
-const PIECE: Duration = Duration::from_micros(250);
+const PIECE: Duration = Duration::from_micros(60);
 /// Of the time that others took, the part that bulk work then has without asking: it may be slowed down, it may not be starved.
 const KEPT: u32 = 8;
 

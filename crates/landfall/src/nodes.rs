@@ -1,6 +1,7 @@
 //! Owns the tree nodes that are near: a bounded cache over the store. It never asks a peer.
 
 mod patching;
+mod whole;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -44,7 +45,7 @@ impl NodeCache {
 
     /// Keeps a node for good.
     pub(crate) fn put(&self, node: &Chunk) -> Result<(), StoreError> {
-        self.store.put(node)?;
+        self.store_whole(node)?;
         self.remember(node.id(), Kept::Plain(node.bytes().clone()));
         Ok(())
     }
@@ -60,7 +61,7 @@ impl NodeCache {
         if let Some(patch) = patching.make(node, old) {
             self.store_patch(node, old.id, old.kept, patch)?;
         } else {
-            self.store.put(node)?;
+            self.store_whole(node)?;
         }
         if self.part(old.id).has(old.id) {
             self.remember(node.id(), Kept::Plain(node.bytes().clone()));
@@ -68,11 +69,30 @@ impl NodeCache {
         Ok(())
     }
 
-    /// Keeps a node for good, as the patch that makes it of the node `base`.
-    pub(crate) fn put_patch(&self, node: &Chunk, base: ChunkId, patch: &[u8]) -> Result<(), StoreError> {
-        self.store_patch(node, base, None, patch)?;
+    /// Keeps a node for good in the form in which it came. A patch comes with the node that it was made against.
+    pub(crate) fn put_as_it_came(
+        &self,
+        node: &Chunk,
+        codec: Codec,
+        bytes: &[u8],
+        base: Option<ChunkId>,
+    ) -> Result<(), StoreError> {
+        match (codec, base) {
+            (Codec::ZstdPatch, Some(base)) => self.store_patch(node, base, None, bytes)?,
+            // Whoever decoded it had a base.
+            (Codec::ZstdPatch, None) => self.store_whole(node)?,
+            (codec, _) => self.store.put_encoded(node, Encoded { codec: codec as u8, base: None, bytes })?,
+        }
         self.remember(node.id(), Kept::Plain(node.bytes().clone()));
         Ok(())
+    }
+
+    /// Stores a node by itself, compressed where that saves something.
+    fn store_whole(&self, node: &Chunk) -> Result<(), StoreError> {
+        whole::with_form(node.bytes(), |form| match form {
+            Some(form) => self.store.put_encoded(node, form),
+            None => self.store.put(node),
+        })
     }
 
     fn store_patch(
@@ -89,7 +109,7 @@ impl NodeCache {
         };
         match put {
             // It hangs on too many patches already: a whole node ends the chain.
-            Err(StoreError::BaseUnusable { .. }) => self.store.put(node),
+            Err(StoreError::BaseUnusable { .. }) => self.store_whole(node),
             put => put,
         }
     }
@@ -358,7 +378,7 @@ impl Generations {
 
 #[cfg(test)]
 mod tests {
-    use landfall_core::codec::Copied;
+    use landfall_core::codec::{Copied, Encoder};
     use landfall_store::vfs::RealVfs;
     use landfall_store::{StoreOptions, StoreStats};
 
@@ -459,6 +479,28 @@ mod tests {
         for (version, base) in [(1, &other), (2, &node(9))] {
             cache.put_in_place_of(&node(version), &replaced(base), &mut patching).unwrap();
             assert_eq!(store.get_encoded(node(version).id()).unwrap().unwrap().base, None);
+        }
+    }
+
+    #[test]
+    fn text_rests_compressed_noise_does_not_and_what_came_rests_as_it_came() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = open(directory.path());
+        let cache = NodeCache::with_cache_bytes(store.clone(), 0);
+        let text = Chunk::new(Domain::Node, b"key:00000001 some words and some more words ".repeat(300).into());
+        let codec_of = |chunk: &Chunk| Codec::from_byte(store.get_encoded(chunk.id()).unwrap().unwrap().codec);
+        cache.put(&text).unwrap();
+        cache.put(&node(1)).unwrap();
+        assert_eq!((codec_of(&text), codec_of(&node(1))), (Some(Codec::Lz4), Some(Codec::Raw)));
+
+        let came = Chunk::new(Domain::Node, b"words that came over a slow link ".repeat(300).into());
+        let mut zstd = Vec::new();
+        Encoder::new().encode(Codec::Zstd, came.bytes(), None, &mut zstd).unwrap();
+        cache.put_as_it_came(&came, Codec::Zstd, &zstd, None).unwrap();
+        cache.put_as_it_came(&node(2), Codec::Raw, node(2).bytes(), None).unwrap();
+        assert_eq!((codec_of(&came), codec_of(&node(2))), (Some(Codec::Zstd), Some(Codec::Raw)));
+        for chunk in [text, came, node(1), node(2)] {
+            assert_eq!(NodeCache::new(store.clone()).get(chunk.id()).unwrap().as_ref(), Some(chunk.bytes()));
         }
     }
 

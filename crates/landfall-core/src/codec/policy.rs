@@ -79,7 +79,7 @@ pub struct EncodeFacts {
     pub plain_bytes: u64,
     /// Bytes that came out.
     pub encoded_bytes: u64,
-    /// Time of one core.
+    /// Time of one core; zero for what was encoded before.
     pub took: Duration,
 }
 
@@ -256,11 +256,12 @@ impl CodecPolicy for Automatic {
             codec if codec == self.densest => &mut self.zstd,
             _ => return,
         };
-        let seconds = encoded.took.as_secs_f64();
-        if encoded.plain_bytes == 0 || seconds <= 0.0 {
+        if encoded.plain_bytes == 0 {
             return;
         }
         let plain = encoded.plain_bytes as f64;
+        // What was compressed before costs its copying at least.
+        let seconds = encoded.took.as_secs_f64().max(plain / COPIED_BYTES_PER_SECOND);
         pace.plain_bytes_per_second = blend(pace.plain_bytes_per_second, plain / seconds);
         pace.encoded_per_plain = blend(pace.encoded_per_plain, (encoded.encoded_bytes as f64 / plain).max(0.01));
     }
@@ -292,6 +293,7 @@ const GROWTH_LEAST: f64 = 0.002;
 const GROWTH_BACK_OFF: f64 = 2.0;
 /// So much of a core is there for compressing however busy the machine is.
 const CORE_SHARE_ANYWAY: f64 = 0.125;
+const COPIED_BYTES_PER_SECOND: f64 = 5e9;
 /// Another codec must promise this much more, so that the choice does not flutter.
 const CLEARLY_BETTER: f64 = 1.15;
 
@@ -421,6 +423,29 @@ mod tests {
             sender.send(&mut policy);
         }
         assert!(others < 300, "{others} of 3000 chunks");
+    }
+
+    #[test]
+    fn what_is_stored_compressed_goes_out_so_until_the_link_is_slower_than_compressing_it_further() {
+        let stored = EncodeFacts { codec: LZ4, plain_bytes: 1 << 20, encoded_bytes: 600_000, took: Duration::ZERO };
+        for (link_rate, expected) in [(150e6, LZ4), (20e6, WireCodec::ZstdStream)] {
+            let mut policy = Automatic::for_receiver(CodecSet::ALL);
+            for _ in 0..200 {
+                let elapsed = Duration::from_secs_f64(stored.encoded_bytes as f64 / link_rate);
+                policy.handle_encoded(stored);
+                // A core that others want as well compresses at a third of its pace.
+                let dense = EncodeFacts {
+                    codec: WireCodec::ZstdStream,
+                    encoded_bytes: 400_000,
+                    took: Duration::from_millis(8),
+                    ..stored
+                };
+                policy.handle_encoded(dense);
+                let sent_bytes = stored.encoded_bytes;
+                policy.handle_link(LinkFacts { sent_bytes, elapsed, blocked: elapsed, spare_cores: 0.5 });
+            }
+            assert_eq!(policy.choose(LIKELY), expected, "{link_rate} B/s");
+        }
     }
 
     #[test]

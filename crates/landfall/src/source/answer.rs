@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use landfall_core::codec::{
@@ -309,6 +309,7 @@ impl Answers {
     ) -> Result<(), SendError> {
         let body = match &found {
             Ok(Found::Stored { codec, plain_bytes, bytes }) => {
+                self.coder.note_stored(*codec, *plain_bytes, bytes);
                 ItemBody::Chunk(ItemForm { codec: (*codec).into(), plain_bytes: *plain_bytes, payload: bytes })
             }
             Ok(Found::Plain { base }) => ItemBody::Chunk(self.coder.form(*base)),
@@ -335,9 +336,20 @@ impl Coder {
             codec if !self.policy.known().contains(codec) => false,
             // It was made against the very chunk that the joiner holds.
             Codec::ZstdPatch => stored_base == base,
-            Codec::Lz4 | Codec::Zstd => base.is_none(),
+            // It costs nothing; where bytes count most it is compressed anew, with the connection's memory.
+            Codec::Lz4 | Codec::Zstd => base.is_none() && self.policy.choose(facts) != WireCodec::ZstdStream,
             Codec::Raw => base.is_none() && self.policy.choose(facts) == RAW,
         }
+    }
+
+    /// What goes out as it is stored was compressed for nothing, which the policy should know.
+    fn note_stored(&mut self, codec: Codec, plain_bytes: u32, bytes: &[u8]) {
+        self.policy.handle_encoded(EncodeFacts {
+            codec: codec.into(),
+            plain_bytes: u64::from(plain_bytes),
+            encoded_bytes: bytes.len() as u64,
+            took: Duration::ZERO,
+        });
     }
 
     /// Gives the plaintext in the buffer the form that the link deserves.
@@ -397,8 +409,6 @@ fn bad_id() -> Refusal {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use landfall_core::codec::LinkFacts;
 
     use super::*;

@@ -99,11 +99,7 @@ impl Landing for KeyedLanding {
     }
 
     fn put_node(&self, want: &NodeWant, node: &Chunk, form: &ItemForm<'_, Codec>) -> Result<(), LandingError> {
-        match (form.codec, want.base) {
-            // It rests as it came: as what differs from the node that it replaces.
-            (Codec::ZstdPatch, Some(base)) => Ok(self.here.nodes.put_patch(node, base, form.payload)?),
-            _ => Ok(self.here.nodes.put(node)?),
-        }
+        Ok(self.here.nodes.put_as_it_came(node, form.codec, form.payload, want.base)?)
     }
 
     fn place_of(&self, key: &Bytes, _: &Value) -> Result<Place, LandingError> {
