@@ -235,6 +235,7 @@ impl Pull {
             Arrival::Stored => "stored",
             Arrival::Missing => "missing",
             Arrival::Corrupt => "corrupt",
+            Arrival::Baseless => "baseless",
         })
     }
 
@@ -249,6 +250,9 @@ impl Pull {
             Some(base) => disk.read(base)?,
             None => None,
         };
+        if form.codec == Codec::ZstdPatch && asked.base.is_some() && base.is_none() {
+            return Ok((Arrival::Baseless, WatchedArrival::Nothing));
+        }
         if asked.bytes.is_some_and(|bytes| bytes != form.plain_bytes) {
             return Ok(corrupt);
         }

@@ -404,10 +404,10 @@ impl<L: Landing> Session<L> {
         bench: &mut Workbench,
     ) -> Result<Arrival, L::Failure> {
         let ItemBody::Chunk(form) = body else { return Ok(Arrival::Missing) };
-        let base = match want.base {
-            Some(base) => self.landing.nodes().get(base)?,
-            None => None,
-        };
+        let base = want.base.map(|base| self.landing.nodes().get(base)).transpose()?.flatten();
+        if form.codec == Codec::ZstdPatch && want.base.is_some() && base.is_none() {
+            return Ok(Arrival::Baseless);
+        }
         let decoded =
             bench.decoder.decode(form.codec, form.payload, form.plain_bytes, base.as_deref(), &mut bench.plain);
         if decoded.is_err() {
@@ -440,7 +440,7 @@ impl<L: Landing> Session<L> {
         let base = match (form.codec, asked.base) {
             (Codec::ZstdPatch, Some(base)) => {
                 if !self.landing.read_base(&asked.place, base, &mut bench.base)? {
-                    return Err(self.landing.base_changed(&asked.place));
+                    return self.landing.base_gone(&asked.place).map(|()| Arrival::Baseless);
                 }
                 Some((base, &bench.base[..]))
             }
@@ -459,7 +459,7 @@ impl<L: Landing> Session<L> {
         let Some(chunk) = plain.and_then(|plain| Proven::verify(asked.id, Domain::Data, plain).ok()) else {
             // A base that is not what it was makes wrong bytes of a right patch: then the peer is not to blame.
             if base.is_some_and(|(id, bytes)| ChunkId::of(Domain::Data, bytes) != id) {
-                return Err(self.landing.base_changed(&asked.place));
+                return self.landing.base_gone(&asked.place).map(|()| Arrival::Baseless);
             }
             self.status.note_corrupt(peer, &asked.place);
             return Ok(Arrival::Corrupt);

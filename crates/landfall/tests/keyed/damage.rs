@@ -10,20 +10,20 @@ use landfall::member::Member;
 use landfall::net::PlainTransport;
 use landfall::pull::TrustAll;
 
-use crate::ground::{DATA, assert_equal, fill, join, key, open, seal, serve, value};
+use crate::ground::{DATA, assert_equal, fill, join, key, open, put, seal, serve, value};
 
 const KEYS: u64 = 20_000;
 /// Bytes between two that are changed: several in each pack, and most nodes stay whole.
-const STEP: u64 = 100_000;
+const STEP: usize = 100_000;
 
-/// Changes a byte here and there in every pack, but not in what stands at its ends.
-fn damage(directory: &Path) -> u64 {
+/// Changes a byte every so often in every pack, but not in what stands at its ends.
+fn damage(directory: &Path, step: usize) -> u64 {
     let mut changed = 0;
     for entry in std::fs::read_dir(directory.join("store/packs")).unwrap() {
         let path = entry.unwrap().path();
         let file = OpenOptions::new().read(true).write(true).open(&path).unwrap();
         let length = file.metadata().unwrap().len();
-        for at in (STEP / 2..length * 9 / 10).step_by(STEP as usize) {
+        for at in (step as u64 / 2..length * 9 / 10).step_by(step) {
             let mut byte = [0];
             file.read_exact_at(&mut byte, at).unwrap();
             file.write_all_at(&[byte[0] ^ 0x10], at).unwrap();
@@ -47,7 +47,7 @@ fn what_is_damaged_at_a_whole_member_is_fetched_again_and_stays_right() {
         seal(keyed);
     }
     drop(second);
-    assert!(damage(directories[1].path()) > 5);
+    assert!(damage(directories[1].path(), STEP) > 5);
     let second = open(directories[1].path());
     assert_eq!(second.sealed().unwrap().extent, Extent::Whole);
 
@@ -82,7 +82,7 @@ fn who_joined_asks_those_that_it_joined() {
     handle.wait(Milestone::Complete).unwrap();
     handle.adopt().unwrap();
     drop(handle);
-    assert!(damage(directories[1].path()) > 5);
+    assert!(damage(directories[1].path(), STEP) > 5);
     assert_equal(&source, &joiner);
 }
 
@@ -96,11 +96,37 @@ fn what_those_that_are_named_lack_is_not_put_right_and_the_error_says_both() {
     seal(&damaged);
     let member = serve(&other);
     name_sources(&damaged, &[&member]);
-    assert!(damage(directories[1].path()) > 5);
+    assert!(damage(directories[1].path(), STEP) > 5);
 
     let refused = damaged.scan(DATA, b"", KEYS as usize).unwrap_err();
     let KeyedError::NotMended { damaged: what, reason } = &refused else { panic!("{refused}") };
     let KeyedError::NotHere { first, .. } = &**what else { panic!("{what}") };
     let text = refused.to_string();
     assert!(text.contains(&first.to_string()) && text.contains(&reason.to_string()), "{text}");
+}
+
+#[test]
+fn what_is_damaged_of_an_old_snapshot_is_no_base_for_the_next_and_nobody_is_blamed_for_it() {
+    let directories = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let [source, joiner] = directories.each_ref().map(|directory| open(directory.path()));
+    fill(&source, KEYS);
+    seal(&source);
+    let member = serve(&source);
+    let handle = join(&joiner, &[&member]);
+    handle.wait(Milestone::Complete).unwrap();
+    handle.adopt().unwrap();
+    drop((handle, joiner));
+    assert!(damage(directories[1].path(), STEP / 4) > 20);
+
+    // A little of every leaf changes, and of every long value.
+    let changed = (3..KEYS).step_by(50).map(|number| (key(number), [&b"new"[..], &value(number, 0)].concat()));
+    put(&source, 3, DATA, changed);
+    seal(&source);
+    let joiner = open(directories[1].path());
+    let handle = join(&joiner, &[&member]);
+    handle.wait(Milestone::Complete).unwrap();
+    handle.adopt().unwrap();
+    let figures = handle.status().figures;
+    assert_eq!(figures.sources.iter().map(|source| source.damaged).sum::<u64>(), 0, "{figures:?}");
+    assert_equal(&source, &joiner);
 }
