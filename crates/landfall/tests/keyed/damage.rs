@@ -5,6 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use landfall::core::ChunkId;
 use landfall::keyed::{Extent, KeyedError, Milestone};
 use landfall::member::Member;
 use landfall::net::PlainTransport;
@@ -15,6 +16,8 @@ use crate::ground::{DATA, assert_equal, fill, join, key, open, put, seal, serve,
 const KEYS: u64 = 20_000;
 /// Bytes between two that are changed: several in each pack, and most nodes stay whole.
 const STEP: usize = 100_000;
+/// In the payload of a frame that holds an inner node.
+const BYTES_INTO_FRAME: usize = 140;
 
 /// Changes a byte every so often in every pack, but not in what stands at its ends.
 fn damage(directory: &Path, step: usize) -> u64 {
@@ -31,6 +34,22 @@ fn damage(directory: &Path, step: usize) -> u64 {
         }
     }
     changed
+}
+
+/// Changes a byte of the frame that holds a chunk.
+fn damage_chunk(directory: &Path, id: ChunkId) {
+    for entry in std::fs::read_dir(directory.join("store/packs")).unwrap() {
+        let path = entry.unwrap().path();
+        let bytes = std::fs::read(&path).unwrap();
+        // The magic of a frame's header stands so far before its id; manifests and other nodes name the id as well.
+        let is_frame = |at: &usize| bytes[*at..].starts_with(b"LFf1") && bytes[at + 20..].starts_with(id.as_bytes());
+        let Some(at) = (0..bytes.len() - BYTES_INTO_FRAME).find(is_frame).map(|at| at + BYTES_INTO_FRAME) else {
+            continue;
+        };
+        let file = OpenOptions::new().write(true).open(&path).unwrap();
+        return file.write_all_at(&[bytes[at] ^ 0x10], at as u64).unwrap();
+    }
+    panic!("{id} is in no pack");
 }
 
 fn name_sources(keyed: &landfall::keyed::Keyed, sources: &[&Member]) {
@@ -129,4 +148,29 @@ fn what_is_damaged_of_an_old_snapshot_is_no_base_for_the_next_and_nobody_is_blam
     let figures = handle.status().figures;
     assert_eq!(figures.sources.iter().map(|source| source.damaged).sum::<u64>(), 0, "{figures:?}");
     assert_equal(&source, &joiner);
+}
+
+#[test]
+fn an_old_tree_that_cannot_be_walked_is_no_base_although_nobody_else_has_it() {
+    let directories = [(); 3].map(|()| tempfile::tempdir().unwrap());
+    let [source, newer, joiner] = directories.each_ref().map(|directory| open(directory.path()));
+    fill(&source, KEYS);
+    let old = seal(&source);
+    let member = serve(&source);
+    let handle = join(&joiner, &[&member]);
+    handle.wait(Milestone::Complete).unwrap();
+    handle.adopt().unwrap();
+    drop((handle, joiner, member));
+    damage_chunk(directories[2].path(), old.manifest.sections[usize::from(DATA.0)].root.id);
+
+    // A member that never sealed the old one.
+    fill(&newer, KEYS);
+    put(&newer, 3, DATA, (3..KEYS).step_by(50).map(|number| (key(number), value(number, 1))));
+    seal(&newer);
+    let member = serve(&newer);
+    let joiner = open(directories[2].path());
+    let handle = join(&joiner, &[&member]);
+    handle.wait(Milestone::Complete).unwrap();
+    handle.adopt().unwrap();
+    assert_equal(&newer, &joiner);
 }
