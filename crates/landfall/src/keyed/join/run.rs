@@ -71,11 +71,14 @@ impl Run {
         self.progress.protect(self.keyed.here.store.begin_session());
         let (plan, asked) = self.plan()?;
         let fetched = self.fetch(&plan, asked);
+        if fetched.is_ok() {
+            // Before the lanes go: whoever reads what is damaged finds one or the other.
+            let sources = self.progress.sources();
+            self.keyed.mend_with(Menders { sources, reach: self.reach.clone() });
+        }
         self.keyed.ask_no_more(&plan.lanes);
         plan.lanes.end();
         let let_go = fetched?;
-        let sources = self.progress.sources();
-        self.keyed.mend_with(Menders { sources, reach: self.reach.clone() });
         self.keyed.make_room(let_go);
         Ok(())
     }
