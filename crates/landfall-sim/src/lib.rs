@@ -29,7 +29,7 @@ mod world;
 
 pub use checks::Violation;
 pub use ground::Failure;
-pub use live::{LiveContent, LiveFaults, LiveFigures, LiveScenario, LiveWorld};
+pub use live::{LateSource, LiveContent, LiveFaults, LiveFigures, LiveScenario, LiveWorld, Others};
 pub use log::Trace;
 pub use random::Random;
 pub use scenario::{ContentShape, DiskFaults, Faults, LinkFaults, Scenario, Storing};

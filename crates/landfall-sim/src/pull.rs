@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use landfall_core::codec::{Codec, Decoder};
+use landfall_core::keyed::Sections;
 use landfall_core::snapshot::Manifest;
 use landfall_core::transfer::{
     Arrival, Command, DropReason, Lane, Outcome, PeerCost, PeerId, RequestId, Transfer, TreePair, Want,
@@ -31,6 +32,7 @@ pub(crate) struct Pull {
     /// The snapshot.
     pub(crate) snapshot: ChunkId,
     base: Option<Manifest>,
+    sections: Sections,
     storing: Storing,
     repeated: Repeated,
     transfer: Option<Transfer>,
@@ -100,8 +102,10 @@ pub(crate) struct Goal {
     pub(crate) version: usize,
     /// The snapshot.
     pub(crate) snapshot: ChunkId,
-    /// The snapshot that is held whole, if any.
+    /// The snapshot of which all that is wanted is held, if any.
     pub(crate) base: Option<Manifest>,
+    /// What of it is wanted.
+    pub(crate) sections: Sections,
     /// Chunks that may well come more than once.
     pub(crate) repeated: Repeated,
     /// In which form to store what comes.
@@ -117,6 +121,7 @@ impl Pull {
             version: goal.version,
             snapshot: goal.snapshot,
             base: goal.base,
+            sections: goal.sections,
             storing: goal.storing,
             repeated: goal.repeated,
             transfer: None,
@@ -148,6 +153,7 @@ impl Pull {
         let trees = manifest
             .sections
             .iter()
+            .filter(|section| self.sections.has(&section.name))
             .map(|section| TreePair { base: base(section.name.clone()).map(|base| base.root), target: section.root });
         self.transfer = Some(Transfer::new(trees.collect(), now));
         Ok(())
@@ -235,6 +241,7 @@ impl Pull {
             Arrival::Stored => "stored",
             Arrival::Missing => "missing",
             Arrival::Corrupt => "corrupt",
+            Arrival::Baseless => "baseless",
         })
     }
 
@@ -249,6 +256,9 @@ impl Pull {
             Some(base) => disk.read(base)?,
             None => None,
         };
+        if form.codec == Codec::ZstdPatch && asked.base.is_some() && base.is_none() {
+            return Ok((Arrival::Baseless, WatchedArrival::Nothing));
+        }
         if asked.bytes.is_some_and(|bytes| bytes != form.plain_bytes) {
             return Ok(corrupt);
         }

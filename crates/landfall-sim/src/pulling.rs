@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use landfall_core::ChunkId;
+use landfall_core::keyed::Sections;
 use landfall_core::transfer::{DropReason, Outcome, Stuck};
 
 use crate::checks::Violation;
@@ -22,6 +23,7 @@ impl World {
             version,
             snapshot: published.id,
             base: at.held.map(|held| self.published[held].manifest.clone()),
+            sections: Sections::All,
             repeated: Repeated::These(published.repeated.clone()),
             storing: self.scenario.storing,
         };

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use landfall_sim::{DiskFaults, LiveFaults, LiveFigures, LiveScenario, LiveWorld, Trace};
+use landfall_sim::{
+    DiskFaults, LateSource, LiveContent, LiveFaults, LiveFigures, LiveScenario, LiveWorld, Others, Trace,
+};
 
 /// Runs one scenario; a failure says how to see it again.
 #[track_caller]
@@ -48,7 +50,14 @@ fn seeds_from_150() {
 
 #[test]
 fn a_joiner_becomes_a_member_while_others_write_and_nothing_goes_wrong() {
-    let scenario = LiveScenario { faults: LiveFaults::default(), founders: 1, joiners: 1, ..LiveScenario::new(1) };
+    let scenario = LiveScenario {
+        faults: LiveFaults::default(),
+        founders: 1,
+        joiners: 1,
+        section_joiners: 0,
+        late_source: None,
+        ..LiveScenario::new(1)
+    };
     let (_, figures) = run(scenario);
     assert_eq!((figures.promoted, figures.rolled_back, figures.differences), (1, 0, 0));
 }
@@ -68,6 +77,7 @@ fn run_with(faults: LiveFaults, shape: impl Fn(LiveScenario) -> LiveScenario) ->
         sum.rolled_back += figures.rolled_back;
         sum.bytes_lost += figures.bytes_lost;
         sum.faults_in += figures.faults_in;
+        sum.sections_completed += figures.sections_completed;
     }
     sum
 }
@@ -122,6 +132,56 @@ fn nothing_that_a_liar_says_is_kept() {
     let faults = LiveFaults { lie: 400, ..LiveFaults::default() };
     let saw = run_with(faults, |scenario| LiveScenario { founders: 3, ..scenario });
     assert!(saw.corrupt > 0, "{saw:?}");
+}
+
+#[test]
+fn a_joiner_of_some_sections_follows_the_marks_and_never_votes() {
+    for seed in 3000..3004 {
+        let scenario = LiveScenario {
+            faults: LiveFaults::default(),
+            founders: 2,
+            joiners: 0,
+            section_joiners: 1,
+            late_source: None,
+            heal_after: Duration::from_secs(15),
+            ..LiveScenario::new(seed)
+        };
+        let (_, saw) = run(scenario);
+        assert!(saw.rebases > 0 && saw.sections_completed > 1, "seed {seed}: {saw:?}");
+        assert_eq!((saw.promoted, saw.differences), (0, 0), "seed {seed}");
+    }
+}
+
+#[test]
+fn a_joiner_of_some_sections_goes_on_after_power_cuts_lies_and_lost_logs() {
+    let disks = DiskFaults { crash_at_write: 100, full: 60, ..DiskFaults::default() };
+    let faults = LiveFaults { crash: 60, disks, lie: 300, cut_log: 300, diverge: 100, ..LiveFaults::default() };
+    let saw = run_with(faults, |scenario| LiveScenario { founders: 2, section_joiners: 1, ..scenario });
+    assert!(saw.crashes > 0 && saw.rebases > 0 && saw.corrupt > 0 && saw.sections_completed > 0, "{saw:?}");
+}
+
+#[test]
+fn a_source_that_is_named_while_a_transfer_runs_takes_over_when_the_others_leave() {
+    let mut named = 0;
+    for seed in 4000..4010 {
+        let drawn = LiveScenario::new(seed);
+        let scenario = LiveScenario {
+            faults: LiveFaults::default(),
+            founders: 2,
+            joiners: 1,
+            section_joiners: 0,
+            late_source: Some(LateSource { after: Duration::from_millis(3500), others: Others::Leave }),
+            mark_every: Duration::from_secs(4),
+            content: LiveContent { entries: 1500, keys: 1600, short_bytes_max: 200, ..drawn.content },
+            bytes_per_second: 40_000,
+            heal_after: Duration::from_secs(40),
+            ..drawn
+        };
+        let (_, saw) = run(scenario);
+        assert!(saw.named_late == 0 || saw.came_late > 0, "seed {seed}: {saw:?}");
+        named += saw.named_late;
+    }
+    assert!(named > 3, "{named} sources were named while a transfer ran");
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! A source that compresses with a memory: what it sends on one connection builds on what it sent there before.
 
+mod between;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
@@ -15,11 +17,10 @@ use landfall::keyed::{
     JoinOptions, Keyed, KeyedConfig, Milestone, Schema, SectionId, SectionSchema, Sections, Transaction,
 };
 use landfall::member::{ChangingFiles, Encoding, Keep, Member, ServeConfig, StateConfig};
-use landfall::net::{
-    Closer, ConnectError, Connection, FrameReceiver, FrameSender, ListenError, Listener, PlainTransport, Pressure,
-    ReceiveError, SendError, Transport,
-};
+use landfall::net::{Closer, ConnectError, Connection, ListenError, Listener, PlainTransport, Transport};
 use landfall::pull::{OnLocalChanges, OnOpenFiles, PullOptions, PullReport, Status, TrustAll, pull};
+
+use between::{Between, with_between};
 
 const STREAM: WireCodec = WireCodec::ZstdStream;
 const ZSTD: WireCodec = WireCodec::Alone(Codec::Zstd);
@@ -61,10 +62,7 @@ impl Transport for Watched {
     fn connect(&self, address: &str, deadline: Duration) -> Result<Connection, ConnectError> {
         let connection = PlainTransport.connect(address, deadline)?;
         self.0.closers.lock().unwrap().push(connection.closer.clone());
-        let receiver =
-            Box::new(WatchedReceiver { watched: self.clone(), inner: connection.receiver, frame: Vec::new() });
-        let sender = Box::new(WatchedSender { watched: self.clone(), inner: connection.sender });
-        Ok(Connection { receiver, sender, ..connection })
+        Ok(with_between(connection, self.clone()))
     }
 
     fn listen(&self, address: &str) -> Result<Box<dyn Listener>, ListenError> {
@@ -72,64 +70,19 @@ impl Transport for Watched {
     }
 }
 
-struct WatchedReceiver {
-    watched: Watched,
-    inner: Box<dyn FrameReceiver>,
-    frame: Vec<u8>,
-}
-
-impl FrameReceiver for WatchedReceiver {
-    fn receive(&mut self) -> Result<Option<&[u8]>, ReceiveError> {
-        let Some(frame) = self.inner.receive()? else { return Ok(None) };
-        self.frame.clear();
-        self.frame.extend_from_slice(frame);
-        self.watched.note(&self.frame);
-        Ok(Some(&self.frame))
+impl Between for Watched {
+    fn came(&mut self, frame: &mut [u8]) {
+        self.note(frame);
     }
 
-    fn bytes_received(&self) -> u64 {
-        self.inner.bytes_received()
-    }
-
-    fn set_idle_deadline(&mut self, deadline: Duration) {
-        self.inner.set_idle_deadline(deadline);
-    }
-
-    fn set_unfinished_interval(&mut self, interval: Duration) {
-        self.inner.set_unfinished_interval(interval);
-    }
-}
-
-struct WatchedSender {
-    watched: Watched,
-    inner: Box<dyn FrameSender>,
-}
-
-impl FrameSender for WatchedSender {
-    fn send(&mut self, head: &[u8], body: &[u8]) -> Result<(), SendError> {
-        if self.watched.0.is_old.load(Ordering::Relaxed)
-            && let Ok(Message::Hello(mut hello)) = Message::decode(head)
-        {
-            hello.codecs.retain(|&number| number != u32::from(STREAM.to_byte()));
-            return self.inner.send(&Message::Hello(hello).encode(), &[]);
+    fn leaves(&mut self, head: &[u8]) -> Option<Vec<u8>> {
+        match Message::decode(head) {
+            Ok(Message::Hello(mut hello)) if self.0.is_old.load(Ordering::Relaxed) => {
+                hello.codecs.retain(|&number| number != u32::from(STREAM.to_byte()));
+                Some(Message::Hello(hello).encode())
+            }
+            _ => None,
         }
-        self.inner.send(head, body)
-    }
-
-    fn flush(&mut self) -> Result<(), SendError> {
-        self.inner.flush()
-    }
-
-    fn finish(&mut self) -> Result<(), SendError> {
-        self.inner.finish()
-    }
-
-    fn pressure(&self) -> Pressure {
-        self.inner.pressure()
-    }
-
-    fn set_stall_deadline(&mut self, deadline: Duration) {
-        self.inner.set_stall_deadline(deadline);
     }
 }
 

@@ -131,6 +131,8 @@ pub enum Arrival {
     Missing,
     /// The bytes that came are not what their name promises.
     Corrupt,
+    /// They came as a patch on what can no longer be read here. Nobody is to blame: they are asked for again, without that base.
+    Baseless,
 }
 
 /// How far a transfer is.

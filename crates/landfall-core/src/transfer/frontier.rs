@@ -161,6 +161,13 @@ impl Frontier {
         }
     }
 
+    /// What a node could be a patch on cannot be read.
+    pub(super) fn forget_base(&mut self, id: ChunkId) {
+        if let Some(work) = self.pending.get_mut(&id) {
+            work.want.base = None;
+        }
+    }
+
     /// A request will not bring a node. If nobody else is asked for it, it waits again, in front.
     pub(super) fn request_ended(&mut self, id: ChunkId, request: RequestId) {
         let Some(work) = self.pending.get_mut(&id) else { return };

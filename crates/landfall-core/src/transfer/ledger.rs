@@ -171,6 +171,13 @@ impl Ledger {
         }
     }
 
+    /// What a chunk could be a patch on cannot be read.
+    pub(super) fn forget_base(&mut self, id: UnitId, at: usize) {
+        if let Some(unit) = self.units.get_mut(&id) {
+            unit.wants[at].base = None;
+        }
+    }
+
     /// Forgets a unit that is whole, and names the requests that still ask for it.
     pub(super) fn take_if_whole(&mut self, id: UnitId) -> Option<BTreeSet<RequestId>> {
         if self.units.get(&id)?.open().next().is_some() {

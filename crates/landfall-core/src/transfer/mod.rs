@@ -189,7 +189,7 @@ impl Transfer {
             peer.settled(lane, bytes);
             match arrival {
                 Arrival::Stored => peer.delivered(bytes, now),
-                Arrival::Missing | Arrival::Corrupt => peer.answered(now),
+                Arrival::Missing | Arrival::Corrupt | Arrival::Baseless => peer.answered(now),
             }
         }
         if arrival == Arrival::Stored {
@@ -325,12 +325,20 @@ impl Transfer {
                 self.frontier.request_ended(nodes[want], request);
                 return;
             }
+            (RequestWork::Nodes(nodes), Arrival::Baseless) => {
+                self.frontier.forget_base(nodes[want]);
+                self.frontier.request_ended(nodes[want], request);
+                return;
+            }
             (RequestWork::Unit { unit, wants, bytes }, Arrival::Stored) => {
                 self.ledger.arrived(*unit, wants[want], bytes[want]);
                 self.ledger.take_if_whole(*unit).unwrap_or_default()
             }
             (RequestWork::Unit { unit, .. }, Arrival::Missing | Arrival::Corrupt) => {
                 return self.ledger.lacks(*unit, peer);
+            }
+            (RequestWork::Unit { unit, wants, .. }, Arrival::Baseless) => {
+                return self.ledger.forget_base(*unit, wants[want]);
             }
         };
         self.cancel(needless.into_iter().filter(|&other| other != request));

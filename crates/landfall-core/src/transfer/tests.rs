@@ -46,6 +46,7 @@ macro_rules! stories {
 }
 
 stories! {
+    a_base_that_cannot_be_read_is_not_named_again
     a_corrupt_chunk_is_blamed_and_the_third_drops_the_peer
     a_delta_asks_only_for_what_changed
     a_good_source_that_is_away_is_waited_for

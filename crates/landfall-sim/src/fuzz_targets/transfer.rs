@@ -88,6 +88,7 @@ impl Play {
             4 => self.end(usize::from(detail)),
             5 => self.answer(usize::from(detail), Arrival::Corrupt),
             6 => self.answer(usize::from(detail), Arrival::Missing),
+            7 => self.answer(usize::from(detail), Arrival::Baseless),
             _ => self.answer(usize::from(detail), Arrival::Stored),
         }
     }

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes};
-use landfall_core::keyed::{Batch, Op, ReadError, Record, RecordKind, Schema, SectionId, SectionSchema, Transaction};
+use landfall_core::keyed::{
+    Batch, Op, ReadError, Record, RecordKind, Schema, SectionId, SectionSchema, Sections, Transaction,
+};
 use landfall_core::snapshot::{KeyRange, Position, SectionPriority, StateName};
 
 use super::model::Model;
@@ -42,6 +44,11 @@ pub(crate) fn schema() -> Arc<Schema> {
         section("recent", SectionPriority::Bulk),
     ];
     Arc::new(Schema::new(sections).expect("a legal schema"))
+}
+
+/// The sections of a member that does not hold all: records look into none of the others.
+pub(super) fn some_sections() -> Sections {
+    Sections::only([name_of("config"), name_of("data")])
 }
 
 /// The name of the simulated state.

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use landfall_core::join::{Command, Failure, Join, LeaseVersion, Milestone, Part, RebaseCause, Snapshot};
+use landfall_core::join::{Command, Failure, Join, LeaseVersion, Milestone, Part, RebaseCause, Scope, Snapshot};
+use landfall_core::keyed::Sections;
 use landfall_core::snapshot::{Manifest, Position, SectionPriority};
 use landfall_core::{Chunk, ChunkId, Time};
 use landfall_store::Session;
@@ -40,6 +41,10 @@ pub(super) struct Joining {
     /// Where an audit showed that the state is right.
     pub(super) verified_at: Option<u64>,
     pub(super) hot_keys: Vec<Bytes>,
+    /// A source that it has not heard of.
+    pub(super) unnamed: Option<MemberId>,
+    /// A source that it heard of while its transfer ran.
+    pub(super) late: Option<MemberId>,
     /// The state stands on a snapshot of this join, and serves reads.
     pub(super) is_adopted: bool,
     pub(super) bytes_told: u64,
@@ -109,14 +114,16 @@ impl LiveWorld {
         let hot_keys =
             (0..3).map(|_| Bytes::from(format!("key/{:05}", self.ground.random.below(self.scenario.content.keys))));
         let hot_keys = hot_keys.collect();
+        let unnamed = self.begin_unnamed(member, number);
         let at = &mut self.members[member];
+        let scope = if at.sections == Sections::All { Scope::Whole } else { Scope::Sections };
         let store = at.disk.store().expect("it is up");
         self.ground.log.note(self.ground.now, format_args!("{member} begins join {number} with {}", first.short()));
         let mut line = Line::new();
         line.begin(Task::Manifest(first));
         at.joining = Some(Joining {
             number,
-            join: Join::new(LAG_MAX, at.clock(self.ground.now)),
+            join: Join::with_scope(scope, LAG_MAX, at.clock(self.ground.now)),
             line,
             first,
             manifests: BTreeMap::new(),
@@ -127,6 +134,8 @@ impl LiveWorld {
             is_verifying: false,
             verified_at: None,
             hot_keys,
+            unnamed,
+            late: None,
             is_adopted: false,
             bytes_told: 0,
             line_at: None,
@@ -145,7 +154,8 @@ impl LiveWorld {
         let Some(base) = &at.base else { return reference.map(|reference| reference.id) };
         let has = |other: &super::member::Member| other.seals.values().any(|id| *id == base.id);
         let may_serve = !at.distrusts_base;
-        if may_serve && (base.extent == Extent::Whole || self.members.iter().any(|other| other.is_up() && has(other))) {
+        if may_serve && (base.extent != Extent::Filling || self.members.iter().any(|other| other.is_up() && has(other)))
+        {
             return Some(base.id);
         }
         reference.filter(|reference| reference.position >= base.manifest.position).map(|reference| reference.id)
@@ -396,12 +406,16 @@ impl LiveWorld {
         self.check_whole(member, &manifest)?;
         let at = &mut self.members[member];
         if at.base.as_ref().is_some_and(|base| base.id == id) {
-            at.record_base(&manifest, Extent::Whole)?;
+            let extent = at.extent_at_best();
+            at.record_base(&manifest, extent)?;
             let index = at.base.as_ref().map_or(0, |base| base.manifest.position.index);
             for pinned in at.pinned()?.into_iter().filter(|pinned| *pinned != id) {
                 at.unpin(pinned)?;
             }
-            at.seals.insert(index, id);
+            match extent {
+                Extent::Whole => drop(at.seals.insert(index, id)),
+                Extent::Sections | Extent::Filling => self.figures.sections_completed += 1,
+            }
         }
         self.figures.completed += 1;
         self.ground.log.note(self.ground.now, format_args!("{member} has all of {}", id.short()));
@@ -438,12 +452,12 @@ impl LiveWorld {
         self.check_whole(member, &manifest)
     }
 
-    /// Every node and every long value of a snapshot is here.
+    /// Every node and every long value of a snapshot is here, of the sections that the member is to hold.
     fn check_whole(&self, member: MemberId, manifest: &Chunk) -> Result<(), Trouble> {
         let at = &self.members[member];
         let here = at.here();
         let decoded = Manifest::decode(manifest.bytes()).map_err(|error| violation(&error))?;
-        for section in &decoded.sections {
+        for section in decoded.sections.iter().filter(|section| at.sections.has(&section.name)) {
             let need = super::needs::whole_tree(&here, at.disk.store(), &section.root)?;
             here.failed()?;
             if !matches!(need, super::line::Need::Nothing) {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use landfall_core::join::{Failure, RebaseCause};
+use landfall_core::keyed::Sections;
 use landfall_store::log::Log;
 
 use super::deed::{Deed, next_deed};
@@ -247,7 +248,7 @@ impl LiveWorld {
         at.diverged = (!is_right).then_some(position);
         at.distrusts_base = !is_right;
         at.diverges = false;
-        if at.is_whole() && at.base.is_some() {
+        if at.has_its_sections() {
             self.check_base(member)?;
         }
         Ok(())
@@ -305,6 +306,7 @@ impl LiveWorld {
             if at.is_up() && self.order.votes(member) {
                 check(at.is_whole(), || format!("member {member} votes and is half filled"))?;
                 check(at.joining.is_none(), || format!("member {member} votes and joins"))?;
+                check(at.sections == Sections::All, || format!("member {member} votes and holds {}", at.sections))?;
             }
             // A re-base outdates a seal; it is let go at its next step.
             let seals = at.seal.as_ref().is_some_and(|run| !run.is_outdated(at.rebases));

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use landfall_core::keyed::{Applied, Batch, KeyedState, Missing, Op, ReadError, Record, Schema};
+use landfall_core::keyed::{Applied, Batch, KeyedState, Missing, Op, ReadError, Record, Schema, Sections};
 use landfall_core::snapshot::{Manifest, Position};
 use landfall_core::tree::Salt;
 use landfall_core::{Chunk, ChunkId, Time};
@@ -28,7 +28,27 @@ use crate::trouble::Trouble;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Extent {
     Whole,
+    /// All of the sections that the member holds, and these are not all.
+    Sections,
     Filling,
+}
+
+impl Extent {
+    fn from_byte(byte: u8) -> Self {
+        match byte {
+            1 => Self::Whole,
+            2 => Self::Sections,
+            _ => Self::Filling,
+        }
+    }
+
+    fn to_byte(self) -> u8 {
+        match self {
+            Self::Filling => 0,
+            Self::Whole => 1,
+            Self::Sections => 2,
+        }
+    }
 }
 
 /// The snapshot on which a member promised to stand.
@@ -50,6 +70,8 @@ pub(super) struct Member {
     pub(super) serving: Serving,
     /// It was there from the beginning: an empty disk means an empty state, not a missing one.
     pub(super) is_founder: bool,
+    /// What it holds of the state, or is to.
+    pub(super) sections: Sections,
     /// It sends lies now and then.
     pub(super) is_liar: bool,
     /// Nothing of another history stands in its log.
@@ -102,6 +124,7 @@ impl Member {
             nodes: NodeCache::default(),
             serving: Serving::new(),
             is_founder: false,
+            sections: Sections::All,
             is_liar: false,
             is_reconciled: false,
             seals: Roots::new(),
@@ -132,6 +155,16 @@ impl Member {
         self.state.is_some() && self.base.as_ref().is_none_or(|base| base.extent == Extent::Whole)
     }
 
+    /// Is everything here that it is to hold?
+    pub(super) fn has_its_sections(&self) -> bool {
+        self.base.as_ref().is_some_and(|base| base.extent != Extent::Filling)
+    }
+
+    /// How much is here once all is that it is to hold.
+    pub(super) fn extent_at_best(&self) -> Extent {
+        if self.sections == Sections::All { Extent::Whole } else { Extent::Sections }
+    }
+
     pub(super) fn position(&self) -> Position {
         self.state.as_ref().map_or(Position::default(), KeyedState::position)
     }
@@ -153,6 +186,9 @@ impl Member {
             None if self.is_founder => Some(KeyedState::empty(state_name(), schema.clone(), salts)),
             None => None,
         };
+        if let Some(state) = &mut self.state {
+            state.hold(self.sections.clone());
+        }
         if let Some(base) = self.base.clone() {
             self.serving.hold(&base.manifest);
             // Between the promise and the purge the power may have gone.
@@ -190,8 +226,7 @@ impl Member {
         let Some(id) = ChunkId::from_slice(id) else { return broken("a record without an id".into())? };
         let Some(chunk) = self.disk.read(id)? else { return broken(format!("the manifest of base {id} is gone"))? };
         let manifest = Manifest::decode(chunk.bytes()).map_err(|error| violation(&error))?;
-        let extent = if extent == 1 { Extent::Whole } else { Extent::Filling };
-        Ok(Some(Base { id, manifest, extent }))
+        Ok(Some(Base { id, manifest, extent: Extent::from_byte(extent) }))
     }
 
     /// Promises to stand on a snapshot. Everything of it that is here is durable when this returns.
@@ -199,7 +234,7 @@ impl Member {
         self.keep(manifest)?;
         let Some(store) = self.disk.store() else { return Ok(()) };
         let mut record = manifest.id().as_bytes().to_vec();
-        record.push(u8::from(extent == Extent::Whole));
+        record.push(extent.to_byte());
         store.set_record(BASE, &record)?;
         let id = manifest.id();
         let manifest = Manifest::decode(manifest.bytes()).map_err(|error| violation(&error))?;
@@ -274,7 +309,8 @@ impl Member {
         match &mut self.state {
             Some(state) => state.rebase(&decoded).map_err(|error| violation(&error))?,
             None => {
-                let state = KeyedState::at(schema.clone(), &decoded).map_err(|error| violation(&error))?;
+                let mut state = KeyedState::at(schema.clone(), &decoded).map_err(|error| violation(&error))?;
+                state.hold(self.sections.clone());
                 self.state = Some(state);
             }
         }

@@ -16,13 +16,18 @@ use super::member::violation;
 use crate::trouble::Trouble;
 
 /// What is missing of the sections without which nothing can be served.
-pub(super) fn vital(here: &Here<'_>, store: Option<&Store>, manifest: &Manifest) -> Result<Need, Trouble> {
-    whole_trees(here, store, course(manifest).vital)
+pub(super) fn vital(
+    here: &Here<'_>,
+    store: Option<&Store>,
+    manifest: &Manifest,
+    wanted: &Sections,
+) -> Result<Need, Trouble> {
+    whole_trees(here, store, course(manifest, wanted).vital)
 }
 
 /// What is missing of the inner nodes of the other sections.
-pub(super) fn upper(here: &Here<'_>, manifest: &Manifest) -> Result<Need, Trouble> {
-    let wants = UpperLevels::new(course(manifest).bulk).next(here, 0);
+pub(super) fn upper(here: &Here<'_>, manifest: &Manifest, wanted: &Sections) -> Result<Need, Trouble> {
+    let wants = UpperLevels::new(course(manifest, wanted).bulk).next(here, 0);
     let wants = wants.map_err(|error| broken_tree(here, &error))?;
     Ok(if wants.is_empty() { Need::Nothing } else { Need::Nodes(wants) })
 }
@@ -33,8 +38,8 @@ pub(super) fn whole_tree(here: &Here<'_>, store: Option<&Store>, root: &Root) ->
 }
 
 /// The order is the core's; the sections are walked anew for each question.
-fn course(manifest: &Manifest) -> Course {
-    Course::new(manifest, &Sections::All, |_| None)
+fn course(manifest: &Manifest, wanted: &Sections) -> Course {
+    Course::new(manifest, wanted, |_| None)
 }
 
 fn whole_trees(here: &Here<'_>, store: Option<&Store>, trees: Vec<TreePair>) -> Result<Need, Trouble> {

@@ -134,11 +134,13 @@ impl LiveWorld {
                 Ok(Tried::Done)
             }
             Err(ReadError::Missing(missing)) => Ok(Tried::Needs(Need::of(missing))),
+            // It says so, instead of answering with what it does not have.
+            Err(ReadError::NotHeld { section }) if !at.sections.has(&section) => Ok(Tried::Done),
             Err(error) => broken(format!("member {} answers {read:?} with {error}", read.member))?,
         }
     }
 
-    /// The whole state of a member is the model's at its position.
+    /// Everything that a member holds is the model's at its position.
     pub(super) fn check_all(&self, member: MemberId) -> Result<(), Trouble> {
         let at = &self.members[member];
         let Some(state) = &at.state else { return broken(format!("member {member} has no state"))? };
@@ -147,6 +149,12 @@ impl LiveWorld {
             let here = Here::new(&at.disk, &at.nodes);
             let found = state.scan(&here, section, &[], usize::MAX);
             here.failed()?;
+            let name = &self.schema.section(section).name;
+            if !at.sections.has(name) {
+                let is_told = matches!(&found, Err(ReadError::NotHeld { section }) if section == name);
+                check(is_told, || format!("member {member} does not hold {name}, and reads {found:?} of it"))?;
+                continue;
+            }
             let expected = self.model.scan(section, &[], usize::MAX, index);
             check(found.as_ref() == Ok(&expected), || {
                 format!("member {member} at {index} is not what the model is, in section {}", section.0)

@@ -40,6 +40,28 @@ pub struct LiveScenario {
     pub faults: LiveFaults,
     /// When healing begins.
     pub heal_after: Duration,
+    /// Members that join some sections only, and hold no others.
+    pub section_joiners: usize,
+    /// A source that joiners hear of later than of the others.
+    pub late_source: Option<LateSource>,
+}
+
+/// When joiners hear of the last of the founders.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LateSource {
+    /// So long after a join began.
+    pub after: Duration,
+    /// What the other members that hold everything do then.
+    pub others: Others,
+}
+
+/// What sources do when another is named.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Others {
+    /// They go on.
+    Stay,
+    /// They go down for a while.
+    Leave,
 }
 
 /// What is written.
@@ -99,9 +121,10 @@ impl LiveScenario {
     pub fn new(seed: u64) -> Self {
         let mut random = Random::new(seed ^ 0x006c_6976_6520_7374);
         let faults = LiveFaults::new(&mut random);
+        let founders = random.between(1, 3) as usize;
         Self {
             seed,
-            founders: random.between(1, 3) as usize,
+            founders,
             joiners: random.between(1, 2) as usize,
             lanes: random.between(1, 2) as u32,
             content: LiveContent::new(&mut random),
@@ -116,7 +139,18 @@ impl LiveScenario {
             bytes_per_second: random.between(200_000, 4_000_000),
             faults,
             heal_after: random.millis(2000, 15_000),
+            // What came later is drawn last: seeds that draw none of it are the runs that they were.
+            section_joiners: usize::from(random.chance(350)),
+            late_source: LateSource::new(&mut random, founders),
         }
+    }
+}
+
+impl LateSource {
+    fn new(random: &mut Random, founders: usize) -> Option<Self> {
+        let is_late = random.chance(300) && founders > 1;
+        let others = if random.chance(500) { Others::Leave } else { Others::Stay };
+        is_late.then(|| Self { after: random.millis(50, 4000), others })
     }
 }
 

@@ -130,6 +130,7 @@ impl LiveWorld {
         self.figures.seals += 1;
         self.ground.log.note(self.ground.now, format_args!("{member} sealed {} at {position}", chunk.id().short()));
         self.compare_seal(member, &chunk, &sealed.manifest)?;
+        self.note_unwanted(member, &sealed.manifest)?;
         let kept = self.scenario.snapshots_kept.max(self.snapshots_leased(member));
         self.let_snapshots_go(member, kept)?;
         self.cut_log(member, LogCut::Polite)?;

@@ -182,6 +182,8 @@ impl LiveWorld {
                 self.ground.log.note(self.ground.now, format_args!("{joiner} <- {source} {came}"));
                 if let Some((id, bytes)) = bulk.last_came.take() {
                     at.came(id, bytes, AskedBy::Name)?;
+                    self.check_wanted(joiner, id)?;
+                    self.note_late(joiner, source);
                 }
             }
             Message::Done { request } => bulk.take_done(RequestId(request), clock),
@@ -209,7 +211,9 @@ impl LiveWorld {
                 let came = joining.line.take_item(item, &at.disk, &here, clock)?;
                 let what = came.as_ref().map_or("nothing".to_owned(), |(chunk, _)| chunk.id().short().to_string());
                 self.ground.log.note(self.ground.now, format_args!("{joiner} <= {what}"));
-                return came.map_or(Ok(()), |(chunk, asked)| at.came(chunk.id(), chunk.bytes().len() as u64, asked));
+                let Some((chunk, asked)) = came else { return Ok(()) };
+                at.came(chunk.id(), chunk.bytes().len() as u64, asked)?;
+                return Ok(self.check_wanted(joiner, chunk.id())?);
             }
             Message::Done { request } => {
                 if joining.line.take_done(request, clock) {
@@ -289,6 +293,7 @@ impl LiveWorld {
         }
         let reachable = |&source: &MemberId| {
             source != member
+                && self.knows(member, source)
                 && self.members[source].is_up()
                 && self.ground.network.parted_until(member, source, self.ground.now).is_none()
         };
@@ -331,8 +336,8 @@ impl LiveWorld {
                 let Some(chunk) = joining.manifests.get(&of) else { return Ok(Need::Patience) };
                 let manifest = Manifest::decode(chunk.bytes()).map_err(|error| violation(&error))?;
                 match task {
-                    Task::Vital(_) => needs::vital(&here, at.disk.store(), &manifest)?,
-                    Task::Upper(_) => needs::upper(&here, &manifest)?,
+                    Task::Vital(_) => needs::vital(&here, at.disk.store(), &manifest, &at.sections)?,
+                    Task::Upper(_) => needs::upper(&here, &manifest, &at.sections)?,
                     _ => needs::hot(&here, at.disk.store(), &manifest, &joining.hot_keys)?,
                 }
             }
@@ -356,8 +361,9 @@ impl LiveWorld {
         let number = self.joins_made;
         let at = &mut self.members[member];
         let clock = at.clock(self.ground.now);
-        let base = at.base.as_ref().filter(|base| base.extent == Extent::Whole).map(|base| base.manifest.clone());
-        let goal = Goal { version: 0, snapshot: of, base, repeated: Repeated::Any, storing: self.scenario.storing };
+        let base = at.base.as_ref().filter(|base| base.extent != Extent::Filling).map(|base| base.manifest.clone());
+        let (sections, storing) = (at.sections.clone(), self.scenario.storing);
+        let goal = Goal { version: 0, snapshot: of, base, sections, repeated: Repeated::Any, storing };
         let bulk = Pull::begin(number, goal, &at.disk, clock)?;
         if let Some(joining) = &mut at.joining {
             (joining.bulk, joining.bulk_at) = (bulk, None);
@@ -372,6 +378,9 @@ impl LiveWorld {
     pub(super) fn connect(&mut self, member: MemberId, source: MemberId, number: u64) -> Result<(), Trouble> {
         let bulk = self.members[member].joining.as_ref().and_then(|joining| joining.bulk.as_ref());
         let Some(bulk) = bulk.filter(|bulk| bulk.number == number && !bulk.is_connected(source)) else { return Ok(()) };
+        if !self.knows(member, source) {
+            return Ok(());
+        }
         let wanted = bulk.snapshot;
         if !self.members[source].is_up() || self.ground.network.parted_until(member, source, self.ground.now).is_some()
         {

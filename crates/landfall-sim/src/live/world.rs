@@ -1,6 +1,6 @@
 //! Owns a whole run of live states: the members, the order, the network, the time, and in which order things happen.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,9 +9,9 @@ use landfall_core::join::{LeaseVersion, RebaseCause};
 use landfall_core::keyed::Schema;
 use landfall_core::tree::Salt;
 
-use super::deed::{first_deed, schema};
+use super::deed::{first_deed, schema, some_sections};
 use super::joining::LogLease;
-use super::member::{Member, Progress};
+use super::member::{Extent, Member, Progress};
 use super::model::Model;
 use super::order::Order;
 use super::reads::{CLIENTS, Read};
@@ -37,6 +37,8 @@ pub struct LiveWorld {
     pub(super) order: Order,
     pub(super) model: Model,
     pub(super) seals: Seals,
+    /// Nodes of sealed sections that members with some sections do not hold.
+    pub(super) unwanted: BTreeSet<ChunkId>,
     pub(super) leases: BTreeMap<MemberId, LogLease>,
     pub(super) lease_version: u64,
     pub(super) reads: BTreeMap<u64, Read>,
@@ -70,6 +72,12 @@ pub struct LiveFigures {
     pub rebases: u64,
     /// Snapshots that a joiner has whole.
     pub completed: u64,
+    /// Of them, those of which a joiner holds some sections only.
+    pub sections_completed: u64,
+    /// Sources that a joiner heard of while its transfer ran.
+    pub named_late: u64,
+    /// Chunks that came of them.
+    pub came_late: u64,
     /// Joiners that became voters.
     pub promoted: u64,
     /// Voters that lacked too much and joined anew.
@@ -107,6 +115,9 @@ impl LiveFigures {
             ("marks skipped", self.marks_skipped),
             ("rebases", self.rebases),
             ("completed", self.completed),
+            ("sections completed", self.sections_completed),
+            ("named late", self.named_late),
+            ("came late", self.came_late),
             ("promoted", self.promoted),
             ("demoted", self.demoted),
             ("rolled back", self.rolled_back),
@@ -140,6 +151,7 @@ pub(super) enum Event {
     BulkAgain { member: MemberId, join: u64, of: ChunkId },
     Audit { member: MemberId, join: u64 },
     Hook { member: MemberId, join: u64, lease: LeaseVersion },
+    Named { member: MemberId, join: u64 },
     Connect { member: MemberId, source: MemberId, pull: u64 },
     Inspected { member: MemberId, pull: u64, leaf: ChunkId },
     Wake { member: MemberId, pull: u64 },
@@ -164,7 +176,8 @@ impl Event {
             | Self::Newer { member, join, .. }
             | Self::BulkAgain { member, join, .. }
             | Self::Audit { member, join }
-            | Self::Hook { member, join, .. } => (member, Some(Of::Join(join))),
+            | Self::Hook { member, join, .. }
+            | Self::Named { member, join } => (member, Some(Of::Join(join))),
             Self::Connect { member, .. } | Self::Inspected { member, .. } | Self::Wake { member, .. } => (member, None),
             _ => return None,
         })
@@ -181,7 +194,7 @@ impl LiveWorld {
     /// Sets the stage.
     pub fn new(scenario: LiveScenario, trace: Trace) -> Self {
         let mut random = Random::new(scenario.seed);
-        let count = scenario.founders + scenario.joiners;
+        let count = scenario.founders + scenario.joiners + scenario.section_joiners;
         let schema = schema();
         let salts = schema.ids().map(|_| Salt(random.bytes(16).try_into().expect("16 bytes"))).collect();
         let members = (0..count).map(|_| Member::new(random.number())).collect();
@@ -197,6 +210,7 @@ impl LiveWorld {
             schema,
             salts,
             seals: Seals::new(),
+            unwanted: BTreeSet::new(),
             leases: BTreeMap::new(),
             lease_version: 1,
             reads: BTreeMap::new(),
@@ -234,6 +248,9 @@ impl LiveWorld {
         for member in 0..self.members.len() {
             let at = &mut self.members[member];
             at.is_founder = member < self.scenario.founders;
+            if member >= self.scenario.founders + self.scenario.joiners {
+                at.sections = some_sections();
+            }
             at.is_liar = member > 0 && self.ground.random.chance(500);
             at.open(&self.schema, &self.salts).map_err(Trouble::undisturbed)?;
             self.set_going(member);
@@ -269,12 +286,16 @@ impl LiveWorld {
         Ok(())
     }
 
-    /// Everybody votes, holds everything and is near the end of the order.
+    /// Everybody holds everything, or all of its sections, is near the end of the order and votes, if it may.
     fn has_converged(&self) -> bool {
         self.ground.phase == Phase::Healing
             && (0..self.members.len()).all(|member| {
                 let at = &self.members[member];
-                at.is_up() && at.is_whole() && self.order.votes(member) && at.diverged.is_none()
+                let is_settled = match at.extent_at_best() {
+                    Extent::Whole => at.is_whole() && self.order.votes(member),
+                    Extent::Sections | Extent::Filling => at.has_its_sections() && self.has_caught_up(member),
+                };
+                at.is_up() && is_settled && at.diverged.is_none()
             })
             && self.members.iter().all(|at| at.position().index + LAG_MAX >= self.order.decided())
     }
@@ -348,6 +369,7 @@ impl LiveWorld {
             Event::BulkAgain { of, .. } => self.bulk_again(member, of),
             Event::Audit { .. } => self.audit_time(member),
             Event::Hook { lease, .. } => self.hook(member, lease),
+            Event::Named { .. } => self.named(member),
             Event::Connect { source, pull, .. } => self.connect(member, source, pull),
             Event::Inspected { pull, leaf, .. } => self.inspected(member, pull, leaf),
             Event::Wake { pull, .. } => self.wake(member, pull),

@@ -49,8 +49,8 @@ pub(crate) trait Landing: Send + Sync {
     /// A leaf has no such chunk.
     fn no_such_chunk(&self) -> Self::Failure;
 
-    /// The base of a patch is no longer what it was.
-    fn base_changed(&self, place: &Self::Place) -> Self::Failure;
+    /// The base of a patch cannot be read, or is no longer what it was. Nothing if the whole chunk can be fetched instead.
+    fn base_gone(&self, place: &Self::Place) -> Result<(), Self::Failure>;
 }
 
 /// What comparing a leaf with what is here gave.

@@ -286,8 +286,8 @@ mod tests {
             AssemblyError::NotAFileTree
         }
 
-        fn base_changed(&self, place: &String) -> AssemblyError {
-            AssemblyError::BaseChanged(place.clone())
+        fn base_gone(&self, place: &String) -> Result<(), AssemblyError> {
+            Err(AssemblyError::BaseChanged(place.clone()))
         }
     }
 

@@ -2,20 +2,22 @@
 //!
 //! It never decides whom to ask: it does what the transfer says.
 
+mod arrivals;
+mod requests;
+
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
-use bytes::Bytes;
-use landfall_core::codec::{Codec, Decoder};
 use landfall_core::transfer::{
-    Arrival, Command, DropReason, Lane, Outcome, PeerCost, PeerId, RequestId, Stuck, Transfer, TreePair, Want,
+    Command, DropReason, Lane, Outcome, PeerCost, PeerId, RequestId, Stuck, Transfer, TreePair,
 };
-use landfall_core::tree::{Leaf, NodeWant};
-use landfall_core::wire::{Fetch, FetchWhat, Item, ItemBody, Message, NodeRequest, UnitRequest};
-use landfall_core::{Chunk, ChunkId, Domain, Proven, Time};
+use landfall_core::wire::Message;
+use landfall_core::{ChunkId, Time};
 use landfall_net::{Closer, FrameSender};
 
+pub(crate) use self::arrivals::Workbench;
+use self::requests::Request;
 use super::landing::Landing;
 use super::status::Status;
 use crate::background::Courtesy;
@@ -62,38 +64,6 @@ struct Newcomers {
 pub(crate) struct LaneHandle {
     pub(crate) sender: Mutex<Box<dyn FrameSender>>,
     pub(crate) closer: Closer,
-}
-
-/// A request that has not been answered.
-struct Request<P> {
-    lane: Lane,
-    asked: Asked<P>,
-}
-
-/// What a request asked for: what its items must be, and where they go.
-enum Asked<P> {
-    Nodes(Vec<NodeWant>),
-    Chunks(Vec<AskedChunk<P>>),
-}
-
-struct AskedChunk<P> {
-    id: ChunkId,
-    bytes: u32,
-    base: Option<ChunkId>,
-    place: P,
-}
-
-/// Contexts and buffers of one lane's thread.
-pub(crate) struct Workbench {
-    decoder: Decoder,
-    base: Vec<u8>,
-    plain: Vec<u8>,
-}
-
-impl Workbench {
-    pub(crate) fn new() -> Self {
-        Self { decoder: Decoder::new(), base: Vec::new(), plain: Vec::new() }
-    }
 }
 
 /// How a transfer ended.
@@ -172,62 +142,6 @@ impl<L: Landing> Session<L> {
         let driver = self.driver();
         let waited = self.changed.wait_timeout_while(driver, delay, |driver| !driver.ended);
         waited.expect("no panic under the lock").0.ended
-    }
-
-    /// Takes one item that came on `lane`, where its payload was `travelled` bytes long.
-    pub(crate) fn take_item(
-        &self,
-        lane: Lane,
-        item: &Item<'_, Codec>,
-        travelled: usize,
-        bench: &mut Workbench,
-    ) -> Result<(), BadItem> {
-        let request = RequestId(item.request);
-        let driver = self.driver();
-        // A request that ended meanwhile, or a chunk that came from elsewhere.
-        let Some(open) = driver.requests.get(&request).cloned() else { return Ok(()) };
-        if open.lane != lane {
-            return Err(BadItem);
-        }
-        if !driver.transfer.is_wanted(request, item.want) {
-            drop(driver);
-            self.tell(|transfer, now| transfer.handle_arrival(request, item.want, Arrival::Stored, now));
-            return Ok(());
-        }
-        drop(driver);
-        let arrival = match &open.asked {
-            Asked::Nodes(wants) => {
-                let want = wants.get(item.want as usize).ok_or(BadItem)?;
-                self.take_node(lane.peer, want, &item.body, bench)
-            }
-            Asked::Chunks(chunks) => {
-                let chunk = chunks.get(item.want as usize).ok_or(BadItem)?;
-                self.take_chunk(lane.peer, chunk, &item.body, travelled, bench)
-            }
-        };
-        match arrival {
-            // Nothing new can be asked for because of one chunk: the end of its request is soon enough to look.
-            Ok(Arrival::Stored) if matches!(open.asked, Asked::Chunks(_)) => {
-                let now = self.clock.now();
-                self.driver().transfer.handle_arrival(request, item.want, Arrival::Stored, now);
-            }
-            Ok(arrival) => self.tell(|transfer, now| transfer.handle_arrival(request, item.want, arrival, now)),
-            Err(failure) => self.fail(failure),
-        }
-        Ok(())
-    }
-
-    /// The source says that a request has been answered.
-    pub(crate) fn end_request(&self, lane: Lane, request: RequestId) -> Result<(), BadItem> {
-        let mut driver = self.driver();
-        match driver.requests.get(&request) {
-            Some(open) if open.lane != lane => return Err(BadItem),
-            Some(_) => driver.requests.remove(&request),
-            None => None,
-        };
-        drop(driver);
-        self.tell(|transfer, now| transfer.handle_request_ended(request, now));
-        Ok(())
     }
 
     /// Names one more source.
@@ -328,48 +242,6 @@ impl<L: Landing> Session<L> {
         }
     }
 
-    fn fetch_nodes(&self, request: RequestId, lane: Lane, wants: Vec<NodeWant>) {
-        let nodes = NodeRequest {
-            ids: wants.iter().map(|want| want.id.to_bytes()).collect(),
-            bases: wants.iter().map(|want| want.base.map_or_else(Bytes::new, ChunkId::to_bytes)).collect(),
-        };
-        self.note_asked(request, lane, Asked::Nodes(wants));
-        self.say(lane, &Message::Fetch(Fetch { request: request.0, what: Some(FetchWhat::Nodes(nodes)) }));
-    }
-
-    fn fetch_chunks(&self, request: RequestId, lane: Lane, leaf: ChunkId, wants: &[Want]) {
-        let chunks = match self.asked_chunks(leaf, wants) {
-            Ok(chunks) => chunks,
-            Err(failure) => return self.fail(failure),
-        };
-        let unit = UnitRequest {
-            leaf: leaf.to_bytes(),
-            entries: wants.iter().map(|want| want.entry).collect(),
-            bases: match wants.iter().any(|want| want.base.is_some()) {
-                true => wants.iter().map(|want| want.base.map_or_else(Bytes::new, ChunkId::to_bytes)).collect(),
-                false => Vec::new(),
-            },
-        };
-        self.note_asked(request, lane, Asked::Chunks(chunks));
-        self.say(lane, &Message::Fetch(Fetch { request: request.0, what: Some(FetchWhat::Unit(unit)) }));
-    }
-
-    fn note_asked(&self, request: RequestId, lane: Lane, asked: Asked<L::Place>) {
-        self.driver().requests.insert(request, Arc::new(Request { lane, asked }));
-    }
-
-    fn asked_chunks(&self, leaf: ChunkId, wants: &[Want]) -> Result<Vec<AskedChunk<L::Place>>, L::Failure> {
-        let bytes = self.landing.nodes().get(leaf)?.ok_or_else(|| self.landing.node_lost(leaf))?;
-        let leaf = Leaf::parse(&bytes)?;
-        let chunk = |want: &Want| {
-            let (key, value) = leaf.entry(want.entry as usize).ok_or_else(|| self.landing.no_such_chunk())?;
-            let chunk = value.chunk.ok_or_else(|| self.landing.no_such_chunk())?;
-            let place = self.landing.place_of(&key, &value)?;
-            Ok(AskedChunk { id: chunk.id, bytes: chunk.bytes, base: want.base, place })
-        };
-        wants.iter().map(chunk).collect()
-    }
-
     /// Sends a message on a lane, if it is still there.
     pub(crate) fn say(&self, lane: Lane, message: &Message<'_>) {
         let peers = self.peers.lock().expect("no panic under the lock");
@@ -394,79 +266,6 @@ impl<L: Landing> Session<L> {
         for lane in lanes {
             lane.closer.close();
         }
-    }
-
-    fn take_node(
-        &self,
-        peer: PeerId,
-        want: &NodeWant,
-        body: &ItemBody<'_, Codec>,
-        bench: &mut Workbench,
-    ) -> Result<Arrival, L::Failure> {
-        let ItemBody::Chunk(form) = body else { return Ok(Arrival::Missing) };
-        let base = match want.base {
-            Some(base) => self.landing.nodes().get(base)?,
-            None => None,
-        };
-        let decoded =
-            bench.decoder.decode(form.codec, form.payload, form.plain_bytes, base.as_deref(), &mut bench.plain);
-        if decoded.is_err() {
-            return Ok(Arrival::Corrupt);
-        }
-        let Ok(node) = Chunk::verify(want.id, Domain::Node, Bytes::copy_from_slice(&bench.plain)) else {
-            return Ok(Arrival::Corrupt);
-        };
-        self.landing.put_node(want, &node, form)?;
-        self.status.note_node(peer, node.bytes().len());
-        Ok(Arrival::Stored)
-    }
-
-    fn take_chunk(
-        &self,
-        peer: PeerId,
-        asked: &AskedChunk<L::Place>,
-        body: &ItemBody<'_, Codec>,
-        travelled: usize,
-        bench: &mut Workbench,
-    ) -> Result<Arrival, L::Failure> {
-        let form = match body {
-            ItemBody::Chunk(form) => form,
-            ItemBody::Missing => return Ok(Arrival::Missing),
-            ItemBody::Damaged => {
-                self.status.note_damaged(peer, &asked.place);
-                return Ok(Arrival::Missing);
-            }
-        };
-        let base = match (form.codec, asked.base) {
-            (Codec::ZstdPatch, Some(base)) => {
-                if !self.landing.read_base(&asked.place, base, &mut bench.base)? {
-                    return Err(self.landing.base_changed(&asked.place));
-                }
-                Some((base, &bench.base[..]))
-            }
-            _ => None,
-        };
-        let base_bytes = base.map(|(_, bytes)| bytes);
-        let plain = match form.codec {
-            // What came as it is goes on as it is, from the connection's own buffer.
-            Codec::Raw => Some(form.payload),
-            codec => {
-                let decoded = bench.decoder.decode(codec, form.payload, form.plain_bytes, base_bytes, &mut bench.plain);
-                decoded.is_ok().then_some(&bench.plain[..])
-            }
-        };
-        let plain = plain.filter(|plain| plain.len() == asked.bytes as usize);
-        let Some(chunk) = plain.and_then(|plain| Proven::verify(asked.id, Domain::Data, plain).ok()) else {
-            // A base that is not what it was makes wrong bytes of a right patch: then the peer is not to blame.
-            if base.is_some_and(|(id, bytes)| ChunkId::of(Domain::Data, bytes) != id) {
-                return Err(self.landing.base_changed(&asked.place));
-            }
-            self.status.note_corrupt(peer, &asked.place);
-            return Ok(Arrival::Corrupt);
-        };
-        self.landing.put(&asked.place, chunk)?;
-        self.status.note_chunk(peer, form.codec, chunk.bytes().len(), travelled);
-        Ok(Arrival::Stored)
     }
 
     fn next_inspection(&self) -> Option<(usize, ChunkId)> {
@@ -507,10 +306,6 @@ impl<L: Landing> Session<L> {
         self.driver.lock().expect("no panic under the lock")
     }
 }
-
-/// An item that answers no want: the peer breaks the protocol.
-#[derive(Debug)]
-pub(crate) struct BadItem;
 
 fn ended<L: Landing>(driver: &mut Driver<L>) -> Option<SessionEnd<L::Failure>> {
     if let Some(failure) = driver.failure.take() {

@@ -381,8 +381,9 @@ impl Landing for Assembly {
         AssemblyError::NotAFileTree
     }
 
-    fn base_changed(&self, place: &Place) -> AssemblyError {
-        AssemblyError::BaseChanged(place.to_string())
+    fn base_gone(&self, place: &Place) -> Result<(), AssemblyError> {
+        // It was in a file of the destination: somebody changes what the pull is to replace.
+        Err(AssemblyError::BaseChanged(place.to_string()))
     }
 }
 

@@ -5,25 +5,28 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use landfall::core::ChunkId;
 use landfall::keyed::{Extent, KeyedError, Milestone};
 use landfall::member::Member;
 use landfall::net::PlainTransport;
 use landfall::pull::TrustAll;
 
-use crate::ground::{DATA, assert_equal, fill, join, key, open, seal, serve, value};
+use crate::ground::{DATA, assert_equal, fill, join, key, open, put, seal, serve, value};
 
 const KEYS: u64 = 20_000;
 /// Bytes between two that are changed: several in each pack, and most nodes stay whole.
-const STEP: u64 = 100_000;
+const STEP: usize = 100_000;
+/// In the payload of a frame that holds an inner node.
+const BYTES_INTO_FRAME: usize = 140;
 
-/// Changes a byte here and there in every pack, but not in what stands at its ends.
-fn damage(directory: &Path) -> u64 {
+/// Changes a byte every so often in every pack, but not in what stands at its ends.
+fn damage(directory: &Path, step: usize) -> u64 {
     let mut changed = 0;
     for entry in std::fs::read_dir(directory.join("store/packs")).unwrap() {
         let path = entry.unwrap().path();
         let file = OpenOptions::new().read(true).write(true).open(&path).unwrap();
         let length = file.metadata().unwrap().len();
-        for at in (STEP / 2..length * 9 / 10).step_by(STEP as usize) {
+        for at in (step as u64 / 2..length * 9 / 10).step_by(step) {
             let mut byte = [0];
             file.read_exact_at(&mut byte, at).unwrap();
             file.write_all_at(&[byte[0] ^ 0x10], at).unwrap();
@@ -31,6 +34,22 @@ fn damage(directory: &Path) -> u64 {
         }
     }
     changed
+}
+
+/// Changes a byte of the frame that holds a chunk.
+fn damage_chunk(directory: &Path, id: ChunkId) {
+    for entry in std::fs::read_dir(directory.join("store/packs")).unwrap() {
+        let path = entry.unwrap().path();
+        let bytes = std::fs::read(&path).unwrap();
+        // The magic of a frame's header stands so far before its id; manifests and other nodes name the id as well.
+        let is_frame = |at: &usize| bytes[*at..].starts_with(b"LFf1") && bytes[at + 20..].starts_with(id.as_bytes());
+        let Some(at) = (0..bytes.len() - BYTES_INTO_FRAME).find(is_frame).map(|at| at + BYTES_INTO_FRAME) else {
+            continue;
+        };
+        let file = OpenOptions::new().write(true).open(&path).unwrap();
+        return file.write_all_at(&[bytes[at] ^ 0x10], at as u64).unwrap();
+    }
+    panic!("{id} is in no pack");
 }
 
 fn name_sources(keyed: &landfall::keyed::Keyed, sources: &[&Member]) {
@@ -47,7 +66,7 @@ fn what_is_damaged_at_a_whole_member_is_fetched_again_and_stays_right() {
         seal(keyed);
     }
     drop(second);
-    assert!(damage(directories[1].path()) > 5);
+    assert!(damage(directories[1].path(), STEP) > 5);
     let second = open(directories[1].path());
     assert_eq!(second.sealed().unwrap().extent, Extent::Whole);
 
@@ -82,7 +101,7 @@ fn who_joined_asks_those_that_it_joined() {
     handle.wait(Milestone::Complete).unwrap();
     handle.adopt().unwrap();
     drop(handle);
-    assert!(damage(directories[1].path()) > 5);
+    assert!(damage(directories[1].path(), STEP) > 5);
     assert_equal(&source, &joiner);
 }
 
@@ -96,11 +115,62 @@ fn what_those_that_are_named_lack_is_not_put_right_and_the_error_says_both() {
     seal(&damaged);
     let member = serve(&other);
     name_sources(&damaged, &[&member]);
-    assert!(damage(directories[1].path()) > 5);
+    assert!(damage(directories[1].path(), STEP) > 5);
 
     let refused = damaged.scan(DATA, b"", KEYS as usize).unwrap_err();
     let KeyedError::NotMended { damaged: what, reason } = &refused else { panic!("{refused}") };
     let KeyedError::NotHere { first, .. } = &**what else { panic!("{what}") };
     let text = refused.to_string();
     assert!(text.contains(&first.to_string()) && text.contains(&reason.to_string()), "{text}");
+}
+
+#[test]
+fn what_is_damaged_of_an_old_snapshot_is_no_base_for_the_next_and_nobody_is_blamed_for_it() {
+    let directories = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let [source, joiner] = directories.each_ref().map(|directory| open(directory.path()));
+    fill(&source, KEYS);
+    seal(&source);
+    let member = serve(&source);
+    let handle = join(&joiner, &[&member]);
+    handle.wait(Milestone::Complete).unwrap();
+    handle.adopt().unwrap();
+    drop((handle, joiner));
+    assert!(damage(directories[1].path(), STEP / 4) > 20);
+
+    // A little of every leaf changes, and of every long value.
+    let changed = (3..KEYS).step_by(50).map(|number| (key(number), [&b"new"[..], &value(number, 0)].concat()));
+    put(&source, 3, DATA, changed);
+    seal(&source);
+    let joiner = open(directories[1].path());
+    let handle = join(&joiner, &[&member]);
+    handle.wait(Milestone::Complete).unwrap();
+    handle.adopt().unwrap();
+    let figures = handle.status().figures;
+    assert_eq!(figures.sources.iter().map(|source| source.damaged).sum::<u64>(), 0, "{figures:?}");
+    assert_equal(&source, &joiner);
+}
+
+#[test]
+fn an_old_tree_that_cannot_be_walked_is_no_base_although_nobody_else_has_it() {
+    let directories = [(); 3].map(|()| tempfile::tempdir().unwrap());
+    let [source, newer, joiner] = directories.each_ref().map(|directory| open(directory.path()));
+    fill(&source, KEYS);
+    let old = seal(&source);
+    let member = serve(&source);
+    let handle = join(&joiner, &[&member]);
+    handle.wait(Milestone::Complete).unwrap();
+    handle.adopt().unwrap();
+    drop((handle, joiner, member));
+    damage_chunk(directories[2].path(), old.manifest.sections[usize::from(DATA.0)].root.id);
+
+    // A member that never sealed the old one.
+    fill(&newer, KEYS);
+    put(&newer, 3, DATA, (3..KEYS).step_by(50).map(|number| (key(number), value(number, 1))));
+    seal(&newer);
+    let member = serve(&newer);
+    let joiner = open(directories[2].path());
+    let handle = join(&joiner, &[&member]);
+    handle.wait(Milestone::Complete).unwrap();
+    handle.adopt().unwrap();
+    assert_equal(&newer, &joiner);
 }

@@ -6,10 +6,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
 use landfall::core::wire::Message;
-use landfall::net::{
-    Closer, ConnectError, Connection, FrameReceiver, FrameSender, ListenError, Listener, PlainTransport, Pressure,
-    ReceiveError, SendError, Transport,
-};
+use landfall::net::{Closer, ConnectError, Connection, ListenError, Listener, PlainTransport, ReceiveError, Transport};
+
+use crate::between::{Between, with_between};
 
 /// Frames of a conversation before the first answer to a request: hello and offer.
 const GREETING_FRAMES: u64 = 2;
@@ -110,17 +109,8 @@ impl Transport for Gate {
             inner.close();
             gate.0.changed.notify_all();
         });
-        let receiver = GateReceiver {
-            gate: self.clone(),
-            purpose,
-            lies,
-            frames: 0,
-            closer: closer.clone(),
-            inner: connection.receiver,
-            frame: Vec::new(),
-        };
-        let sender = GateSender { gate: self.clone(), purpose, inner: connection.sender };
-        Ok(Connection { receiver: Box::new(receiver), sender: Box::new(sender), closer, ..connection })
+        let frames = GateFrames { gate: self.clone(), purpose, lies, frames: 0, closer: closer.clone() };
+        Ok(Connection { closer, ..with_between(connection, frames) })
     }
 
     fn listen(&self, address: &str) -> Result<Box<dyn Listener>, ListenError> {
@@ -128,18 +118,18 @@ impl Transport for Gate {
     }
 }
 
-struct GateReceiver {
+/// The frames of one connection.
+#[derive(Clone)]
+struct GateFrames {
     gate: Gate,
     purpose: Purpose,
     lies: bool,
     frames: u64,
     closer: Closer,
-    inner: Box<dyn FrameReceiver>,
-    frame: Vec<u8>,
 }
 
-impl GateReceiver {
-    fn pass(&self) -> Result<(), ReceiveError> {
+impl Between for GateFrames {
+    fn before_frame(&mut self) -> Result<(), ReceiveError> {
         if self.purpose == Purpose::Urgent || self.frames < GREETING_FRAMES {
             return Ok(());
         }
@@ -154,66 +144,23 @@ impl GateReceiver {
         self.gate.0.changed.notify_all();
         Ok(())
     }
-}
 
-impl FrameReceiver for GateReceiver {
-    fn receive(&mut self) -> Result<Option<&[u8]>, ReceiveError> {
-        self.pass()?;
-        let Some(frame) = self.inner.receive()? else { return Ok(None) };
+    fn came(&mut self, frame: &mut [u8]) {
         self.frames += 1;
         match self.purpose {
             Purpose::Bulk => self.gate.lock().bulk_bytes_passed += frame.len() as u64,
             Purpose::Urgent => self.gate.lock().urgent_bytes_passed += frame.len() as u64,
         }
-        self.frame.clear();
-        self.frame.extend_from_slice(frame);
-        let is_item = matches!(Message::decode(&self.frame), Ok(Message::Item(_)));
+        let is_item = matches!(Message::decode(frame), Ok(Message::Item(_)));
         if self.lies && is_item {
-            *self.frame.last_mut().unwrap() ^= 1;
+            *frame.last_mut().unwrap() ^= 1;
         }
-        Ok(Some(&self.frame))
     }
 
-    fn bytes_received(&self) -> u64 {
-        self.inner.bytes_received()
-    }
-
-    fn set_idle_deadline(&mut self, deadline: Duration) {
-        self.inner.set_idle_deadline(deadline);
-    }
-
-    fn set_unfinished_interval(&mut self, interval: Duration) {
-        self.inner.set_unfinished_interval(interval);
-    }
-}
-
-struct GateSender {
-    gate: Gate,
-    purpose: Purpose,
-    inner: Box<dyn FrameSender>,
-}
-
-impl FrameSender for GateSender {
-    fn send(&mut self, head: &[u8], body: &[u8]) -> Result<(), SendError> {
+    fn leaves(&mut self, head: &[u8]) -> Option<Vec<u8>> {
         if self.purpose == Purpose::Urgent && matches!(Message::decode(head), Ok(Message::Fetch(_))) {
             self.gate.lock().urgent_requests += 1;
         }
-        self.inner.send(head, body)
-    }
-
-    fn flush(&mut self) -> Result<(), SendError> {
-        self.inner.flush()
-    }
-
-    fn finish(&mut self) -> Result<(), SendError> {
-        self.inner.finish()
-    }
-
-    fn pressure(&self) -> Pressure {
-        self.inner.pressure()
-    }
-
-    fn set_stall_deadline(&mut self, deadline: Duration) {
-        self.inner.set_stall_deadline(deadline);
+        None
     }
 }

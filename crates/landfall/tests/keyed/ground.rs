@@ -11,14 +11,19 @@ use landfall::member::{Member, ServeConfig};
 use landfall::net::{PlainTransport, Transport};
 use landfall::pull::TrustAll;
 
-pub(crate) fn schema() -> Schema {
-    let section = |name: &str, priority| SectionSchema {
-        name: StateName::new(name).unwrap(),
-        priority,
-        range: KeyRange::default(),
-    };
-    let sections = vec![section("config", SectionPriority::Vital), section("data", SectionPriority::Bulk)];
-    Schema::new(sections).unwrap()
+pub(crate) fn name(name: &str) -> StateName {
+    StateName::new(name).unwrap()
+}
+
+/// A vital section "config", and the others of `bulk`.
+pub(crate) fn schema_of(bulk: &[&str]) -> Schema {
+    let section = |text, priority| SectionSchema { name: name(text), priority, range: KeyRange::default() };
+    let bulk = bulk.iter().map(|text| section(text, SectionPriority::Bulk));
+    Schema::new([section("config", SectionPriority::Vital)].into_iter().chain(bulk).collect()).unwrap()
+}
+
+fn schema() -> Schema {
+    schema_of(&["data"])
 }
 
 pub(crate) const CONFIG: SectionId = SectionId(0);
@@ -29,7 +34,7 @@ pub(crate) fn open(directory: &Path) -> Arc<Keyed> {
 }
 
 pub(crate) fn open_as(directory: &Path, schema: Schema) -> Arc<Keyed> {
-    let name = StateName::new("orders").unwrap();
+    let name = name("orders");
     let config =
         KeyedConfig { name, directory: directory.to_owned(), schema, cache_bytes: 8 << 20, salt_seed: [7; 32] };
     Keyed::open(config).unwrap()
@@ -118,7 +123,12 @@ pub(crate) fn seal(keyed: &Arc<Keyed>) -> SealReport {
 
 #[track_caller]
 pub(crate) fn assert_equal(left: &Keyed, right: &Keyed) {
-    for section in [CONFIG, DATA] {
+    assert_equal_in(left, right, &[CONFIG, DATA]);
+}
+
+#[track_caller]
+pub(crate) fn assert_equal_in(left: &Keyed, right: &Keyed, sections: &[SectionId]) {
+    for &section in sections {
         assert!(entries(left, section) == entries(right, section), "section {section:?} differs");
     }
 }

@@ -1,5 +1,7 @@
 //! Keyed states are changed, sealed, served, and joined by other members, in one process, over loopback.
 
+#[path = "../between/mod.rs"]
+mod between;
 mod damage;
 mod gate;
 mod ground;

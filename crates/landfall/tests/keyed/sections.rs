@@ -4,17 +4,16 @@ use std::path::Path;
 use std::sync::Arc;
 
 use landfall::core::keyed::ReadError;
-use landfall::core::snapshot::{KeyRange, Position, SectionPriority, StateName};
+use landfall::core::snapshot::Position;
 use landfall::keyed::{
-    Extent, JoinFailure, JoinHandle, JoinOptions, Keyed, KeyedError, Milestone, Schema, SealRefused, SectionId,
-    SectionSchema, Sections, Transaction,
+    Extent, JoinFailure, JoinHandle, JoinOptions, Keyed, KeyedError, Milestone, SealRefused, SectionId, Sections,
+    Transaction,
 };
 use landfall::member::Member;
 use landfall::net::PlainTransport;
 
-use crate::ground::{at, entries, key, open_as, options, put, seal, serve, value};
+use crate::ground::{CONFIG, assert_equal_in, at, key, name, open_as, options, put, schema_of, seal, serve, value};
 
-const CONFIG: SectionId = SectionId(0);
 const EAST: SectionId = SectionId(1);
 const NORTH: SectionId = SectionId(2);
 const SOUTH: SectionId = SectionId(3);
@@ -24,24 +23,12 @@ const QUARTERS: [SectionId; 4] = [EAST, NORTH, SOUTH, WEST];
 /// Keys of each quarter.
 const KEYS: u64 = 10_000;
 
-fn name(name: &str) -> StateName {
-    StateName::new(name).unwrap()
-}
-
 fn only(names: &[&str]) -> Sections {
     Sections::only(names.iter().copied().map(name))
 }
 
-fn schema() -> Schema {
-    let section = |(text, priority)| SectionSchema { name: name(text), priority, range: KeyRange::default() };
-    let bulk = |text| (text, SectionPriority::Bulk);
-    let sections =
-        [("config", SectionPriority::Vital), bulk("east"), bulk("north"), bulk("south"), bulk("west")].map(section);
-    Schema::new(sections.into()).unwrap()
-}
-
 fn open(directory: &Path) -> Arc<Keyed> {
-    open_as(directory, schema())
+    open_as(directory, schema_of(&["east", "north", "south", "west"]))
 }
 
 /// A state with the same keys and other values in each quarter, at position 5.
@@ -71,13 +58,6 @@ fn payload_bytes(keyed: &Keyed, sections: &[SectionId]) -> u64 {
 }
 
 #[track_caller]
-fn assert_equal(left: &Keyed, right: &Keyed, sections: &[SectionId]) {
-    for &section in sections {
-        assert!(entries(left, section) == entries(right, section), "section {section:?} differs");
-    }
-}
-
-#[track_caller]
 fn assert_not_held(keyed: &Keyed, section: SectionId, expected: &str) {
     for read in [keyed.get(section, &key(1)).map(drop), keyed.scan(section, b"", 10).map(drop)] {
         assert!(matches!(&read, Err(KeyedError::NotHeld { section }) if section.as_str() == expected), "{read:?}");
@@ -95,7 +75,7 @@ fn a_joiner_of_two_sections_of_four_fetches_and_holds_exactly_these() {
     let brought = complete(&joiner, &[&member], only(&["north", "west"]));
     let wanted = payload_bytes(&source, &[CONFIG, NORTH, WEST]);
     assert!(brought < wanted * 13 / 10, "{brought} bytes came for {wanted} bytes of sections");
-    assert_equal(&source, &joiner, &[CONFIG, NORTH, WEST]);
+    assert_equal_in(&source, &joiner, &[CONFIG, NORTH, WEST]);
     assert_not_held(&joiner, EAST, "east");
     assert_not_held(&joiner, SOUTH, "south");
     drop(member);
@@ -107,7 +87,7 @@ fn a_joiner_of_two_sections_of_four_fetches_and_holds_exactly_these() {
     drop(joiner);
     let again = open(directories[1].path());
     assert_eq!(again.sections(), only(&["config", "north", "west"]));
-    assert_equal(&source, &again, &[CONFIG, NORTH, WEST]);
+    assert_equal_in(&source, &again, &[CONFIG, NORTH, WEST]);
     assert_not_held(&again, SOUTH, "south");
 }
 
@@ -140,7 +120,7 @@ fn who_holds_some_sections_serves_them_and_others_the_rest() {
 
     // For what it holds it is source enough.
     complete(&alike, &[&relay], only(&["west"]));
-    assert_equal(&source, &alike, &[CONFIG, WEST]);
+    assert_equal_in(&source, &alike, &[CONFIG, WEST]);
     assert_not_held(&alike, NORTH, "north");
     // What it does not hold it says, instead of sending a joiner on a way that ends nowhere.
     let alone = join(&all, &[&relay], Sections::All).wait(Milestone::Planned).unwrap_err();
@@ -151,7 +131,7 @@ fn who_holds_some_sections_serves_them_and_others_the_rest() {
     handle.adopt().unwrap();
     let figures = handle.status().figures;
     assert!(figures.sources.len() == 2, "{figures:?}");
-    assert_equal(&source, &all, &[CONFIG, EAST, NORTH, SOUTH, WEST]);
+    assert_equal_in(&source, &all, &[CONFIG, EAST, NORTH, SOUTH, WEST]);
     assert_eq!(all.sealed().unwrap().extent, Extent::Whole);
 }
 
@@ -167,7 +147,7 @@ fn two_that_hold_different_sections_are_together_a_source_of_all() {
     drop(member);
     let members = [serve(&left), serve(&right)];
     complete(&joiner, &[&members[0], &members[1]], Sections::All);
-    assert_equal(&source, &joiner, &[CONFIG, EAST, NORTH, SOUTH, WEST]);
+    assert_equal_in(&source, &joiner, &[CONFIG, EAST, NORTH, SOUTH, WEST]);
 }
 
 #[test]
@@ -185,11 +165,11 @@ fn a_section_that_is_added_later_is_all_that_comes() {
     let brought = complete(&joiner, &[&member], only(&["north", "south", "west"]));
     let wanted = payload_bytes(&source, &[SOUTH]);
     assert!(brought < wanted * 13 / 10, "{brought} bytes came for {wanted} bytes of a section");
-    assert_equal(&source, &joiner, &[CONFIG, NORTH, SOUTH, WEST]);
+    assert_equal_in(&source, &joiner, &[CONFIG, NORTH, SOUTH, WEST]);
     assert_not_held(&joiner, EAST, "east");
 
     complete(&joiner, &[&member], Sections::All);
-    assert_equal(&source, &joiner, &[EAST]);
+    assert_equal_in(&source, &joiner, &[EAST]);
     // Now it has every root, so it seals like any other.
     assert_eq!(seal(&source).snapshot, seal(&joiner).snapshot);
 }

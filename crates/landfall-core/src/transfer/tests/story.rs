@@ -5,7 +5,7 @@
 //!                                               same content), changed=0,1 (leaves that differ from a base)
 //! peer-joined c | peer-lost a | lacks b L1 L0.3
 //! deliver a [3] [in 500ms]     a answers its next wants, all if no number is given
-//! corrupt a [3] | missing a [3] | end a
+//! corrupt a [3] | missing a [3] | baseless a [3] | end a
 //! bytes a 16KiB                 so much of an item came from a
 //! time +2s
 //! busy | idle                  from now on the driver carries out one command after each step, or all
@@ -59,6 +59,7 @@ fn step(world: &mut Option<World>, line: &str) {
         ("deliver", [peer, rest @ ..]) => answer(world, peer, rest, Answer::Truth),
         ("corrupt", [peer, rest @ ..]) => answer(world, peer, rest, Answer::Lie),
         ("missing", [peer, rest @ ..]) => answer(world, peer, rest, Answer::Deny),
+        ("baseless", [peer, rest @ ..]) => answer(world, peer, rest, Answer::Patch),
         ("bytes", [peer, bytes]) => world.receive(peer, kibibytes(bytes)),
         ("end", [peer]) => world.end(peer),
         // Time alone wakes no driver: it looks when the transfer said it should.

@@ -37,6 +37,8 @@ pub(super) enum Answer {
     Lie,
     /// It says that it has nothing.
     Deny,
+    /// It sends a patch on what can no longer be read here.
+    Patch,
 }
 
 /// One transfer, its sources, and the driver between them.
@@ -228,6 +230,7 @@ impl World {
         let held = !self.peers[name].lacks.contains(&self.names[&id]);
         let arrival = match answer {
             Answer::Lie => Arrival::Corrupt,
+            Answer::Patch => Arrival::Baseless,
             Answer::Truth if held => Arrival::Stored,
             Answer::Truth | Answer::Deny => Arrival::Missing,
         };

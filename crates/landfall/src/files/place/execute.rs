@@ -72,9 +72,19 @@ impl Placement {
         step: &Operation,
         act: impl Fn(&Self, &Operation) -> io::Result<Outcome>,
     ) -> Result<(), PlaceError> {
-        match act(self, step) {
+        let acted = match act(self, step) {
+            Err(error) if ground::is_absent(&error) => {
+                // A directory that was open is gone from where it was: what stands there now is what counts.
+                self.tree.forget();
+                act(self, step)
+            }
+            acted => acted,
+        };
+        match acted {
             Ok(Outcome::Done) => {}
             Ok(Outcome::Left) => carried.left.add(step.path()),
+            // Somebody put it there since the plan was made. Whatever it is, it is not ours to remove.
+            Err(error) if self.kind == Kind::Update && ground::is_barred(&error) => carried.left.add(step.path()),
             // Before its one rename a first pull may still fail as a whole; an update is past that.
             Err(error) if self.kind == Kind::Update && ground::is_hopeless(&error) => {
                 carried.refused.add(step.path(), error);

@@ -276,6 +276,11 @@ pub(super) fn is_absent(error: &io::Error) -> bool {
     matches!(errno(error), Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP))
 }
 
+/// Does a file or a symlink stand where a directory is needed?
+pub(super) fn is_barred(error: &io::Error) -> bool {
+    matches!(errno(error), Some(Errno::NOTDIR | Errno::LOOP))
+}
+
 fn is_forbidden(error: &io::Error) -> bool {
     matches!(errno(error), Some(Errno::PERM | Errno::OPNOTSUPP | Errno::ACCESS | Errno::INVAL))
 }

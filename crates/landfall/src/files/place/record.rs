@@ -20,13 +20,15 @@ pub(super) struct Recorder {
     plan: Option<PlanWriter>,
     last: Option<FilePath>,
     restored: Option<FilePath>,
+    /// Files and symlinks that give way to a directory.
+    cleared: BTreeSet<FilePath>,
     /// Inodes with more than one name, of which a name is about to go or to come.
     linked: BTreeSet<u64>,
 }
 
 impl Recorder {
     pub(super) fn new(plan: PlanWriter) -> Self {
-        Self { plan: Some(plan), last: None, restored: None, linked: BTreeSet::new() }
+        Self { plan: Some(plan), last: None, restored: None, cleared: BTreeSet::new(), linked: BTreeSet::new() }
     }
 
     /// Closes the plan. Doing it again changes nothing.
@@ -92,12 +94,30 @@ impl Placement {
         let path = operation.path();
         if let Operation::Put { .. } | Operation::Remove { .. } = operation {
             self.restore_parent(recorder, path)?;
+            self.check_way(recorder, operation)?;
             self.note_links(recorder, operation).map_err(self.ground.refused("look at", path))?;
         }
         if let Operation::Put { meta: Meta { kind: FileKind::Symlink(target), .. }, .. } = operation {
             self.try_symlink(target).map_err(self.ground.refused("make the symlink", path))?;
         }
         self.push(recorder, operation)
+    }
+
+    /// Refuses to put something behind a file or symlink that the plan leaves where it is: once the plan is begun, it could not be done.
+    fn check_way(&self, recorder: &mut Recorder, operation: &Operation) -> Result<(), PlaceError> {
+        let Operation::Put { path, meta } = operation else { return Ok(()) };
+        let is_barred = matches!(self.tree.parent(path, Missing::Fail), Err(error) if ground::is_barred(&error));
+        if is_barred && !std::iter::successors(path.parent(), FilePath::parent).any(|at| recorder.cleared.contains(&at))
+        {
+            return Err(PlaceError::Blocked(path.clone()));
+        }
+        if meta.kind == FileKind::Directory
+            && let Some(stat) = self.stat(path).map_err(self.ground.refused("look at", path))?
+            && !edge::is_directory(&stat)
+        {
+            recorder.cleared.insert(path.clone());
+        }
+        Ok(())
     }
 
     /// Adds a step that is already known to be right.

@@ -32,9 +32,6 @@ pub enum LandingError {
     /// A leaf does not refer to the chunk that was asked for.
     #[error("a leaf does not refer to the chunk that was asked for")]
     NoSuchChunk,
-    /// The base of a patch is gone: the data directory is damaged.
-    #[error("the old value at {0} was here and is gone: the data directory is damaged")]
-    BaseLost(String),
     /// Whoever began the join let it go.
     #[error("the join was stopped")]
     Stopped,
@@ -65,8 +62,12 @@ impl KeyedLanding {
     /// The chunk that stood at a key before.
     fn old_chunk(&self, tree: usize, key: &[u8]) -> Result<Option<ChunkId>, LandingError> {
         let Some(base) = self.trees.get(tree).and_then(|trees| trees.base) else { return Ok(None) };
-        let old = get(&*self.here.nodes, &base, key)?.and_then(|value| value.chunk);
-        Ok(old.map(|chunk| chunk.id))
+        match get(&*self.here.nodes, &base, key) {
+            Ok(value) => Ok(value.and_then(|value| value.chunk).map(|chunk| chunk.id)),
+            // The older tree was damaged here: then there is nothing to build on.
+            Err(TreeError::Missing(_)) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 }
 
@@ -124,7 +125,8 @@ impl Landing for KeyedLanding {
         LandingError::NoSuchChunk
     }
 
-    fn base_changed(&self, place: &Place) -> LandingError {
-        LandingError::BaseLost(place.to_string())
+    fn base_gone(&self, _: &Place) -> Result<(), LandingError> {
+        // It is of an older snapshot, which the new one does not need.
+        Ok(())
     }
 }

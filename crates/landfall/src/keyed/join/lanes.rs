@@ -323,9 +323,13 @@ impl FaultLanes {
     fn bases(&self, root: &Root, key: &[u8], held: usize) -> Vec<Option<ChunkId>> {
         let base = self.trees.iter().find(|trees| trees.target == *root).and_then(|trees| trees.base);
         let bases = base.map(|base| bases_on_way(&*self.here.nodes, &base, root.level, key)).unwrap_or_default();
-        // One that was damaged or let go is nothing to build on: the patch could not be read, and its source would count as corrupt.
-        let is_useful = |level: usize, base: &ChunkId| level >= held && self.here.node(*base).is_some();
+        let is_useful = |level: usize, base: &ChunkId| level >= held && self.can_build_on(*base);
         bases.into_iter().enumerate().map(|(level, base)| base.filter(|base| is_useful(level, base))).collect()
+    }
+
+    /// A node that was damaged or let go is nothing to build on: the patch could not be read, and its source would count as corrupt.
+    fn can_build_on(&self, base: ChunkId) -> bool {
+        self.here.node(base).is_some()
     }
 
     /// How many nodes of the way to a key are here, and what comes next; nothing if all of it is here.
@@ -348,7 +352,9 @@ impl FaultLanes {
     }
 
     fn nodes_from(&self, line: &Line, wants: &[NodeWant]) -> Result<(), Failure> {
-        let missing: Vec<NodeWant> = wants.iter().filter(|want| self.here.node(want.id).is_none()).copied().collect();
+        let missing = wants.iter().filter(|want| self.here.node(want.id).is_none());
+        let missing: Vec<NodeWant> =
+            missing.map(|want| NodeWant { base: want.base.filter(|base| self.can_build_on(*base)), ..*want }).collect();
         if missing.is_empty() {
             return Ok(());
         }

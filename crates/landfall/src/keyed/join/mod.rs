@@ -33,7 +33,7 @@ pub use progress::{JoinStatus, ReachedAfter};
 use super::{Extent, Keyed, RollBackError};
 use crate::fetch::greet::Trust;
 use progress::Progress;
-use run::{Past, Run};
+use run::{Bases, Past, Run};
 
 /// Whom to join, and what.
 #[derive(Clone)]
@@ -170,7 +170,8 @@ impl Keyed {
         let JoinOptions { sources, transport, trust, wanted, .. } = options;
         let progress = Arc::new(Progress::new(scope, sources));
         let reach = Reach { transport, trust };
-        let run = Run { keyed: self.clone(), reach, wanted, sections, past, progress: progress.clone() };
+        let run =
+            Run { keyed: self.clone(), reach, wanted, sections, past, bases: Bases::new(), progress: progress.clone() };
         let thread = std::thread::Builder::new().name("join".into()).spawn(move || run.carry_out());
         let thread = thread.expect("a thread for a join");
         JoinHandle { keyed: self.clone(), progress, thread: Mutex::new(Some(thread)) }

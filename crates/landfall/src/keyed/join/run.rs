@@ -1,9 +1,12 @@
 //! Owns the course of a join on its thread: ask, plan, fetch what serving needs, fetch the rest, make it durable.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
 
 use landfall_core::ChunkId;
-use landfall_core::join::{Course, LeaseVersion, NotOffered, Offered, Part, Snapshot, TOUCHES_MAX, choose};
+use landfall_core::join::{
+    Course, LeaseVersion, NotOffered, Offered, Part, Snapshot, TOUCHES_MAX, UpperLevels, choose,
+};
 use landfall_core::keyed::{KeyedState, Sections, SectionsRefused};
 use landfall_core::snapshot::{Manifest, Section, SectionPriority, StateName};
 use landfall_core::transfer::TreePair;
@@ -34,8 +37,12 @@ pub(super) struct Run {
     pub(super) sections: Result<Sections, SectionsRefused>,
     /// Whether the snapshot may be older than the one on which the state stands.
     pub(super) past: Past,
+    pub(super) bases: Bases,
     pub(super) progress: Arc<Progress>,
 }
+
+/// The trees that are here to build on, by section, as they were when the join first looked.
+pub(super) type Bases = OnceLock<BTreeMap<StateName, Root>>;
 
 /// What becomes of a snapshot that is older than the one on which the state stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,11 +71,14 @@ impl Run {
         self.progress.protect(self.keyed.here.store.begin_session());
         let (plan, asked) = self.plan()?;
         let fetched = self.fetch(&plan, asked);
+        if fetched.is_ok() {
+            // Before the lanes go: whoever reads what is damaged finds one or the other.
+            let sources = self.progress.sources();
+            self.keyed.mend_with(Menders { sources, reach: self.reach.clone() });
+        }
         self.keyed.ask_no_more(&plan.lanes);
         plan.lanes.end();
         let let_go = fetched?;
-        let sources = self.progress.sources();
-        self.keyed.mend_with(Menders { sources, reach: self.reach.clone() });
         self.keyed.make_room(let_go);
         Ok(())
     }
@@ -176,8 +186,24 @@ impl Run {
 
     /// The newest tree of a section that is here whole, to build on.
     fn base_root(&self, section: &StateName) -> Option<Root> {
-        let base = self.keyed.served.newest_with(section)?;
-        base.manifest.sections.iter().find(|old| old.name == *section).map(|old| old.root)
+        self.bases.get_or_init(|| self.find_bases()).get(section).copied()
+    }
+
+    fn find_bases(&self) -> BTreeMap<StateName, Root> {
+        let newest = |name: &StateName| {
+            let base = self.keyed.served.newest_with(name)?;
+            base.manifest.sections.iter().find(|old| old.name == *name).map(|old| old.root)
+        };
+        let schema = self.keyed.schema();
+        let bases = schema.sections().iter().filter_map(|section| Some((section.name.clone(), newest(&section.name)?)));
+        bases.filter(|(_, root)| self.can_be_walked(*root)).collect()
+    }
+
+    /// Are the inner nodes of a tree here? One that was damaged would be wanted of sources that may have let it go, and without it the walk
+    /// would not go on. Those that are here are read now instead of a little later.
+    fn can_be_walked(&self, root: Root) -> bool {
+        let missing = UpperLevels::new(vec![TreePair { base: None, target: root }]).next(&self.keyed.here, 0);
+        missing.is_ok_and(|missing| missing.is_empty())
     }
 
     fn fetch_hot(&self, plan: &Plan) -> Result<(), JoinFailure> {

@@ -3,8 +3,10 @@
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
-use super::model::{Model, file, manifest, model, node, open, path, pull, read_back, scratch, symlink as to};
-use crate::files::place::{Kind, Operation, PlaceError, Placement, Previous};
+use super::model::{
+    Model, What, file, manifest, model, node, open, path, prepare, pull, read_back, scratch, symlink as to,
+};
+use crate::files::place::{Kind, Operation, PlaceError, Placement, Previous, Shortfall};
 
 #[track_caller]
 fn check_refused(destination: &Path, expected: &str) {
@@ -101,21 +103,53 @@ fn an_update_never_follows_a_symlink_that_somebody_planted() {
     let (scratch, outside) = (scratch(), scratch());
     std::fs::write(outside.path().join("b"), b"precious").unwrap();
     let destination = scratch.path().join("dest");
-    let old = model([("a", super::model::What::Directory), ("a/b", file("old")), ("a/c", file("old"))]);
+    let old = model([("a", What::Directory), ("a/b", file("old")), ("a/c", file("old"))]);
     pull(open(&destination), &Model::new(), &old, manifest(1), Previous::Drop).unwrap();
     std::fs::remove_dir_all(destination.join("a")).unwrap();
     symlink(outside.path(), destination.join("a")).unwrap();
-    let new = model([("a", super::model::What::Directory), ("a/b", file("new"))]);
+    let new = model([("a", What::Directory), ("a/b", file("new"))]);
     let placement = open(&destination);
     assert!(!placement.read_old(&path("a/b"), 0, &mut [0; 3]).unwrap());
     let error = pull(placement, &old, &new, manifest(2), Previous::Drop).unwrap_err();
     assert!(matches!(&error, PlaceError::Blocked(at) if at.to_string().starts_with('a')), "{error}");
     assert_eq!(std::fs::read(outside.path().join("b")).unwrap(), b"precious");
     assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 1);
-    // Once it is gone, the plan that was begun is carried forward.
-    std::fs::remove_file(destination.join("a")).unwrap();
-    assert!(open(&destination).recovered().is_some());
-    assert_eq!(std::fs::read(destination.join("a/b")).unwrap(), b"new");
+    // Nothing was begun that would have to be ended.
+    assert!(open(&destination).recovered().is_none());
+    assert!(std::fs::symlink_metadata(destination.join("a")).unwrap().is_symlink());
+}
+
+#[test]
+fn a_directory_may_take_the_place_of_a_symlink_and_be_filled() {
+    let scratch = scratch();
+    let destination = scratch.path().join("dest");
+    let old = model([("a", to("nowhere")), ("b", file("old"))]);
+    pull(open(&destination), &Model::new(), &old, manifest(1), Previous::Drop).unwrap();
+    let directories = ["a", "a/in", "b"].map(|path| (path, What::Directory));
+    let new = model(directories.into_iter().chain([("a/in/file", file("new")), ("b/c", file("new"))]));
+    pull(open(&destination), &old, &new, manifest(2), Previous::Drop).unwrap();
+    assert_eq!(read_back(&destination), new);
+}
+
+#[test]
+fn what_gets_in_the_way_of_a_plan_that_is_begun_is_left_and_the_rest_takes_its_place() {
+    let (scratch, outside) = (scratch(), scratch());
+    let destination = scratch.path().join("dest");
+    let old = model([("a", What::Directory), ("a/b", file("old")), ("c", file("old"))]);
+    pull(open(&destination), &Model::new(), &old, manifest(1), Previous::Drop).unwrap();
+    let new = model([("a", What::Directory), ("a/b", file("new")), ("c", file("new"))]);
+    let placement = open(&destination);
+    prepare(&placement, &old, &new).unwrap();
+    std::fs::remove_dir_all(destination.join("a")).unwrap();
+    symlink(outside.path(), destination.join("a")).unwrap();
+    let report = placement.finish(manifest(2), Previous::Drop).unwrap();
+    assert_eq!(report.left, [Shortfall::Changed { paths: 1, examples: vec![path("a/b")] }]);
+    assert_eq!(std::fs::read(destination.join("c")).unwrap(), b"new");
+    assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 0);
+    let again = open(&destination);
+    assert!(again.recovered().is_none(), "the plan was carried to its end");
+    let listed: Vec<_> = again.local_changes().unwrap().listed().iter().map(|change| change.path.clone()).collect();
+    assert_eq!(listed, [path("a"), path("a/b")]);
 }
 
 #[test]
@@ -132,7 +166,7 @@ fn nothing_is_inherited_from_the_directory_around() {
     rustix::fs::chown(scratch.path(), None, Some(rustix::fs::Gid::from_raw(12345))).unwrap();
     std::fs::set_permissions(scratch.path(), std::fs::Permissions::from_mode(0o2755)).unwrap();
     let destination = scratch.path().join("dest");
-    let mut new = model([("d", super::model::What::Directory), ("d/a", file("a")), ("d/z", file(&"z".repeat(99)))]);
+    let mut new = model([("d", What::Directory), ("d/a", file("a")), ("d/z", file(&"z".repeat(99)))]);
     new.get_mut(&path("d/a")).unwrap().gid = 54321;
     pull(open(&destination), &Model::new(), &new, manifest(1), Previous::Drop).unwrap();
     assert_eq!(read_back(&destination), new);
