@@ -34,6 +34,10 @@ pub(crate) fn status(node: &NodeStatus, address: &MemberAddress, sealed: Option<
         })),
         "milestone": milestone(node.joined.as_ref()),
         "join": node.joined.as_ref().map(join),
+        "vote_refused": node.vote_refused.as_ref().map(|refused| json!({
+            "reason": refused.reason,
+            "times": refused.times,
+        })),
         "divergences": node.divergences.iter().map(|divergence| json!({
             "position": position(divergence.position),
             "member": divergence.member,

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use crate::apply::{Applied, Patience};
 use crate::arrival::Arrivals;
 use crate::ballot::Ballot;
+use crate::candidacy::Candidacy;
 use crate::consensus::{MemberAddress, MemberId, Raft, StoredMembership, position_of};
 use crate::entry::{LogTime, Mark, Payload};
 use crate::gather::{now_ms, write};
@@ -48,6 +49,7 @@ pub(crate) struct Cluster {
     pub(crate) applied: watch::Receiver<Applied>,
     pub(crate) head: Head,
     pub(crate) patience: Patience,
+    pub(crate) candidacy: Candidacy,
     /// Held while the membership changes: openraft does it in two steps, and takes a second change for the second step of the first.
     pub(crate) changing: tokio::sync::Mutex<()>,
     /// Bytes of log that are kept for whoever lags.

@@ -14,6 +14,7 @@ mod audit;
 mod ballot;
 mod barrier;
 mod cadence;
+mod candidacy;
 mod cluster;
 mod consensus;
 mod entry;
@@ -54,6 +55,7 @@ pub use landfall::core::keyed::{ReadError, Refused, SectionId, SectionSchema, Tr
 pub use audit::{AuditReport, AuditedMember, Verdict};
 pub use ballot::BallotError;
 pub use barrier::ReadBarrierError;
+pub use candidacy::VoteRefused;
 pub use cluster::Role;
 pub use consensus::{MemberAddress, MemberId};
 pub use entry::{COMMAND_BYTES_MAX, Lease, LogTime};

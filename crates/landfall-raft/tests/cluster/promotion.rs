@@ -186,6 +186,28 @@ async fn a_joiner_whose_hook_never_works_is_rolled_back_and_gives_its_lease_back
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_member_whose_vote_the_leader_refuses_says_so_and_asks_again() {
+    let stage = Stage::new();
+    let first = leader_with_poison(&stage).await;
+    let leader = Arc::downgrade(&first);
+    // Once it is verified nobody knows it any more.
+    let hook = CommitHook::new(move |_| {
+        let leader = leader.upgrade().expect("it leads");
+        async move { Ok(leader.remove(2).await?) }
+    });
+    let node = join(&stage, FickleMap::sound(), 2, &first, Aim::Voter, Some(hook)).await;
+    let status = until(&node, |status| status.vote_refused.is_some()).await;
+    let refused = status.vote_refused.unwrap();
+    assert!(refused.reason.contains("member 2 is not known"), "{refused:?}");
+    assert_eq!(node.role(), Role::Learner);
+    first.add_member(2, node.address()).await.unwrap();
+    let status = until(&node, |status| status.role == Role::Voter && status.vote_refused.is_none()).await;
+    assert_eq!(rolled_back(&status), None);
+    check_equal(&first, &node, 10).await;
+    close(first, vec![node]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_joiner_that_went_wrong_once_is_healed_and_promoted() {
     let stage = Stage::new();
     let first = leader_with_poison(&stage).await;
