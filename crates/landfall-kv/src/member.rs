@@ -162,6 +162,7 @@ fn not_proposed(error: ProposeError) -> Unavailable {
     match error {
         ProposeError::NotLeader(leader) => not_leader(leader),
         ProposeError::TooLong { .. } => Unavailable::TooLong,
+        ProposeError::ReplyDropped => Unavailable::ReplyDropped,
         ProposeError::NoQuorum => Unavailable::NoQuorum,
         ProposeError::Stopped => Unavailable::Stopping,
         ProposeError::Unknown => Unavailable::Unknown,

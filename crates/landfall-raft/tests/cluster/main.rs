@@ -5,6 +5,7 @@ mod bank;
 mod gate;
 mod harness;
 mod joining;
+mod long_replies;
 mod promotion;
 mod slow_link;
 mod three_members;
