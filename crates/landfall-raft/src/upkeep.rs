@@ -46,6 +46,9 @@ pub(crate) fn start(cluster: &Arc<Cluster>, finished: mpsc::UnboundedReceiver<Se
 /// Tells all others what was sealed here. A report that is lost costs one comparison; the next mark brings another.
 async fn report_seals(cluster: Arc<Cluster>, mut finished: mpsc::UnboundedReceiver<SealedAt>) {
     while let Some(report) = finished.recv().await {
+        if !cluster.sealing.stands_by(&report).await {
+            continue;
+        }
         for (member, address) in cluster.others() {
             let (link, report) = (cluster.network.link(&address.peers), report.clone());
             tokio::spawn(async move {
@@ -64,13 +67,7 @@ async fn report_what_was_taken(cluster: Arc<Cluster>) {
     let mut sealed = cluster.seals.changes();
     let mut told = Position::default();
     loop {
-        let held = cluster.keyed.sealed().filter(|held| held.extent == Extent::Whole);
-        if let Some(held) = held.filter(|held| held.manifest.position > told) {
-            told = held.manifest.position;
-            if !cluster.seals.reports_at(told).contains_key(&cluster.member) {
-                cluster.sealing.report(&held.manifest);
-            }
-        }
+        told = cluster.sealing.report_held(told).await;
         let still = tokio::select! {
             changed = arrived.changed() => changed.is_ok(),
             changed = sealed.changed() => changed.is_ok(),
