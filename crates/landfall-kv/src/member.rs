@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use landfall_raft::landfall::keyed::{Extent, KeyedError};
-use landfall_raft::{Leader, Node, ProposeError, ReadBarrierError, Role as RaftRole, RosterError};
+use landfall_raft::{Leader, Node, ProposeError, ReadBarrierError, Role as RaftRole, RosterError, Soundness};
 use serde_json::Value;
 use tokio::sync::watch;
 
@@ -112,6 +112,16 @@ impl Replica for ClusterMember {
             ReadBarrierError::NoQuorum => Unavailable::NoQuorum,
             ReadBarrierError::Stopped => Unavailable::Stopping,
         })
+    }
+
+    fn check_soundness(&self) -> Result<(), Unavailable> {
+        match self.node.soundness() {
+            Soundness::Sound => Ok(()),
+            Soundness::Healing | Soundness::SteppedOut { .. } => {
+                let own = self.node.member();
+                Err(not_leader(self.node.leader().filter(|leader| leader.member != own)))
+            }
+        }
     }
 
     fn log_time_ms(&self) -> u64 {

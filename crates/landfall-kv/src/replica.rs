@@ -18,6 +18,11 @@ pub trait Replica: Lookup<Error = Unavailable> + Send + Sync + 'static {
     /// Returns once everything that was acknowledged anywhere before the call has been applied here.
     fn barrier(&self) -> impl Future<Output = Result<(), Unavailable>> + Send;
 
+    /// Whether the state is what most others have, so that it may be looked at without a barrier.
+    fn check_soundness(&self) -> Result<(), Unavailable> {
+        Ok(())
+    }
+
     /// The log's time as far as it was applied here, in milliseconds since 1970.
     fn log_time_ms(&self) -> u64;
 

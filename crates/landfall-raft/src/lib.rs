@@ -7,6 +7,7 @@
 //! The first member calls [`Node::open`] and [`Node::bootstrap`]; every other one [`Node::join`]. After a restart each calls
 //! [`Node::open`].
 
+mod aftercare;
 mod answer;
 mod apply;
 mod arrival;
@@ -37,6 +38,7 @@ mod pauses;
 mod promotion;
 mod quorum;
 mod reference;
+mod remedy;
 mod replies;
 mod reserved;
 mod roster;
@@ -56,7 +58,7 @@ pub use landfall::core::keyed::{ReadError, Refused, SectionId, SectionSchema, Tr
 pub use audit::{AuditReport, AuditedMember, Verdict};
 pub use ballot::BallotError;
 pub use barrier::ReadBarrierError;
-pub use candidacy::VoteRefused;
+pub use candidacy::{Soundness, VoteRefused};
 pub use cluster::Role;
 pub use consensus::{MemberAddress, MemberId};
 pub use entry::{COMMAND_BYTES_MAX, Lease, LogTime};

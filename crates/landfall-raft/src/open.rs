@@ -263,7 +263,8 @@ impl<S: Service> Node<S> {
             applied: applied.clone(),
             head: Head::default(),
             patience,
-            candidacy: Candidacy::new(),
+            candidacy: Candidacy::new(raft.clone()),
+            healing: tokio::sync::Mutex::default(),
             changing: tokio::sync::Mutex::default(),
             log_kept_bytes_max: config.log_kept_bytes_max,
         });

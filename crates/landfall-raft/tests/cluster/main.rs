@@ -1,7 +1,9 @@
 //! Clusters of members in this process, on real disks and connections.
 
+mod aftercare;
 mod bad_luck;
 mod bank;
+mod fickle;
 mod gate;
 mod harness;
 mod joining;
