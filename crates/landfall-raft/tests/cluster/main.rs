@@ -11,3 +11,4 @@ mod long_replies;
 mod promotion;
 mod slow_link;
 mod three_members;
+mod watched;
