@@ -8,6 +8,7 @@ mod gate;
 mod harness;
 mod joining;
 mod long_replies;
+mod patience;
 mod promotion;
 mod slow_link;
 mod three_members;
