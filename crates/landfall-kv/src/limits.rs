@@ -48,5 +48,7 @@ pub const OUTPUT_KEPT_BYTES_MAX: usize = 2 * OUTPUT_BYTES_MAX;
 // A stretch of `SCAN` always fits a reply.
 const _: () = assert!(SCANNED_KEYS_MAX * (KEY_BYTES_MAX + 64) < REPLY_BYTES_MAX);
 const _: () = assert!(VALUE_BYTES_MAX < REPLY_BYTES_MAX);
+// The writes of one pipeline that share a record, and their replies a limit, are always answered when they come alone.
+const _: () = assert!(REPLY_BYTES_MAX < landfall_raft::REPLIES_BYTES_MAX);
 /// Most walks through the keys that can be under way at a time; the oldest is forgotten first.
 pub const CURSORS_MAX: usize = 4096;

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use landfall_raft::landfall::keyed::{Extent, KeyedError};
-use landfall_raft::{Leader, Node, ProposeError, ReadBarrierError, Role as RaftRole, RosterError};
+use landfall_raft::{Leader, Node, ProposeError, ReadBarrierError, Role as RaftRole, RosterError, Soundness};
 use serde_json::Value;
 use tokio::sync::watch;
 
@@ -114,6 +114,16 @@ impl Replica for ClusterMember {
         })
     }
 
+    fn check_soundness(&self) -> Result<(), Unavailable> {
+        match self.node.soundness() {
+            Soundness::Sound => Ok(()),
+            Soundness::Healing | Soundness::SteppedOut { .. } => {
+                let own = self.node.member();
+                Err(not_leader(self.node.leader().filter(|leader| leader.member != own)))
+            }
+        }
+    }
+
     fn log_time_ms(&self) -> u64 {
         self.node.time().0
     }
@@ -162,6 +172,7 @@ fn not_proposed(error: ProposeError) -> Unavailable {
     match error {
         ProposeError::NotLeader(leader) => not_leader(leader),
         ProposeError::TooLong { .. } => Unavailable::TooLong,
+        ProposeError::ReplyDropped => Unavailable::ReplyDropped,
         ProposeError::NoQuorum => Unavailable::NoQuorum,
         ProposeError::Stopped => Unavailable::Stopping,
         ProposeError::Unknown => Unavailable::Unknown,

@@ -18,6 +18,11 @@ pub trait Replica: Lookup<Error = Unavailable> + Send + Sync + 'static {
     /// Returns once everything that was acknowledged anywhere before the call has been applied here.
     fn barrier(&self) -> impl Future<Output = Result<(), Unavailable>> + Send;
 
+    /// Whether the state is what most others have, so that it may be looked at without a barrier.
+    fn check_soundness(&self) -> Result<(), Unavailable> {
+        Ok(())
+    }
+
     /// The log's time as far as it was applied here, in milliseconds since 1970.
     fn log_time_ms(&self) -> u64;
 
@@ -82,6 +87,9 @@ pub enum Unavailable {
     /// It may have happened or may still: look before trying again.
     #[error("no majority confirmed the command in time")]
     Unconfirmed,
+    /// It was done; the reply was too long beside those to other clients.
+    #[error("the reply was dropped")]
+    ReplyDropped,
     /// Nothing happened: try again, here or elsewhere.
     #[error("too few members answer to be sure that this one still leads")]
     NoQuorum,
@@ -105,6 +113,7 @@ impl Unavailable {
             Self::TooLong => Reply::refused(texts::WRITE_TOO_LARGE),
             Self::Unknown => Reply::refused(UNKNOWN),
             Self::Unconfirmed => Reply::refused(UNCONFIRMED),
+            Self::ReplyDropped => Reply::error(texts::reply_dropped()),
             Self::NoQuorum => Reply::refused("CLUSTERDOWN too few members answer; try again"),
             Self::Stopping => Reply::refused("LOADING this member is stopping; ask another one"),
             Self::State(problem) => Reply::error(format!("ERR cannot read the state: {problem}")),

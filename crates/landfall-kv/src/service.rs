@@ -42,6 +42,10 @@ impl Service for KeyValues {
         }
         if missing.is_empty() { Ok(replies) } else { Err(ReadError::Missing(missing)) }
     }
+
+    fn reply_bytes(&self, replies: &Vec<Reply>) -> usize {
+        replies.iter().map(Reply::bytes_max).sum()
+    }
 }
 
 /// Ordered by name: the place of each is its id. `config` is the cluster's own.

@@ -2,7 +2,7 @@
 
 use landfall_raft::landfall::core::snapshot::Position;
 use landfall_raft::landfall::keyed::{Extent, JoinStatus, Milestone, ReachedAfter, SealedSnapshot};
-use landfall_raft::{AuditReport, DifferentKeys, Health, MemberAddress, NodeStatus, Role, Verdict, Vote};
+use landfall_raft::{AuditReport, DifferentKeys, Health, MemberAddress, NodeStatus, Role, Soundness, Verdict, Vote};
 use serde_json::{Value, json};
 
 /// What a member says of itself.
@@ -34,6 +34,11 @@ pub(crate) fn status(node: &NodeStatus, address: &MemberAddress, sealed: Option<
         })),
         "milestone": milestone(node.joined.as_ref()),
         "join": node.joined.as_ref().map(join),
+        "soundness": soundness(node.soundness),
+        "vote_refused": node.vote_refused.as_ref().map(|refused| json!({
+            "reason": refused.reason,
+            "times": refused.times,
+        })),
         "divergences": node.divergences.iter().map(|divergence| json!({
             "position": position(divergence.position),
             "member": divergence.member,
@@ -54,6 +59,16 @@ fn different_keys(found: &DifferentKeys) -> Value {
         })
     });
     json!({ "position": position(found.position), "members": found.members, "keys": keys.collect::<Vec<_>>() })
+}
+
+fn soundness(soundness: Soundness) -> Value {
+    match soundness {
+        Soundness::Sound => json!("sound"),
+        Soundness::Healing => json!("healing"),
+        Soundness::SteppedOut { position: at, members } => {
+            json!({ "stepped_out": { "position": position(at), "members": members } })
+        }
+    }
 }
 
 fn role(role: Role) -> &'static str {

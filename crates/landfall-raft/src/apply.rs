@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use landfall::core::keyed::{Missing, ReadError, Refused, SectionId, Transaction};
+use landfall::core::keyed::{Missing, ReadError, SectionId, Transaction};
 use landfall::core::snapshot::Position;
 use landfall::keyed::{AdoptError, Extent, Keyed, KeyedError, SealRefused};
 use tokio::sync::watch;
@@ -17,6 +17,7 @@ use crate::consensus::{MemberId, RaftEntry, StoredMembership, position_of};
 use crate::entry::{self, Change, Commands, EntryError, Lease, LogTime, Mark};
 use crate::gather::Waiters;
 use crate::healing::HealError;
+use crate::replies::{Replies, Wanted};
 use crate::reserved::{self, Reserved, ReservedError};
 use crate::sealing::Sealing;
 use crate::service::{ProposeError, Service};
@@ -177,7 +178,7 @@ impl<S: Service> Applier<S> {
         self.reserved.time = self.reserved.time.max(commands.time);
         let decoded = decode_all::<S>(position, &commands.encoded)?;
         let (service, time) = (self.service.clone(), self.reserved.time);
-        let wanted = if self.waiters.awaits(commands.origin) { Replies::Wanted } else { Replies::Unwanted };
+        let wanted = if self.waiters.awaits(commands.origin) { Wanted::Yes } else { Wanted::No };
         let replies = self.transact(position, record, |state| run_all(&*service, time, &decoded, state, wanted))?;
         // Whoever hears a reply must find it here.
         let applied_time = self.reserved.time;
@@ -185,10 +186,10 @@ impl<S: Service> Applier<S> {
             applied.position = applied.position.max(position);
             applied.time = applied.time.max(applied_time);
         });
-        let mut replies = replies.into_iter().flatten();
+        let mut replies = replies.into_iter().flat_map(Replies::into_iter);
         for waiter in self.waiters.take(commands.origin) {
             // A newer snapshot passed over the entry: it took effect, and nobody here knows with which reply.
-            let reply = replies.next().map_or(Err(ProposeError::Unknown), |reply| reply.map_err(ProposeError::Refused));
+            let reply = replies.next().unwrap_or(Err(ProposeError::Unknown));
             // Whoever asked may have gone.
             let _ = waiter.send(reply);
         }
@@ -305,13 +306,6 @@ fn decode_all<S: Service>(position: Position, encoded: &[Bytes]) -> Result<Vec<S
     encoded.iter().enumerate().map(decode).collect()
 }
 
-/// Whether somebody waits for replies. They take memory, so nobody keeps them for nothing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Replies {
-    Wanted,
-    Unwanted,
-}
-
 /// Runs all commands of an entry, or says everything that any of them misses: one command that must wait would otherwise make each of
 /// the others wait in turn. Once something is missing nothing is kept, so what later commands see does not matter.
 fn run_all<S: Service>(
@@ -319,16 +313,15 @@ fn run_all<S: Service>(
     time: LogTime,
     commands: &[S::Command],
     state: &mut Transaction<'_>,
-    wanted: Replies,
-) -> Result<Vec<Result<S::Reply, Refused>>, ReadError> {
-    let mut replies = Vec::new();
+    wanted: Wanted,
+) -> Result<Replies<S::Reply>, ReadError> {
+    let mut replies = Replies::new(wanted);
     let mut missing: Option<Missing> = None;
     for command in commands {
         match service.apply(time, command, state) {
-            Ok(_) | Err(ReadError::Refused(_)) if wanted == Replies::Unwanted => {}
-            Ok(reply) => replies.push(Ok(reply)),
+            Ok(reply) => replies.add(reply, |reply| service.reply_bytes(reply)),
             // It is refused on every member alike, and what the command did before stands on every member alike.
-            Err(ReadError::Refused(refused)) => replies.push(Err(refused)),
+            Err(ReadError::Refused(refused)) => replies.add_refused(refused),
             Err(ReadError::Missing(found)) => match &mut missing {
                 Some(missing) => missing.absorb(found),
                 None => missing = Some(found),

@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
+use crate::candidacy::Soundness;
 use crate::cluster::Cluster;
 use crate::consensus::{MemberAddress, MemberId, RaftVote, position_of};
 use crate::link::Link;
@@ -26,7 +27,7 @@ const PATIENCE: Duration = Duration::from_millis(20);
 /// Why a read would not be linearizable, by what the caller does next.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReadBarrierError {
-    /// Ask the leader.
+    /// Ask the leader; this member does not lead, or its state is wrong.
     #[error("this member does not lead")]
     NotLeader(Option<Leader>),
     /// Too few members answer: try again, here or elsewhere.
@@ -44,7 +45,14 @@ pub(crate) async fn serve(cluster: Arc<Cluster>, mut readers: mpsc::Receiver<Rea
     let mut round = Vec::new();
     let mut reign = Reign::default();
     while readers.recv_many(&mut round, READERS_WAITING_MAX).await > 0 {
-        let outcome = reign.confirm(&cluster).await;
+        let confirmed = reign.confirm(&cluster).await;
+        // Asked last: what is found wrong meanwhile is not to be read either.
+        let outcome = match cluster.candidacy.soundness() {
+            Soundness::Sound => confirmed,
+            Soundness::Healing | Soundness::SteppedOut { .. } => {
+                Err(ReadBarrierError::NotLeader(cluster.leader_elsewhere()))
+            }
+        };
         for reader in round.drain(..) {
             // Who waited may have gone.
             let _ = reader.send(outcome.clone());
@@ -125,7 +133,7 @@ async fn follows(link: Arc<Link>, member: MemberId, vote: RaftVote) -> Option<Me
 }
 
 /// Whether `members` are a majority of every configuration.
-fn has_majorities(configurations: &[BTreeSet<MemberId>], members: &BTreeSet<MemberId>) -> bool {
+pub(crate) fn has_majorities(configurations: &[BTreeSet<MemberId>], members: &BTreeSet<MemberId>) -> bool {
     configurations.iter().all(|voters| voters.intersection(members).count() > voters.len() / 2)
 }
 

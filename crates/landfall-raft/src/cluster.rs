@@ -14,7 +14,8 @@ use tokio::sync::watch;
 use crate::apply::{Applied, Patience};
 use crate::arrival::Arrivals;
 use crate::ballot::Ballot;
-use crate::consensus::{MemberAddress, MemberId, Raft, StoredMembership, position_of};
+use crate::candidacy::Candidacy;
+use crate::consensus::{Fatal, MemberAddress, MemberId, Raft, StoredMembership, position_of};
 use crate::entry::{LogTime, Mark, Payload};
 use crate::gather::{now_ms, write};
 use crate::head::Head;
@@ -48,6 +49,9 @@ pub(crate) struct Cluster {
     pub(crate) applied: watch::Receiver<Applied>,
     pub(crate) head: Head,
     pub(crate) patience: Patience,
+    pub(crate) candidacy: Candidacy,
+    /// Held while this member is compared with others or healed, and while a purge of its log is asked for.
+    pub(crate) healing: tokio::sync::Mutex<()>,
     /// Held while the membership changes: openraft does it in two steps, and takes a second change for the second step of the first.
     pub(crate) changing: tokio::sync::Mutex<()>,
     /// Bytes of log that are kept for whoever lags.
@@ -138,6 +142,25 @@ impl Cluster {
         let member = self.raft.metrics().borrow().current_leader?;
         let address = self.membership().membership().get_node(&member)?.clone();
         Some(Leader { member, address })
+    }
+
+    /// Who else leads: where to go with what must not be asked of a member that is not sound.
+    pub(crate) fn leader_elsewhere(&self) -> Option<Leader> {
+        self.leader().filter(|leader| leader.member != self.member)
+    }
+
+    /// Returns once this member neither leads nor stands for election, and will not: whoever calls this has forbidden it to stand.
+    pub(crate) async fn wait_until_it_follows(&self) -> Result<(), Fatal> {
+        let mut metrics = self.raft.metrics();
+        loop {
+            metrics.mark_unchanged();
+            // Asked on raft's own thread: an election that it began before it was forbidden is in its vote by then.
+            let vote = self.raft.with_raft_state(|state| *state.vote_ref()).await?;
+            if vote.leader_id().voted_for() != Some(self.member) {
+                return Ok(());
+            }
+            metrics.changed().await.map_err(|_| Fatal::Stopped)?;
+        }
     }
 
     /// The newest position that the leader is known to have.

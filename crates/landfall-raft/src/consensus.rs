@@ -51,6 +51,7 @@ pub(crate) type RaftLogId = LogId<MemberId>;
 pub(crate) type RaftVote = openraft::Vote<MemberId>;
 pub(crate) type RaftMembership = openraft::Membership<MemberId, MemberAddress>;
 pub(crate) type StoredMembership = openraft::StoredMembership<MemberId, MemberAddress>;
+pub(crate) type Fatal = openraft::error::Fatal<MemberId>;
 pub(crate) type StorageError = openraft::StorageError<MemberId>;
 pub(crate) type RaftSnapshotMeta = openraft::SnapshotMeta<MemberId, MemberAddress>;
 

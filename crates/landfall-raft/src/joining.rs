@@ -18,12 +18,16 @@ use crate::message::{Beginning, Control, Newcomer, Renewal, Reply, Request};
 use crate::network::Network;
 use crate::node::{Node, NodeConfig, release};
 use crate::open::{OpenError, Parts, address_before_listening, open_parts, resume_fetching};
+use crate::pauses::Pauses;
 use crate::promotion::{Outcome, Promotion};
 use crate::roster::LEASE_DURATION;
 use crate::service::Service;
 
 /// Pause before the same members are asked again.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
+/// The first pause before a leader that refused a vote is asked for it again; it doubles up to the longest.
+const REFUSED_PAUSE_FIRST: Duration = Duration::from_secs(1);
+const REFUSED_PAUSE_LONGEST: Duration = Duration::from_secs(60);
 /// A member is told of another leader at most so often before the next one is asked.
 const HOPS_MAX: usize = 4;
 
@@ -240,20 +244,27 @@ async fn keep_lease(cluster: &Cluster, seeds: &[String], lease: Lease) {
     }
 }
 
-/// Asks for a vote until it has one.
+/// Asks for a vote until it has one. A refusal is what one leader says, and the next one may say something else, or the reason may go: it asks
+/// again, less and less often, for each comparison has every member seal.
 async fn become_voter(cluster: &Cluster, seeds: &[String]) {
+    let mut refused = Pauses::new(REFUSED_PAUSE_FIRST, REFUSED_PAUSE_LONGEST);
     while !cluster.is_voter() {
-        match ask_cluster(cluster, seeds, || Control::Promote(cluster.member)).await {
-            Some(Asked::Answered(_)) => return,
+        let pause = match ask_cluster(cluster, seeds, || Control::Promote(cluster.member)).await {
+            Some(Asked::Answered(_)) => break,
             Some(Asked::Refused(reason)) => {
-                tracing::error!(reason, "the cluster does not let this member vote");
-                return;
+                tracing::error!(reason, "the leader does not let this member vote");
+                cluster.candidacy.handle_refused(reason);
+                refused.lengthen()
             }
-            Some(Asked::NotNow(reason) | Asked::Stranger(reason)) => tracing::info!(reason, "no vote yet"),
-            None => {}
-        }
-        tokio::time::sleep(RETRY_PAUSE).await;
+            Some(Asked::NotNow(reason) | Asked::Stranger(reason)) => {
+                tracing::info!(reason, "no vote yet");
+                RETRY_PAUSE
+            }
+            None => RETRY_PAUSE,
+        };
+        tokio::time::sleep(pause).await;
     }
+    cluster.candidacy.handle_vote();
 }
 
 /// Asks whoever leads; the seeds where this member knows nobody.

@@ -7,6 +7,7 @@
 //! The first member calls [`Node::open`] and [`Node::bootstrap`]; every other one [`Node::join`]. After a restart each calls
 //! [`Node::open`].
 
+mod aftercare;
 mod answer;
 mod apply;
 mod arrival;
@@ -14,6 +15,7 @@ mod audit;
 mod ballot;
 mod barrier;
 mod cadence;
+mod candidacy;
 mod cluster;
 mod consensus;
 mod entry;
@@ -36,6 +38,8 @@ mod pauses;
 mod promotion;
 mod quorum;
 mod reference;
+mod remedy;
+mod replies;
 mod reserved;
 mod roster;
 mod sealing;
@@ -54,6 +58,7 @@ pub use landfall::core::keyed::{ReadError, Refused, SectionId, SectionSchema, Tr
 pub use audit::{AuditReport, AuditedMember, Verdict};
 pub use ballot::BallotError;
 pub use barrier::ReadBarrierError;
+pub use candidacy::{Soundness, VoteRefused};
 pub use cluster::Role;
 pub use consensus::{MemberAddress, MemberId};
 pub use entry::{COMMAND_BYTES_MAX, Lease, LogTime};
@@ -64,6 +69,7 @@ pub use joining::{Aim, JoinConfig, JoinError};
 pub use node::{LOG_KEPT_BYTES_DEFAULT, Node, NodeConfig, Proposed, Timing};
 pub use open::{BootstrapError, OpenError};
 pub use reference::{Holder, Reference};
+pub use replies::REPLIES_BYTES_MAX;
 pub use reserved::{CONFIG_SECTION, RESERVED_KEY_PREFIX};
 pub use roster::RosterError;
 pub use seals::{Difference, Divergence};

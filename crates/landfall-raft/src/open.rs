@@ -21,6 +21,7 @@ use crate::apply::{Applier, Patience};
 use crate::arrival::Arrivals;
 use crate::ballot::{Ballot, BallotError};
 use crate::barrier::{self, READERS_WAITING_MAX};
+use crate::candidacy::Candidacy;
 use crate::cluster::Cluster;
 use crate::consensus::{MemberAddress, MemberId, Raft};
 use crate::gather::{Appended, PROPOSALS_WAITING_MAX, Waiters, gather};
@@ -262,6 +263,8 @@ impl<S: Service> Node<S> {
             applied: applied.clone(),
             head: Head::default(),
             patience,
+            candidacy: Candidacy::new(raft.clone()),
+            healing: tokio::sync::Mutex::default(),
             changing: tokio::sync::Mutex::default(),
             log_kept_bytes_max: config.log_kept_bytes_max,
         });

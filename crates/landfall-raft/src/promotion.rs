@@ -18,11 +18,10 @@ use tokio::time::timeout;
 
 use crate::cluster::Cluster;
 use crate::consensus::MemberId;
-use crate::healing::{DifferentKeys, KEYS_TOLD_MAX, own_seal};
 use crate::hook::CommitHook;
-use crate::joining::{Asked, ask_cluster};
-use crate::message::{Control, Reply, SealedAt};
+use crate::message::SealedAt;
 use crate::pauses::Pauses;
+use crate::remedy::{self, NotHealed};
 use crate::seals::sealed_by_most;
 
 /// A commit hook that runs longer counts as failed, and is run again.
@@ -87,7 +86,11 @@ impl Promotion<'_> {
         }
         let mut is_promoted = false;
         join.tell(|join, _| is_promoted = join.reached(Milestone::Promoted).is_some());
-        is_promoted.then_some(Outcome::Promoted)
+        if !is_promoted {
+            return None;
+        }
+        self.cluster.candidacy.handle_agrees();
+        Some(Outcome::Promoted)
     }
 
     /// Does what a join asks for; says why it is over, if it is.
@@ -95,7 +98,7 @@ impl Promotion<'_> {
         match command {
             Command::Audit { position } => self.audit(join, position).await,
             Command::RunCommitHook { lease } => self.run_hook(join, lease).await,
-            Command::ReportDifference { theirs } => self.report_difference(theirs).await,
+            Command::ReportDifference { theirs } => remedy::report_difference(self.cluster, theirs).await,
             Command::Rebase { onto, .. } => self.heal(join, onto, newer).await,
             Command::AskNewer { than } => self.ask_newer(join, than, newer).await,
             // What could not be fetched is asked for again, and that is another join.
@@ -103,7 +106,10 @@ impl Promotion<'_> {
                 tracing::info!(%failure, "a join cannot go on; another one will");
             }
             Command::RollBack { reason } => {
-                self.end_healing().await;
+                if let RollBackReason::Diverged { position, members } = reason {
+                    self.cluster.candidacy.step_out(position, members);
+                }
+                remedy::end(self.cluster).await;
                 return Some(reason);
             }
             // A state that was healed is all here, and stands where the log goes on.
@@ -142,7 +148,7 @@ impl Promotion<'_> {
 
     /// Has everybody seal at a common position, and tells what that shows.
     async fn audit(&self, join: &JoinHandle, position: Position) {
-        let sealed = self.sealed_together().await;
+        let sealed = remedy::sealed_together(self.cluster, self.seeds).await;
         let found = sealed.and_then(|sealed| tally(self.cluster.member, &sealed));
         // The core passes over what is earlier than it asked for, and asks again for what nobody answered.
         let found = found.filter(|found| found.position >= position);
@@ -151,94 +157,18 @@ impl Promotion<'_> {
         self.tell(join, |join, now| join.handle_audit(found, now));
     }
 
-    /// What members sealed at one new mark.
-    async fn sealed_together(&self) -> Option<Vec<SealedAt>> {
-        let member = self.cluster.member;
-        match ask_cluster(self.cluster, self.seeds, || Control::Audit(member)).await {
-            Some(Asked::Answered(Reply::Audited(sealed))) => {
-                // Each told everybody; that may have been lost, or be on its way.
-                sealed.iter().for_each(|report| self.cluster.seals.handle_report(report.clone()));
-                Some(sealed)
-            }
-            Some(Asked::Answered(other)) => {
-                tracing::warn!(?other, "an unexpected answer to an audit");
-                None
-            }
-            Some(Asked::Refused(reason) | Asked::NotNow(reason) | Asked::Stranger(reason)) => {
-                tracing::info!(reason, "no audit yet");
-                None
-            }
-            None => None,
-        }
-    }
-
-    /// Pulls what others sealed, from those that did.
-    async fn pull(&self, sealed: Snapshot) -> Option<Arc<JoinHandle>> {
-        let members = self.cluster.others();
-        let mut sources = self.members_with(sealed);
-        // Reports may be lost; whoever does not have it says so.
-        sources.extend(members.keys().filter(|member| !sources.contains(member)).copied().collect::<Vec<_>>());
-        let sources = sources.iter().filter_map(|member| Some(members.get(member)?.peers.clone())).collect();
-        let arrivals = self.cluster.arrivals.clone();
-        let pulled = tokio::task::spawn_blocking(move || arrivals.pull_to_heal(sealed.id, sources)).await;
-        match pulled.ok()? {
-            Ok(join) => Some(join),
-            Err(reason) => {
-                tracing::warn!(%reason, snapshot = %sealed, "could not pull what the others sealed");
-                None
-            }
-        }
-    }
-
-    /// Other members that said they sealed this.
-    fn members_with(&self, sealed: Snapshot) -> Vec<MemberId> {
-        let reports = self.cluster.seals.reports_at(sealed.position).into_values();
-        let same = reports.filter(|report| report.snapshot == *sealed.id.as_bytes());
-        same.map(|report| report.member).filter(|member| *member != self.cluster.member).collect()
-    }
-
-    /// Finds the keys on which this member does not agree with what others sealed, and says so wherever somebody may look.
-    async fn report_difference(&self, theirs: Snapshot) {
-        let Some(own) = own_seal(&self.cluster.keyed, theirs.position) else { return };
-        let Some(pulled) = self.pull(theirs).await else { return };
-        let compared = tokio::task::spawn_blocking(move || pulled.differences(&own, KEYS_TOLD_MAX)).await;
-        let Ok(Ok(keys)) = compared else {
-            tracing::error!(?compared, "could not compare with what the others sealed");
-            return;
-        };
-        let found = DifferentKeys { position: theirs.position, members: self.members_with(theirs), keys };
-        let shown: Vec<_> =
-            found.keys.iter().map(|key| format!("{}/{}", key.section, key.key.escape_ascii())).collect();
-        tracing::error!(position = %found.position, members = ?found.members, keys = ?shown, "this member has other values");
-        self.cluster.seals.handle_different_keys(found);
-    }
-
     /// Makes the state what others sealed, and applies the log after it again.
     async fn heal(&self, join: &JoinHandle, onto: Snapshot, newer: &mut Pauses) {
-        let healed = match self.pull(onto).await {
-            Some(pulled) => {
-                self.cluster.healer.heal(pulled).await.map_err(|reason| tracing::warn!(%reason, "not healed"))
-            }
-            None => Err(()),
-        };
-        match healed {
+        match remedy::heal(self.cluster, onto).await {
             Ok(()) => {
-                tracing::warn!(%onto, "the state was healed");
                 newer.reset();
-                self.end_healing().await;
                 self.tell(join, |join, now| {
                     join.handle_rebased(onto.id, now);
                     join.handle_here(Part::Rest, onto.id, now);
                 });
             }
-            Err(()) => self.tell(join, |join, now| join.handle_rebase_failed(onto.id, now)),
+            Err(NotHealed) => self.tell(join, |join, now| join.handle_rebase_failed(onto.id, now)),
         }
-    }
-
-    async fn end_healing(&self) {
-        let arrivals = self.cluster.arrivals.clone();
-        // What cannot be ended ends with the process.
-        let _ = tokio::task::spawn_blocking(move || arrivals.end_healing()).await;
     }
 
     /// Names a snapshot that others sealed later, as long as this is the join that asks for it.
@@ -246,7 +176,7 @@ impl Promotion<'_> {
         let is_followed = || self.cluster.arrivals.adopted().is_some_and(|adopted| Arc::ptr_eq(&adopted, join));
         while is_followed() {
             tokio::time::sleep(pauses.lengthen()).await;
-            let sealed = self.sealed_together().await;
+            let sealed = remedy::sealed_together(self.cluster, self.seeds).await;
             let most = sealed.and_then(|sealed| tally(self.cluster.member, &sealed)?.most);
             if let Some(newer) = most.filter(|newer| newer.position > than) {
                 return self.tell(join, |join, now| join.handle_newer_snapshot(newer, RebaseCause::Mismatch, now));

@@ -2,10 +2,11 @@
 //!
 //! From these reports come the members that hold a snapshot, and the audit: equal positions must have equal roots and log hashes.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use landfall::core::ChunkId;
+use landfall::core::join::Snapshot;
 use landfall::core::snapshot::{LogHash, Manifest, Position};
 use tokio::sync::watch;
 
@@ -70,6 +71,17 @@ pub enum Difference {
     Log,
     /// They applied the same records and came to another state: an `apply` is not deterministic, or a disk lied.
     State,
+}
+
+/// How what one member sealed compares with what a majority did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Comparison {
+    Agrees,
+    /// So many sealed this instead.
+    Differs {
+        theirs: Snapshot,
+        members: u32,
+    },
 }
 
 impl Sealed {
@@ -234,6 +246,24 @@ impl Seals {
         Some(Reference::new(snapshot, *position, LogHash(first.log_hash), holders.collect()))
     }
 
+    /// How what this member sealed compares with what a majority did, at the newest position where both are known.
+    pub(crate) fn compare_with_most(&self, is_majority: impl Fn(&BTreeSet<MemberId>) -> bool) -> Option<Comparison> {
+        let ledger = self.ledger();
+        ledger.reports.iter().rev().find_map(|(position, reports)| {
+            let own = reports.get(&self.member)?;
+            let mut by_snapshot: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
+            for report in reports.values() {
+                by_snapshot.entry(report.snapshot).or_default().insert(report.member);
+            }
+            let (snapshot, members) = by_snapshot.into_iter().find(|(_, members)| is_majority(members))?;
+            if own.snapshot == snapshot {
+                return Some(Comparison::Agrees);
+            }
+            let theirs = Snapshot { id: ChunkId::from_bytes(snapshot), position: *position };
+            Some(Comparison::Differs { theirs, members: members.len() as u32 })
+        })
+    }
+
     /// Something to wait on: it changes whenever something is sealed or reported.
     pub(crate) fn changes(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
@@ -345,6 +375,36 @@ mod tests {
         assert!(newest(&[7]).is_empty());
         assert!(newest(&[2, 3]).is_empty(), "as many for one as for the other prove nothing");
         assert!(newest(&[2, 3, 4, 5]).is_empty(), "as many for one as for the other prove nothing");
+    }
+
+    #[test]
+    fn a_member_is_compared_with_a_majority_at_the_newest_position_where_there_is_one() {
+        let seals = Seals::new(1);
+        let voters = BTreeSet::from([1, 2, 3]);
+        let compare = || seals.compare_with_most(|members| members.intersection(&voters).count() * 2 > voters.len());
+        let says = |member, index, root| seals.handle_report(SealedAt { index, ..report(member, root, 8) });
+        let differs = |index, root| {
+            let theirs = Snapshot { id: ChunkId::from_bytes([root; 32]), position: Position { epoch: 1, index } };
+            Some(Comparison::Differs { theirs, members: 2 })
+        };
+        says(1, 4, 7);
+        says(2, 4, 9);
+        assert_eq!(compare(), None, "one against one is no majority");
+        // Who does not vote does not count, on either side.
+        says(4, 4, 7);
+        says(3, 4, 9);
+        assert_eq!(compare(), differs(4, 9));
+        // What it did not seal itself says nothing yet.
+        says(2, 5, 6);
+        says(3, 5, 6);
+        assert_eq!(compare(), differs(4, 9));
+        says(1, 5, 6);
+        assert_eq!(compare(), Some(Comparison::Agrees));
+        says(1, 6, 5);
+        says(2, 6, 4);
+        assert_eq!(compare(), Some(Comparison::Agrees), "a later difference is not proven");
+        says(3, 6, 4);
+        assert_eq!(compare(), differs(6, 4));
     }
 
     #[test]

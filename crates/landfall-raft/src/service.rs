@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 
 use crate::consensus::{MemberAddress, MemberId};
 use crate::entry::{COMMAND_BYTES_MAX, LogTime};
+use crate::replies::REPLIES_BYTES_MAX;
 
 /// A service whose state is replicated: its commands, its replies, and what a command does.
 pub trait Service: Send + Sync + 'static {
@@ -36,6 +37,12 @@ pub trait Service: Send + Sync + 'static {
         command: &Self::Command,
         state: &mut Transaction<'_>,
     ) -> Result<Self::Reply, ReadError>;
+
+    /// Bytes of memory that a reply holds, about. Of the replies to commands that came at the same time, [`REPLIES_BYTES_MAX`] are kept until
+    /// they are handed out; who proposed one beyond that hears [`ProposeError::ReplyDropped`].
+    fn reply_bytes(&self, reply: &Self::Reply) -> usize {
+        std::mem::size_of_val(reply)
+    }
 }
 
 /// The member that leads, as far as it is known here.
@@ -77,6 +84,12 @@ pub enum ProposeError {
     /// The state takes no such change; what the command changed before stands.
     #[error("the state takes no such change: {0}")]
     Refused(#[source] Refused),
+    /// The command took effect; what it replied was dropped: look at what it did. Alone, or among others with shorter replies, it is answered.
+    #[error(
+        "the command took effect, and its reply was dropped: with those to the commands that came at the same time it is longer than \
+         {REPLIES_BYTES_MAX} bytes"
+    )]
+    ReplyDropped,
     /// This member has stopped; what was under way may have taken effect.
     #[error("this member has stopped")]
     Stopped,

@@ -5,6 +5,7 @@ use std::time::Duration;
 use landfall::core::snapshot::{LogHash, Position};
 use landfall::keyed::JoinStatus;
 
+use crate::candidacy::{Soundness, VoteRefused};
 use crate::cluster::{Cluster, Role};
 use crate::consensus::{MemberAddress, MemberId};
 use crate::entry::LogTime;
@@ -49,11 +50,15 @@ pub struct NodeStatus {
     pub sealed: Option<Reference>,
     /// How far it is with a snapshot that it took from others.
     pub joined: Option<JoinStatus>,
+    /// Whether its state is what most others have.
+    pub soundness: Soundness,
+    /// What the leader says against its vote, where it refused it last; nothing once it votes.
+    pub vote_refused: Option<VoteRefused>,
     /// Where members did not agree last, oldest first.
     pub divergences: Vec<Divergence>,
     /// How many times they did not agree before that.
     pub divergences_forgotten: u64,
-    /// Keys on which it did not agree with others when it joined.
+    /// Keys on which it did not agree with others before it was healed, or stepped out.
     pub different_keys: Vec<DifferentKeys>,
 }
 
@@ -98,6 +103,8 @@ pub(crate) fn of(cluster: &Cluster) -> NodeStatus {
         unsealed_bytes: cluster.keyed.overlay_bytes(),
         sealed: cluster.seals.newest().map(|sealed| cluster.seals.reference(&sealed)),
         joined: cluster.arrivals.status(),
+        soundness: cluster.candidacy.soundness(),
+        vote_refused: cluster.candidacy.refused(),
         divergences: cluster.seals.divergences(),
         divergences_forgotten: cluster.seals.divergences_forgotten(),
         different_keys: cluster.seals.different_keys(),
@@ -125,7 +132,7 @@ pub(crate) async fn wait_for(
     let deadline = tokio::time::Instant::now() + patience;
     let (mut applied, mut sealed, mut metrics) =
         (cluster.applied.clone(), cluster.seals.changes(), cluster.raft.metrics());
-    let mut arrival = cluster.arrivals.changes();
+    let (mut arrival, mut candidacy) = (cluster.arrivals.changes(), cluster.candidacy.changes());
     loop {
         let status = of(cluster);
         if is_met(&status) {
@@ -137,6 +144,7 @@ pub(crate) async fn wait_for(
                 changed = sealed.changed() => changed.is_ok(),
                 changed = metrics.changed() => changed.is_ok(),
                 changed = arrival.changed() => changed.is_ok(),
+                changed = candidacy.changed() => changed.is_ok(),
             }
         };
         // A member that stopped changes no more, but for saying so; what it ran on may go first.

@@ -12,12 +12,14 @@ use tokio::task::JoinSet;
 use landfall::core::snapshot::Position;
 use landfall::keyed::Extent;
 
+use crate::aftercare;
 use crate::cluster::Cluster;
 use crate::consensus::log_id_of;
 use crate::message::{Control, Request, SealedAt};
 use crate::pauses::Pauses;
 use crate::roster::{self, RosterError};
 use crate::service::ProposeError;
+use crate::status::Vote;
 
 /// Changes that a member which cannot seal yet keeps in memory before it moves on to a newer snapshot.
 const FILLING_OVERLAY_BYTES_MAX: u64 = 256 * 1024 * 1024;
@@ -40,12 +42,16 @@ pub(crate) fn start(cluster: &Arc<Cluster>, finished: mpsc::UnboundedReceiver<Se
     tasks.spawn(rebase_when_needed(cluster.clone()));
     tasks.spawn(go_on_pulling(cluster.clone()));
     tasks.spawn(name_sources(cluster.clone()));
+    tasks.spawn(aftercare::watch(cluster.clone()));
     tasks
 }
 
 /// Tells all others what was sealed here. A report that is lost costs one comparison; the next mark brings another.
 async fn report_seals(cluster: Arc<Cluster>, mut finished: mpsc::UnboundedReceiver<SealedAt>) {
     while let Some(report) = finished.recv().await {
+        if !cluster.sealing.stands_by(&report).await {
+            continue;
+        }
         for (member, address) in cluster.others() {
             let (link, report) = (cluster.network.link(&address.peers), report.clone());
             tokio::spawn(async move {
@@ -64,13 +70,7 @@ async fn report_what_was_taken(cluster: Arc<Cluster>) {
     let mut sealed = cluster.seals.changes();
     let mut told = Position::default();
     loop {
-        let held = cluster.keyed.sealed().filter(|held| held.extent == Extent::Whole);
-        if let Some(held) = held.filter(|held| held.manifest.position > told) {
-            told = held.manifest.position;
-            if !cluster.seals.reports_at(told).contains_key(&cluster.member) {
-                cluster.sealing.report(&held.manifest);
-            }
-        }
+        told = cluster.sealing.report_held(told).await;
         let still = tokio::select! {
             changed = arrived.changed() => changed.is_ok(),
             changed = sealed.changed() => changed.is_ok(),
@@ -146,6 +146,9 @@ async fn purge_what_is_sealed(cluster: Arc<Cluster>) {
             }
             told = newest.position.index;
         }
+        // A state that goes back needs the log after it, also if the process dies before the next seal: what is asked of raft here is done before
+        // a heal that waits looks at the log, and what is allowed after one is allowed by the snapshot that healed.
+        let _nobody_heals = cluster.healing.lock().await;
         if let Some(through) = purge_through(&cluster)
             && cluster.raft.trigger().purge_log(through).await.is_err()
         {
@@ -263,13 +266,13 @@ fn name_others(cluster: &Cluster, named: &mut Vec<String>) {
     }
 }
 
-/// A learner never stands for election, whatever openraft's timers say.
+/// A learner never stands for election, whatever openraft's timers say; nor does a member whose state is wrong.
 async fn stand_only_as_voter(cluster: Arc<Cluster>) {
     let mut metrics = cluster.raft.server_metrics();
     loop {
         let membership = metrics.borrow_and_update().membership_config.clone();
         let votes = membership.voter_ids().any(|voter| voter == cluster.member);
-        cluster.raft.runtime_config().elect(votes);
+        cluster.candidacy.handle_membership(if votes { Vote::Counts } else { Vote::DoesNotCount });
         if metrics.changed().await.is_err() {
             return;
         }

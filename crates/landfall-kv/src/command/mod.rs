@@ -307,6 +307,8 @@ impl From<Refusal> for Reply {
 
 /// What Redis says, word for word; clients look for some of these.
 pub mod texts {
+    use landfall_raft::REPLIES_BYTES_MAX;
+
     use crate::limits::{LISTED_KEYS_MAX, REPLY_BYTES_MAX};
 
     /// A number was expected.
@@ -327,6 +329,14 @@ pub mod texts {
     /// The reply would be longer than one may be.
     pub fn reply_too_long() -> String {
         format!("ERR the reply would be longer than {REPLY_BYTES_MAX} bytes: nothing was done; ask for less at a time")
+    }
+
+    /// The reply was dropped, after the command was carried out.
+    pub fn reply_dropped() -> String {
+        format!(
+            "DROPPED the command was carried out, and its reply was dropped: with those to other clients that came at the same time it is \
+             longer than {REPLIES_BYTES_MAX} bytes; read what it did, or ask a LANDFALL ONCE again"
+        )
     }
 
     /// `KEYS` finds more than it may answer.

@@ -251,7 +251,7 @@ impl<R: Replica> Conversation<R> {
     async fn refresh(&mut self) -> Result<(), Unavailable> {
         self.settle().await;
         if self.reads == Reads::Stale {
-            return Ok(());
+            return self.replica.check_soundness();
         }
         if self.freshness == Freshness::Unknown {
             self.freshness = match self.replica.barrier().await {

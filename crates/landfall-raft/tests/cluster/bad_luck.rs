@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::{Deserialize, Serialize};
 
-use crate::harness::{Map, PATIENCE, Stage, add, close, content, noise, set, until};
+use crate::gate::Gate;
+use crate::harness::{Map, PATIENCE, Stage, add, close, close_all, content, noise, set, until};
 use landfall_raft::landfall::core::snapshot::{KeyRange, SectionPriority, StateName};
 use landfall_raft::landfall::keyed::Milestone;
 use landfall_raft::{
@@ -138,10 +139,13 @@ async fn a_member_with_a_bug_of_its_own_is_found_at_the_next_mark_and_gets_no_vo
     first.bootstrap().await.unwrap();
     until(&first, |status| status.role == Role::Leader).await;
     let seed = first.address().peers;
-    let second = Node::join(BuggyMap(bug.clone()), stage.config(2), joining(&seed, Aim::Learner)).await.unwrap();
-    // A joiner that differs is healed; this one is a member already.
+    let gate = Gate::open_for(u64::MAX);
+    let config = NodeConfig { transport: gate.clone(), ..stage.config(2) };
+    let second = Node::join(BuggyMap(bug.clone()), config, joining(&seed, Aim::Learner)).await.unwrap();
     until(&second, is_promoted).await;
     assert_eq!(first.audit(PATIENCE).await.unwrap().verdict, Verdict::Equal);
+    // What would heal it does not come through.
+    gate.close();
     bug.store(true, Ordering::Release);
     first.propose(&add("sum", 1)).await.unwrap();
     let position = first.status().applied;
@@ -274,10 +278,4 @@ async fn a_member_whose_state_was_lost_says_so_where_its_log_no_longer_leads_the
     };
     assert!(matches!(&error, OpenError::StateLost { directory, .. } if *directory == state), "{error}");
     assert!(error.to_string().contains("join anew"), "it says what to do: {error}");
-}
-
-async fn close_all<S: Service>(nodes: Vec<Node<S>>) {
-    for node in nodes {
-        node.close().await;
-    }
 }

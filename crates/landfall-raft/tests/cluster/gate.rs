@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::watched;
 use landfall_raft::landfall::net::{
-    ConnectError, Connection, FrameReceiver, FrameSender, ListenError, Listener, PlainTransport, Pressure,
-    ReceiveError, SendError, Transport,
+    ConnectError, Connection, FrameReceiver, ListenError, Listener, PlainTransport, ReceiveError, Transport,
 };
 
 /// Connections that this side makes pass it. Bytes that pulls may still bring are counted.
@@ -35,11 +35,16 @@ impl Gate {
 
 impl Transport for Gate {
     fn connect(&self, address: &str, deadline: Duration) -> Result<Connection, ConnectError> {
-        let connection = PlainTransport.connect(address, deadline)?;
         let is_raft = Arc::new(AtomicBool::new(false));
-        let sender = Box::new(Watched { inner: connection.sender, is_raft: is_raft.clone() });
+        let seen = is_raft.clone();
+        let look = move |head: &[u8], _: &[u8]| {
+            if asks_for_raft(head) {
+                seen.store(true, Ordering::Release);
+            }
+        };
+        let connection = watched::connect(address, deadline, look)?;
         let receiver = Box::new(Gated { inner: connection.receiver, is_raft, bytes_left: self.bytes_left.clone() });
-        Ok(Connection { sender, receiver, ..connection })
+        Ok(Connection { receiver, ..connection })
     }
 
     fn listen(&self, address: &str) -> Result<Box<dyn Listener>, ListenError> {
@@ -47,38 +52,12 @@ impl Transport for Gate {
     }
 }
 
-/// Notices which connections are raft's: they ask for the service of that name before anything is received.
-struct Watched {
-    inner: Box<dyn FrameSender>,
-    is_raft: Arc<AtomicBool>,
-}
-
 const SERVICE: &[u8] = b"raft";
 const SHORT_FRAME_BYTES: usize = 64;
 
-impl FrameSender for Watched {
-    fn send(&mut self, head: &[u8], body: &[u8]) -> Result<(), SendError> {
-        if head.len() < SHORT_FRAME_BYTES && head.windows(SERVICE.len()).any(|part| part == SERVICE) {
-            self.is_raft.store(true, Ordering::Release);
-        }
-        self.inner.send(head, body)
-    }
-
-    fn flush(&mut self) -> Result<(), SendError> {
-        self.inner.flush()
-    }
-
-    fn finish(&mut self) -> Result<(), SendError> {
-        self.inner.finish()
-    }
-
-    fn pressure(&self) -> Pressure {
-        self.inner.pressure()
-    }
-
-    fn set_stall_deadline(&mut self, deadline: Duration) {
-        self.inner.set_stall_deadline(deadline);
-    }
+/// Whether a frame asks for raft's service. It comes before anything is received.
+fn asks_for_raft(head: &[u8]) -> bool {
+    head.len() < SHORT_FRAME_BYTES && head.windows(SERVICE.len()).any(|part| part == SERVICE)
 }
 
 struct Gated {

@@ -186,6 +186,10 @@ pub(crate) fn content<S: Service>(node: &Node<S>) -> Vec<(Vec<u8>, Vec<u8>)> {
 }
 
 pub(crate) async fn close(nodes: Vec<Node<Map>>) {
+    close_all(nodes).await;
+}
+
+pub(crate) async fn close_all<S: Service>(nodes: Vec<Node<S>>) {
     for node in nodes {
         node.close().await;
     }

@@ -1,64 +1,14 @@
 //! Joiners on their way to a vote: compared, committed by their hook, healed when they went wrong, sent back when they stay wrong.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
+use crate::fickle::{FickleMap, OWN_KEY, POISON};
 use crate::gate::Gate;
-use crate::harness::{Command, DATA, Map, PATIENCE, Stage, add, content, number, set, until};
+use crate::harness::{Command, DATA, PATIENCE, Stage, add, content, number, set, until};
 use landfall_raft::landfall::core::join::RollBackReason;
 use landfall_raft::landfall::keyed::Milestone;
-use landfall_raft::{
-    Aim, CommitHook, JoinConfig, LogTime, Node, NodeConfig, NodeStatus, ReadError, Role, SectionSchema, Service,
-    Transaction, Verdict, Vote,
-};
-
-/// The map; at the key `poison` it does something of its own as many times as it is told to, and may wait before it does.
-struct FickleMap {
-    times: AtomicU32,
-    /// It waits until the other end says something or goes.
-    waits: Mutex<Option<Receiver<()>>>,
-}
-
-const POISON: &str = "poison";
-const OWN_KEY: &str = "nobody asked for this";
-
-impl FickleMap {
-    fn sound() -> Self {
-        Self::wrong(0)
-    }
-
-    fn wrong(times: u32) -> Self {
-        Self { times: AtomicU32::new(times), waits: Mutex::default() }
-    }
-
-    fn wrong_once_told() -> (Self, Sender<()>) {
-        let (tell, told) = channel();
-        (Self { waits: Mutex::new(Some(told)), ..Self::wrong(1) }, tell)
-    }
-}
-
-impl Service for FickleMap {
-    type Command = Command;
-    type Reply = u64;
-
-    fn sections(&self) -> Vec<SectionSchema> {
-        Map.sections()
-    }
-
-    fn apply(&self, time: LogTime, command: &Command, state: &mut Transaction<'_>) -> Result<u64, ReadError> {
-        let reply = Map.apply(time, command, state)?;
-        let is_poison = matches!(command, Command::Set { key, .. } if key == POISON);
-        let told = self.waits.lock().unwrap().take_if(|_| is_poison);
-        // Whether it was told something or left alone.
-        let _ = told.map(|told| told.recv());
-        let less = |times: u32| times.checked_sub(1);
-        if is_poison && self.times.fetch_update(Ordering::AcqRel, Ordering::Acquire, less).is_ok() {
-            state.put(DATA, OWN_KEY, vec![1])?;
-        }
-        Ok(reply)
-    }
-}
+use landfall_raft::{Aim, CommitHook, JoinConfig, Node, NodeConfig, NodeStatus, Role, Verdict, Vote};
 
 /// What a hook saw each time it ran: the lease's version, and whether the member voted by then, as the leader sees it.
 type Runs = Arc<Mutex<Vec<(u64, Vote)>>>;
@@ -182,6 +132,28 @@ async fn a_joiner_whose_hook_never_works_is_rolled_back_and_gives_its_lease_back
     assert_eq!(first.audit(PATIENCE).await.unwrap().verdict, Verdict::Equal);
     until(&first, |status| status.log_first > purged).await;
     assert_eq!(node.role(), Role::Learner);
+    close(first, vec![node]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_whose_vote_the_leader_refuses_says_so_and_asks_again() {
+    let stage = Stage::new();
+    let first = leader_with_poison(&stage).await;
+    let leader = Arc::downgrade(&first);
+    // Once it is verified nobody knows it any more.
+    let hook = CommitHook::new(move |_| {
+        let leader = leader.upgrade().expect("it leads");
+        async move { Ok(leader.remove(2).await?) }
+    });
+    let node = join(&stage, FickleMap::sound(), 2, &first, Aim::Voter, Some(hook)).await;
+    let status = until(&node, |status| status.vote_refused.is_some()).await;
+    let refused = status.vote_refused.unwrap();
+    assert!(refused.reason.contains("member 2 is not known"), "{refused:?}");
+    assert_eq!(node.role(), Role::Learner);
+    first.add_member(2, node.address()).await.unwrap();
+    let status = until(&node, |status| status.role == Role::Voter && status.vote_refused.is_none()).await;
+    assert_eq!(rolled_back(&status), None);
+    check_equal(&first, &node, 10).await;
     close(first, vec![node]).await;
 }
 

@@ -5,9 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::harness::{Map, PATIENCE, Stage, close, content, set, until};
-use landfall_raft::landfall::net::{
-    ConnectError, Connection, FrameSender, ListenError, Listener, PlainTransport, Pressure, SendError, Transport,
-};
+use crate::watched;
+use landfall_raft::landfall::net::{ConnectError, Connection, ListenError, Listener, PlainTransport, Transport};
 use landfall_raft::{Aim, JoinConfig, Node, NodeConfig, Role};
 
 /// Loopback, but long frames that this side sends take their time.
@@ -22,44 +21,17 @@ const LONG_FRAME_BYTES: usize = 500_000;
 
 impl Transport for SlowTransport {
     fn connect(&self, address: &str, deadline: Duration) -> Result<Connection, ConnectError> {
-        let connection = PlainTransport.connect(address, deadline)?;
-        let sender = Box::new(SlowSender { inner: connection.sender, long_frames: self.long_frames.clone() });
-        Ok(Connection { sender, ..connection })
+        let long_frames = self.long_frames.clone();
+        watched::connect(address, deadline, move |head, body| {
+            if head.len() + body.len() > LONG_FRAME_BYTES {
+                long_frames.fetch_add(1, Ordering::AcqRel);
+                std::thread::sleep(LONG);
+            }
+        })
     }
 
     fn listen(&self, address: &str) -> Result<Box<dyn Listener>, ListenError> {
         PlainTransport.listen(address)
-    }
-}
-
-struct SlowSender {
-    inner: Box<dyn FrameSender>,
-    long_frames: Arc<AtomicU64>,
-}
-
-impl FrameSender for SlowSender {
-    fn send(&mut self, head: &[u8], body: &[u8]) -> Result<(), SendError> {
-        if head.len() + body.len() > LONG_FRAME_BYTES {
-            self.long_frames.fetch_add(1, Ordering::AcqRel);
-            std::thread::sleep(LONG);
-        }
-        self.inner.send(head, body)
-    }
-
-    fn flush(&mut self) -> Result<(), SendError> {
-        self.inner.flush()
-    }
-
-    fn finish(&mut self) -> Result<(), SendError> {
-        self.inner.finish()
-    }
-
-    fn pressure(&self) -> Pressure {
-        self.inner.pressure()
-    }
-
-    fn set_stall_deadline(&mut self, deadline: Duration) {
-        self.inner.set_stall_deadline(deadline);
     }
 }
 

@@ -22,6 +22,7 @@ pub(super) struct MemoryReplica {
     /// Bytes that the longest answer to a scan had.
     longest_scan: AtomicUsize,
     refusal: Mutex<Option<Unavailable>>,
+    distrust: Mutex<Option<Unavailable>>,
 }
 
 impl Default for MemoryReplica {
@@ -33,6 +34,7 @@ impl Default for MemoryReplica {
             barriers: AtomicU64::new(0),
             longest_scan: AtomicUsize::new(0),
             refusal: Mutex::default(),
+            distrust: Mutex::default(),
         }
     }
 }
@@ -44,6 +46,11 @@ impl MemoryReplica {
 
     pub(super) fn refuse(&self, unavailable: Unavailable) {
         *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = Some(unavailable);
+    }
+
+    /// Its state is not what the others have.
+    pub(super) fn distrust(&self, unavailable: Unavailable) {
+        *self.distrust.lock().unwrap_or_else(PoisonError::into_inner) = Some(unavailable);
     }
 
     pub(super) fn proposals(&self) -> u64 {
@@ -99,6 +106,10 @@ impl Replica for MemoryReplica {
     fn barrier(&self) -> impl Future<Output = Result<(), Unavailable>> + Send {
         self.barriers.fetch_add(1, Ordering::Relaxed);
         ready(self.check())
+    }
+
+    fn check_soundness(&self) -> Result<(), Unavailable> {
+        self.distrust.lock().unwrap_or_else(PoisonError::into_inner).clone().map_or(Ok(()), Err)
     }
 
     fn log_time_ms(&self) -> u64 {

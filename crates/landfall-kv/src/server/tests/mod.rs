@@ -99,6 +99,14 @@ async fn a_member_that_does_not_lead_names_the_one_that_does() {
 }
 
 #[tokio::test]
+async fn stale_reads_of_a_member_whose_state_is_wrong_are_sent_to_the_leader() {
+    let replica = Arc::new(MemoryReplica::default());
+    replica.distrust(Unavailable::NotLeader { clients: Some("10.0.0.2:7001".into()) });
+    let (output, _) = converse_with(&replica, b"READONLY\nGET foo\nDBSIZE\n").await;
+    assert_eq!(output, "+OK\\r\\n-MOVED 12182 10.0.0.2:7001\\r\\n-MOVED 0 10.0.0.2:7001\\r\\n");
+}
+
+#[tokio::test]
 async fn a_write_whose_fate_is_unknown_says_so_for_each_command() {
     let replica = Arc::new(MemoryReplica::default());
     replica.refuse(Unavailable::Unknown);
