@@ -1,7 +1,7 @@
 //! Owns making a state that went wrong what others sealed: their snapshot takes its place, and the log after it is applied again, on the thread
 //! that applies and before anything else is.
 //!
-//! It never decides that a state is wrong; an audit finds that, and the join says what follows.
+//! It never decides that a state is wrong; an audit or a mark finds that, and the join or aftercare says what follows.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -24,7 +24,7 @@ const READ_BYTES: u64 = 4 * 1024 * 1024;
 /// Keys of a difference that are told; there may be many more.
 pub(crate) const KEYS_TOLD_MAX: usize = 32;
 
-/// Keys on which a member that joined did not agree with what others sealed.
+/// Keys on which a member did not agree with what others sealed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DifferentKeys {
     /// The mark at which they sealed.

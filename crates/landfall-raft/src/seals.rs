@@ -21,7 +21,7 @@ const POSITIONS_MAX: usize = 64;
 /// Divergences that are kept, the newest; a member that stays wrong adds one at each mark.
 const DIVERGENCES_MAX: usize = 64;
 
-/// Reports of keys that are kept; a joiner makes two at most.
+/// Reports of keys that are kept, the newest; a member makes two, and one more for each try to heal it that fails.
 const DIFFERENT_KEYS_MAX: usize = 8;
 
 /// What is sealed, here and elsewhere.

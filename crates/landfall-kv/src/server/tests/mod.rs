@@ -115,6 +115,14 @@ async fn a_write_whose_fate_is_unknown_says_so_for_each_command() {
 }
 
 #[tokio::test]
+async fn a_write_whose_reply_was_dropped_is_not_taken_for_one_that_was_refused() {
+    let replica = Arc::new(MemoryReplica::default());
+    replica.refuse(Unavailable::ReplyDropped);
+    let (output, _) = converse_with(&replica, b"GETSET a 1\n").await;
+    assert!(output.starts_with("-DROPPED the command was carried out"), "{output}");
+}
+
+#[tokio::test]
 async fn bytes_that_are_no_protocol_are_answered_and_end_the_connection() {
     let replica = Arc::new(MemoryReplica::default());
     let (output, after) = converse_with(&replica, b"SET a 1\n*1\r\n:1\r\nPING\n").await;
