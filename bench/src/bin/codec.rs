@@ -61,8 +61,8 @@ fn leaves() -> Vec<Vec<u8>> {
 fn measure_file(path: &str) {
     use std::io::Read;
     let mut file = std::fs::File::open(path).expect("the file can be read");
-    let mut sums = [Sum::default(), Sum::default()];
-    let mut encoders = [WireEncoder::new(), WireEncoder::new()];
+    let mut sums = WAYS.map(|_| Sum::default());
+    let mut encoders = WAYS.map(|_| WireEncoder::new());
     let mut decoder = StreamDecoder::new();
     loop {
         let mut content = Vec::new();
@@ -80,7 +80,7 @@ fn measure_file(path: &str) {
     }
 }
 
-const WAYS: [WireCodec; 2] = [WireCodec::Alone(Codec::Zstd), WireCodec::ZstdStream];
+const WAYS: [WireCodec; 3] = [WireCodec::Alone(Codec::Lz4), WireCodec::Alone(Codec::Zstd), WireCodec::ZstdStream];
 
 fn measure_stream(name: &str, chunks: &[Vec<u8>]) {
     for codec in WAYS {
@@ -127,7 +127,7 @@ impl Sum {
 
     fn report(&self, codec: WireCodec, name: &str) {
         let name = match codec {
-            WireCodec::Alone(_) => name.to_owned(),
+            WireCodec::Alone(codec) => format!("{name}, {codec:?}"),
             WireCodec::ZstdStream => format!("{name}, stream"),
         };
         let (enc, dec) = (rate(self.plain_bytes, self.encoding), rate(self.plain_bytes, self.decoding));
