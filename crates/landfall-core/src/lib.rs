@@ -12,6 +12,7 @@ pub mod join;
 pub mod keyed;
 pub mod limits;
 pub mod offer;
+mod pauses;
 pub mod snapshot;
 mod time;
 pub mod transfer;
@@ -19,4 +20,5 @@ pub mod tree;
 pub mod wire;
 
 pub use chunk::{Chunk, ChunkId, Domain, HashMismatch, ParseChunkIdError, Proven};
+pub use pauses::Pauses;
 pub use time::Time;

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use landfall::core::Pauses;
 use landfall::keyed::Milestone;
 use tokio::sync::watch;
 
@@ -14,7 +15,6 @@ use crate::barrier::has_majorities;
 use crate::candidacy::Healings;
 use crate::cluster::Cluster;
 use crate::consensus::MemberId;
-use crate::pauses::Pauses;
 use crate::remedy;
 use crate::seals::Comparison;
 

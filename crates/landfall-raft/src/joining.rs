@@ -6,6 +6,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use landfall::core::Pauses;
 use tokio::time::Instant;
 
 use crate::cluster::Cluster;
@@ -18,7 +19,6 @@ use crate::message::{Beginning, Control, Newcomer, Renewal, Reply, Request};
 use crate::network::Network;
 use crate::node::{Node, NodeConfig, release};
 use crate::open::{OpenError, Parts, address_before_listening, open_parts, resume_fetching};
-use crate::pauses::Pauses;
 use crate::promotion::{Outcome, Promotion};
 use crate::roster::LEASE_DURATION;
 use crate::service::Service;

@@ -34,7 +34,6 @@ mod network;
 mod node;
 mod open;
 mod owner;
-mod pauses;
 mod promotion;
 mod quorum;
 mod reference;

@@ -6,12 +6,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use landfall::core::ChunkId;
-use landfall::core::Time;
 use landfall::core::join::{
     Command, HookOutcome, Join, LeaseVersion, Part, RebaseCause, RollBackReason, Snapshot, Tally,
 };
 use landfall::core::snapshot::Position;
+use landfall::core::{ChunkId, Pauses, Time};
 use landfall::keyed::{JoinHandle, Milestone};
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -20,7 +19,6 @@ use crate::cluster::Cluster;
 use crate::consensus::MemberId;
 use crate::hook::CommitHook;
 use crate::message::SealedAt;
-use crate::pauses::Pauses;
 use crate::remedy::{self, NotHealed};
 use crate::seals::sealed_by_most;
 

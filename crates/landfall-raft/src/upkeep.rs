@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use landfall::core::Pauses;
 use landfall::core::snapshot::Position;
 use landfall::keyed::Extent;
 
@@ -16,7 +17,6 @@ use crate::aftercare;
 use crate::cluster::Cluster;
 use crate::consensus::log_id_of;
 use crate::message::{Control, Request, SealedAt};
-use crate::pauses::Pauses;
 use crate::roster::{self, RosterError};
 use crate::service::ProposeError;
 use crate::status::Vote;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::Time;
+use crate::{Pauses, Time};
 
 /// How long something is asked for before it counts as not to be had.
 pub const PATIENCE_MAX: Duration = Duration::from_secs(30);
@@ -99,7 +99,7 @@ pub enum GiveUp {
 #[derive(Debug, Clone)]
 pub struct Asking {
     patience_ends: Time,
-    pause: Duration,
+    pauses: Pauses,
     /// Sources that were asked since the last pause, and those of them that lack it.
     asked: BTreeSet<SourceId>,
     lacking: BTreeSet<SourceId>,
@@ -112,7 +112,7 @@ impl Asking {
     pub fn new(now: Time) -> Self {
         Self {
             patience_ends: now + PATIENCE_MAX,
-            pause: PAUSE_FIRST,
+            pauses: Pauses::new(PAUSE_FIRST, PAUSE_LONGEST),
             asked: BTreeSet::new(),
             lacking: BTreeSet::new(),
             pauses_until: None,
@@ -145,10 +145,7 @@ impl Asking {
         if now >= self.patience_ends {
             return Next::GiveUp(GiveUp::Patience);
         }
-        let until = self.pauses_until.unwrap_or(now + self.pause);
-        if self.pauses_until.replace(until).is_none() {
-            self.pause = (self.pause * 2).min(PAUSE_LONGEST);
-        }
+        let until = *self.pauses_until.get_or_insert_with(|| now + self.pauses.lengthen());
         Next::Wait { until }
     }
 }

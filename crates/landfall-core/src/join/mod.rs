@@ -19,7 +19,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::snapshot::Position;
-use crate::{ChunkId, Time};
+use crate::{ChunkId, Pauses, Time};
 
 pub use asking::{Asking, GiveUp, Next, PATIENCE_MAX, PAUSE_FIRST, PAUSE_LONGEST, Shortfall, SourceId, Sources};
 pub use choice::{NotOffered, Offered, choose};
@@ -181,7 +181,7 @@ impl Join {
 
     /// The log's stream ended: the source left, or does not keep the records any longer.
     pub fn handle_log_lost(&mut self) {
-        if let Stage::Verifying(verifying) = self.stage {
+        if let Stage::Verifying(verifying) = &self.stage {
             // What is here stays right, but no audit can be answered.
             let filling = Filling { waits_for: [Wait::Lag].into(), ..Filling::all_of(verifying.snapshot) };
             self.set_stage(Stage::Viable(filling));
@@ -270,8 +270,7 @@ impl Join {
             return;
         }
         let Some(most) = tally.most.filter(|_| tally.equal + tally.different > 0) else {
-            verifying.again_at = Some(now + verifying.pause);
-            verifying.pause = (verifying.pause * 2).min(AUDIT_AGAIN_LONGEST);
+            verifying.again_at = Some(now + verifying.pauses.lengthen());
             return;
         };
         // With as many against it as for it nothing is proven.
@@ -418,7 +417,7 @@ impl Join {
                 snapshot,
                 position,
                 again_at: None,
-                pause: AUDIT_AGAIN_FIRST,
+                pauses: Pauses::new(AUDIT_AGAIN_FIRST, AUDIT_AGAIN_LONGEST),
             }));
             self.commands.push_back(Command::Audit { position });
         }
@@ -455,7 +454,7 @@ impl Join {
     }
 
     fn mismatch(&mut self, most: Snapshot, tally: Tally, now: Time) {
-        let Stage::Verifying(verifying) = self.stage else { return };
+        let Stage::Verifying(Verifying { snapshot, .. }) = self.stage else { return };
         self.mismatches += 1;
         self.commands.push_back(Command::ReportDifference { theirs: most });
         if self.mismatches >= MISMATCHES_MAX {
@@ -463,7 +462,7 @@ impl Join {
             return self.roll_back(reason);
         }
         let waits_for = [Wait::Part(Part::Rest)].into();
-        self.set_stage(Stage::Viable(Filling { snapshot: verifying.snapshot, waits_for, rebase: None }));
+        self.set_stage(Stage::Viable(Filling { snapshot, waits_for, rebase: None }));
         self.rebase(most, RebaseCause::Mismatch, now);
     }
 

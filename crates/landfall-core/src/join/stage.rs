@@ -1,11 +1,10 @@
 //! Owns which stage of a join may follow which, and what each stage waits for.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use super::command::{LeaseVersion, Part, RebaseCause, RollBackReason, Snapshot};
-use crate::Time;
 use crate::snapshot::Position;
+use crate::{Pauses, Time};
 
 /// Where a join stands. What only one stage knows stands in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,15 +51,15 @@ pub(super) struct Rebase {
 }
 
 /// An audit under way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Verifying {
     pub(super) snapshot: Snapshot,
     /// Audits of earlier positions say nothing.
     pub(super) position: Position,
     /// When to ask again, if nobody answered.
     pub(super) again_at: Option<Time>,
-    /// How long to wait before that the next time.
-    pub(super) pause: Duration,
+    /// How long to wait before that.
+    pub(super) pauses: Pauses,
 }
 
 /// A commit hook under way.

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use landfall_core::Pauses;
 use landfall_core::transfer::{Lane, PeerCost, PeerId, RequestId};
 use landfall_core::wire::{ItemReader, Lease, Message};
 use landfall_net::{Connection, FrameReceiver, ReceiveError, Transport};
@@ -43,11 +44,11 @@ impl Source<'_> {
     /// Keeps the source connected until the transfer ends or the source is of no use. `first` is a connection that asked already.
     pub(crate) fn keep<L: Landing>(&self, session: &Session<L>, first: Option<Greeted>) {
         let mut first = first;
-        let mut pause = RETRY_FIRST;
+        let mut pauses = Pauses::new(RETRY_FIRST, RETRY_LONGEST);
         while !session.is_over() {
             match self.connect(first.take()) {
                 Ok(lanes) => {
-                    pause = RETRY_FIRST;
+                    pauses.reset();
                     self.serve(session, lanes);
                     if session.is_over() || session.is_dropped(self.peer) {
                         return;
@@ -61,10 +62,9 @@ impl Source<'_> {
                 }
                 Err(error) => tracing::debug!(address = self.address, %error, "cannot reach a source"),
             }
-            if session.wait_for_end(pause) {
+            if session.wait_for_end(pauses.lengthen()) {
                 return;
             }
-            pause = (pause * 2).min(RETRY_LONGEST);
         }
     }
 

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 /// The pauses between tries.
-#[derive(Debug)]
-pub(crate) struct Pauses {
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pauses {
     first: Duration,
     longest: Duration,
     next: Duration,
@@ -12,19 +12,19 @@ pub(crate) struct Pauses {
 
 impl Pauses {
     /// None has been made yet.
-    pub(crate) fn new(first: Duration, longest: Duration) -> Self {
+    pub fn new(first: Duration, longest: Duration) -> Self {
         Self { first, longest, next: first }
     }
 
     /// The pause to make now; the one after it is longer.
-    pub(crate) fn lengthen(&mut self) -> Duration {
+    pub fn lengthen(&mut self) -> Duration {
         let pause = self.next;
         self.next = (pause * 2).min(self.longest);
         pause
     }
 
     /// It worked: the next failure is the first one.
-    pub(crate) fn reset(&mut self) {
+    pub fn reset(&mut self) {
         self.next = self.first;
     }
 }
