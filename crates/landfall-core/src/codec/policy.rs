@@ -296,6 +296,7 @@ const GROWTH_LEAST: f64 = 0.002;
 const GROWTH_BACK_OFF: f64 = 2.0;
 /// So much of a core is there for compressing however busy the machine is.
 const CORE_SHARE_ANYWAY: f64 = 0.125;
+/// How fast what was encoded before goes out: copying it is all that is left to do.
 const COPIED_BYTES_PER_SECOND: f64 = 5e9;
 /// Another codec must promise this much more, so that the choice does not flutter.
 const CLEARLY_BETTER: f64 = 1.15;

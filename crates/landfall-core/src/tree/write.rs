@@ -42,7 +42,8 @@ impl Writer {
 
     /// Says that the next entry of the open leaf takes the place of one of the old leaf.
     pub(super) fn overwrites(&mut self) {
-        self.levels[0].meet_old();
+        let open = &mut self.levels[0];
+        open.overwrites |= open.entries == 0 || open.began_in == open.replaced;
     }
 
     /// Appends an entry to the open leaf.
@@ -162,10 +163,10 @@ struct OpenNode {
     replaced: Option<ChunkId>,
     /// The old node that was being merged when this node got its first entry.
     began_in: Option<ChunkId>,
-    /// Whether a leaf has entries of that old node, or others in their place: what only stands behind it has nothing in common with it.
-    met_old: bool,
     /// What a leaf has of that old node.
     copied: Vec<Copied>,
+    /// Whether a leaf has other values of keys of that old node.
+    overwrites: bool,
 }
 
 impl OpenNode {
@@ -181,13 +182,9 @@ impl OpenNode {
             last_closed: None,
             replaced: None,
             began_in: None,
-            met_old: false,
             copied: Vec::new(),
+            overwrites: false,
         }
-    }
-
-    fn meet_old(&mut self) {
-        self.met_old |= self.entries == 0 || self.began_in == self.replaced;
     }
 
     fn count(&mut self, entries: u32, totals: Totals) {
@@ -207,7 +204,6 @@ impl OpenNode {
         let from = node.start(range.start);
         self.count(range.len() as u32, node.totals(range));
         if self.level == 0 && self.began_in == Some(node.id()) {
-            self.met_old = true;
             self.note_copied(at, from);
         }
     }
@@ -245,9 +241,10 @@ impl OpenNode {
         let node = Chunk::new(Domain::Node, Bytes::copy_from_slice(&self.bytes));
         let id = node.id();
         if self.replaced != Some(id) {
-            match self.began_in.filter(|_| self.level > 0 || self.met_old) {
+            match self.began_in {
                 Some(old) if !self.copied.is_empty() => sink.put_copied(node, old, &self.copied),
-                old => sink.put_in_place_of(node, old),
+                // A leaf that only stands behind the old one has nothing in common with it.
+                old => sink.put_in_place_of(node, old.filter(|_| self.level > 0 || self.overwrites)),
             }
         }
         self.last_closed = Some(id);
@@ -258,8 +255,8 @@ impl OpenNode {
     fn clear(&mut self) {
         self.entries = 0;
         self.began_in = None;
-        self.met_old = false;
         self.copied.clear();
+        self.overwrites = false;
         self.totals = Totals::default();
         self.bytes.truncate(HEADER_BYTES);
     }
