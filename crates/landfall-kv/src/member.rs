@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use landfall_raft::landfall::keyed::{Extent, KeyedError};
-use landfall_raft::{Leader, Node, ProposeError, ReadBarrierError, Role as RaftRole, RosterError, Soundness};
+use landfall_raft::{Leader, Node, ProposeError, ReadBarrierError, Role as RaftRole, RosterError};
 use serde_json::Value;
 use tokio::sync::watch;
 
@@ -115,13 +115,7 @@ impl Replica for ClusterMember {
     }
 
     fn check_soundness(&self) -> Result<(), Unavailable> {
-        match self.node.soundness() {
-            Soundness::Sound => Ok(()),
-            Soundness::Healing | Soundness::SteppedOut { .. } => {
-                let own = self.node.member();
-                Err(not_leader(self.node.leader().filter(|leader| leader.member != own)))
-            }
-        }
+        self.node.check_soundness().map_err(not_leader)
     }
 
     fn log_time_ms(&self) -> u64 {

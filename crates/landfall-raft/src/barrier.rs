@@ -12,7 +12,6 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
-use crate::candidacy::Soundness;
 use crate::cluster::Cluster;
 use crate::consensus::{MemberAddress, MemberId, RaftVote, position_of};
 use crate::link::Link;
@@ -47,12 +46,7 @@ pub(crate) async fn serve(cluster: Arc<Cluster>, mut readers: mpsc::Receiver<Rea
     while readers.recv_many(&mut round, READERS_WAITING_MAX).await > 0 {
         let confirmed = reign.confirm(&cluster).await;
         // Asked last: what is found wrong meanwhile is not to be read either.
-        let outcome = match cluster.candidacy.soundness() {
-            Soundness::Sound => confirmed,
-            Soundness::Healing | Soundness::SteppedOut { .. } => {
-                Err(ReadBarrierError::NotLeader(cluster.leader_elsewhere()))
-            }
-        };
+        let outcome = cluster.check_soundness().map_err(ReadBarrierError::NotLeader).and(confirmed);
         for reader in round.drain(..) {
             // Who waited may have gone.
             let _ = reader.send(outcome.clone());

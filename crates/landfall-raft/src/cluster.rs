@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use crate::apply::{Applied, Patience};
 use crate::arrival::Arrivals;
 use crate::ballot::Ballot;
-use crate::candidacy::Candidacy;
+use crate::candidacy::{Candidacy, Soundness};
 use crate::consensus::{Fatal, MemberAddress, MemberId, Raft, StoredMembership, position_of};
 use crate::entry::{LogTime, Mark, Payload};
 use crate::gather::{now_ms, write};
@@ -144,9 +144,14 @@ impl Cluster {
         Some(Leader { member, address })
     }
 
-    /// Who else leads: where to go with what must not be asked of a member that is not sound.
-    pub(crate) fn leader_elsewhere(&self) -> Option<Leader> {
-        self.leader().filter(|leader| leader.member != self.member)
+    /// Whether the state may be relied on; else who is to be asked instead, if that is known.
+    pub(crate) fn check_soundness(&self) -> Result<(), Option<Leader>> {
+        match self.candidacy.soundness() {
+            Soundness::Sound => Ok(()),
+            Soundness::Healing | Soundness::SteppedOut { .. } => {
+                Err(self.leader().filter(|leader| leader.member != self.member))
+            }
+        }
     }
 
     /// Returns once this member neither leads nor stands for election, and will not: whoever calls this has forbidden it to stand.

@@ -19,7 +19,6 @@ use tokio::task::JoinSet;
 
 use crate::audit::{self, AuditReport};
 use crate::barrier::{ReadBarrierError, Reader};
-use crate::candidacy::Soundness;
 use crate::cluster::{Cluster, Role};
 use crate::consensus::{MemberAddress, MemberId};
 use crate::entry::{COMMAND_BYTES_MAX, LogTime};
@@ -114,7 +113,8 @@ impl<S: Service> Node<S> {
     ///
     /// Waits where too many commands wait already.
     pub async fn propose(&self, command: &S::Command) -> Result<S::Reply, ProposeError> {
-        self.check_soundness()?;
+        // A member whose state is wrong replies what is wrong: somebody else is to lead.
+        self.check_soundness().map_err(ProposeError::NotLeader)?;
         let (proposal, proposed) = encode::<S>(command)?;
         self.proposals.send(proposal).await.map_err(|_| ProposeError::Stopped)?;
         proposed.await
@@ -125,23 +125,13 @@ impl<S: Service> Node<S> {
     /// # Errors
     /// [`ProposeError::Busy`] where [`Node::propose`] would wait.
     pub fn submit(&self, command: &S::Command) -> Result<Proposed<S::Reply>, ProposeError> {
-        self.check_soundness()?;
+        self.check_soundness().map_err(ProposeError::NotLeader)?;
         let (proposal, proposed) = encode::<S>(command)?;
         self.proposals.try_send(proposal).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => ProposeError::Busy,
             mpsc::error::TrySendError::Closed(_) => ProposeError::Stopped,
         })?;
         Ok(proposed)
-    }
-
-    /// A member whose state is wrong replies what is wrong: somebody else is to lead.
-    fn check_soundness(&self) -> Result<(), ProposeError> {
-        match self.soundness() {
-            Soundness::Sound => Ok(()),
-            Soundness::Healing | Soundness::SteppedOut { .. } => {
-                Err(ProposeError::NotLeader(self.cluster.leader_elsewhere()))
-            }
-        }
     }
 
     /// Returns once everything that was acknowledged before the call can be read in [`Node::state`] here. Only the leader can say so.
@@ -154,14 +144,17 @@ impl<S: Service> Node<S> {
     }
 
     /// The state as it is applied here. Without [`Node::read_linearizable`] a read may be stale, but does not go back, except while a member is
-    /// healed that did not agree with the others; while [`Node::soundness`] says that it does not, what is read is wrong.
+    /// healed that did not agree with the others; while [`Node::check_soundness`] says that it does not, what is read is wrong.
     pub fn state(&self) -> &Arc<Keyed> {
         &self.cluster.keyed
     }
 
-    /// Whether the state is what most others have, as far as is known.
-    pub fn soundness(&self) -> Soundness {
-        self.cluster.candidacy.soundness()
+    /// Whether the state is what most others have, as far as is known: see [`Soundness`](crate::Soundness) in [`Node::status`].
+    ///
+    /// # Errors
+    /// Who is to be asked instead, if that is known.
+    pub fn check_soundness(&self) -> Result<(), Option<Leader>> {
+        self.cluster.check_soundness()
     }
 
     /// The service.
