@@ -3,9 +3,10 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use landfall_core::snapshot::{KeyRange, SectionPriority, StateName};
+use bytes::Bytes;
+use landfall_core::snapshot::{KeyRange, Position, SectionPriority, StateName};
 
-use super::{Keyed, KeyedConfig, Schema, SectionSchema};
+use super::{Keyed, KeyedConfig, Schema, SectionId, SectionSchema};
 
 /// Opens what `directory` holds.
 pub(super) fn open(directory: &Path) -> Arc<Keyed> {
@@ -14,4 +15,13 @@ pub(super) fn open(directory: &Path) -> Arc<Keyed> {
     let schema = Schema::new(vec![section]).unwrap();
     let directory = directory.to_owned();
     Keyed::open(KeyedConfig { name, directory, schema, cache_bytes: 1 << 20, salt_seed: [1; 32] }).unwrap()
+}
+
+/// Writes some keys as the record at `index`, which is new.
+pub(super) fn put(state: &Keyed, index: u64, keys: &[Bytes], value: &'static str) {
+    let changed = state.transact(Position { epoch: 1, index }, &index.to_le_bytes(), |transaction| {
+        keys.iter().for_each(|key| transaction.put(SectionId(0), key.clone(), value).unwrap());
+        Ok(())
+    });
+    assert!(changed.unwrap().is_some());
 }

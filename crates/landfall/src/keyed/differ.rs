@@ -99,22 +99,14 @@ impl Difference {
 
 #[cfg(test)]
 mod tests {
-    use landfall_core::snapshot::Position;
-
-    use super::super::SectionId;
-    use super::super::alone::open;
+    use super::super::alone::{open, put};
     use super::*;
 
     #[test]
     fn what_came_before_the_lanes_ended_is_not_missed() {
         let directory = tempfile::tempdir().unwrap();
         let keyed = open(directory.path());
-        let position = Position { epoch: 1, index: 1 };
-        let put = |state: &mut landfall_core::keyed::Transaction<'_>| {
-            state.put(SectionId(0), "key", "value").unwrap();
-            Ok(())
-        };
-        keyed.transact(position, b"record", put).unwrap();
+        put(&keyed, 1, &[Bytes::from_static(b"key")], "value");
         let root = keyed.seal().unwrap().wait().unwrap().manifest.sections[0].root;
         let here = NodeWant { id: root.id, base: None };
         let elsewhere = NodeWant { id: landfall_core::ChunkId::of(landfall_core::Domain::Node, b"other"), ..here };

@@ -66,25 +66,16 @@ const COLLECT_COPY_BYTES_MAX: u64 = 64 * 1024 * 1024;
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use landfall_core::snapshot::Position;
 
-    use super::super::SectionId;
-    use super::super::alone::open;
+    use super::super::alone::{open, put};
     use super::*;
 
     #[test]
     fn a_store_that_did_not_grow_is_not_looked_through_again() {
         let directory = tempfile::tempdir().unwrap();
         let state = open(directory.path());
-        let position = Position { epoch: 1, index: 1 };
-        state
-            .transact(position, b"record", |transaction| {
-                (0..2000_u32).try_for_each(|number| {
-                    transaction.put(SectionId(0), Bytes::copy_from_slice(&number.to_be_bytes()), "value").unwrap();
-                    Ok(())
-                })
-            })
-            .unwrap();
+        let keys: Vec<_> = (0..2000_u32).map(|number| Bytes::copy_from_slice(&number.to_be_bytes())).collect();
+        put(&state, 1, &keys, "value");
         state.seal().unwrap().wait().unwrap();
         drop(state);
         // Only finished packs count; opening again finishes them.

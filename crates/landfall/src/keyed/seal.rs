@@ -176,29 +176,25 @@ impl Run<'_> {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::super::SectionId;
-    use super::super::alone::open;
+    use super::super::alone::{open, put};
     use super::*;
 
-    fn put(state: &Keyed, index: u64, value: &'static str) {
-        let changed = state.transact(Position { epoch: 1, index }, &index.to_le_bytes(), |transaction| {
-            transaction.put(SectionId(0), "key", value).unwrap();
-            Ok(())
-        });
-        assert!(changed.unwrap().is_some());
-    }
+    const KEY: Bytes = Bytes::from_static(b"key");
 
     #[test]
     fn a_seal_without_a_thread_is_refused_and_its_changes_wait_for_the_next() {
         let directory = tempfile::tempdir().unwrap();
         let state = open(directory.path());
-        put(&state, 1, "early");
+        put(&state, 1, &[KEY], "early");
         let no_thread = |_| Err(io::Error::from(io::ErrorKind::WouldBlock));
         assert_eq!(state.seal_on(no_thread).unwrap_err(), SealRefused::NoThread);
-        assert_eq!(state.get(SectionId(0), b"key").unwrap().as_deref(), Some(&b"early"[..]));
-        put(&state, 2, "late");
+        assert_eq!(state.get(SectionId(0), &KEY).unwrap().as_deref(), Some(&b"early"[..]));
+        put(&state, 2, &[KEY], "late");
         let report = state.seal().unwrap().wait().unwrap();
         assert_eq!((report.entries, report.manifest.position.index), (1, 2));
-        assert_eq!(state.get(SectionId(0), b"key").unwrap().as_deref(), Some(&b"late"[..]));
+        assert_eq!(state.get(SectionId(0), &KEY).unwrap().as_deref(), Some(&b"late"[..]));
     }
 }

@@ -6,12 +6,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use landfall::core::ChunkId;
-use landfall::keyed::{Extent, KeyedError, Milestone};
+use landfall::keyed::{Extent, KeyedError};
 use landfall::member::Member;
 use landfall::net::PlainTransport;
 use landfall::pull::TrustAll;
 
-use crate::ground::{DATA, assert_equal, fill, join, key, open, put, seal, serve, value};
+use crate::ground::{DATA, assert_equal, fill, join_whole, key, open, put, seal, serve, value};
 
 const KEYS: u64 = 20_000;
 /// Bytes between two that are changed: several in each pack, and most nodes stay whole.
@@ -97,9 +97,7 @@ fn who_joined_asks_those_that_it_joined() {
     fill(&source, KEYS);
     seal(&source);
     let member = serve(&source);
-    let handle = join(&joiner, &[&member]);
-    handle.wait(Milestone::Complete).unwrap();
-    handle.adopt().unwrap();
+    let handle = join_whole(&joiner, &[&member]);
     drop(handle);
     assert!(damage(directories[1].path(), STEP) > 5);
     assert_equal(&source, &joiner);
@@ -131,9 +129,7 @@ fn what_is_damaged_of_an_old_snapshot_is_no_base_for_the_next_and_nobody_is_blam
     fill(&source, KEYS);
     seal(&source);
     let member = serve(&source);
-    let handle = join(&joiner, &[&member]);
-    handle.wait(Milestone::Complete).unwrap();
-    handle.adopt().unwrap();
+    let handle = join_whole(&joiner, &[&member]);
     drop((handle, joiner));
     assert!(damage(directories[1].path(), STEP / 4) > 20);
 
@@ -142,9 +138,7 @@ fn what_is_damaged_of_an_old_snapshot_is_no_base_for_the_next_and_nobody_is_blam
     put(&source, 3, DATA, changed);
     seal(&source);
     let joiner = open(directories[1].path());
-    let handle = join(&joiner, &[&member]);
-    handle.wait(Milestone::Complete).unwrap();
-    handle.adopt().unwrap();
+    let handle = join_whole(&joiner, &[&member]);
     let figures = handle.status().figures;
     assert_eq!(figures.sources.iter().map(|source| source.damaged).sum::<u64>(), 0, "{figures:?}");
     assert_equal(&source, &joiner);
@@ -157,9 +151,7 @@ fn an_old_tree_that_cannot_be_walked_is_no_base_although_nobody_else_has_it() {
     fill(&source, KEYS);
     let old = seal(&source);
     let member = serve(&source);
-    let handle = join(&joiner, &[&member]);
-    handle.wait(Milestone::Complete).unwrap();
-    handle.adopt().unwrap();
+    let handle = join_whole(&joiner, &[&member]);
     drop((handle, joiner, member));
     damage_chunk(directories[2].path(), old.manifest.sections[usize::from(DATA.0)].root.id);
 
@@ -169,8 +161,6 @@ fn an_old_tree_that_cannot_be_walked_is_no_base_although_nobody_else_has_it() {
     seal(&newer);
     let member = serve(&newer);
     let joiner = open(directories[2].path());
-    let handle = join(&joiner, &[&member]);
-    handle.wait(Milestone::Complete).unwrap();
-    handle.adopt().unwrap();
+    let _joined = join_whole(&joiner, &[&member]);
     assert_equal(&newer, &joiner);
 }

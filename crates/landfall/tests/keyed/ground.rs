@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use landfall::core::snapshot::{KeyRange, Position, SectionPriority, StateName};
 use landfall::keyed::{
-    JoinHandle, JoinOptions, Keyed, KeyedConfig, Schema, SealReport, SectionId, SectionSchema, Sections, Transaction,
+    JoinHandle, JoinOptions, Keyed, KeyedConfig, Milestone, Schema, SealReport, SectionId, SectionSchema, Sections,
+    Transaction,
 };
 use landfall::member::{Member, ServeConfig};
 use landfall::net::{PlainTransport, Transport};
@@ -103,6 +104,14 @@ pub(crate) fn options(sources: &[&Member], transport: Arc<dyn Transport>) -> Joi
 
 pub(crate) fn join(keyed: &Arc<Keyed>, sources: &[&Member]) -> JoinHandle {
     keyed.join(options(sources, Arc::new(PlainTransport)))
+}
+
+/// Joins, waits until everything is here, and stands on it.
+pub(crate) fn join_whole(keyed: &Arc<Keyed>, sources: &[&Member]) -> JoinHandle {
+    let handle = join(keyed, sources);
+    handle.wait(Milestone::Complete).unwrap();
+    handle.adopt().unwrap();
+    handle
 }
 
 /// Every entry of a section.

@@ -7,7 +7,9 @@ use landfall::keyed::{Extent, JoinOptions, KeyedError, Milestone, SealRefused, T
 use landfall::net::PlainTransport;
 
 use crate::gate::Gate;
-use crate::ground::{CONFIG, DATA, assert_equal, at, fill, join, key, open, options, put, seal, serve, value};
+use crate::ground::{
+    CONFIG, DATA, assert_equal, at, fill, join, join_whole, key, open, options, put, seal, serve, value,
+};
 
 /// Frames of bulk that are a part of a state of 20,000 keys, and not all of it.
 const SOME_FRAMES: u64 = 20;
@@ -120,18 +122,14 @@ fn an_old_snapshot_makes_the_next_join_small() {
     fill(&source, 50_000);
     seal(&source);
     let member = serve(&source);
-    let handle = join(&joiner, &[&member]);
-    handle.wait(Milestone::Complete).unwrap();
-    handle.adopt().unwrap();
+    let handle = join_whole(&joiner, &[&member]);
     assert_eq!(joiner.sealed().unwrap().extent, Extent::Whole);
     drop(handle);
 
     let changed = (0..50_000).step_by(100);
     put(&source, 3, DATA, changed.clone().map(|number| (key(number), value(number, 1))));
     seal(&source);
-    let handle = join(&joiner, &[&member]);
-    handle.wait(Milestone::Complete).unwrap();
-    handle.adopt().unwrap();
+    let handle = join_whole(&joiner, &[&member]);
     assert_equal(&source, &joiner);
     let changed_bytes: u64 = changed.map(|number| (key(number).len() + value(number, 1).len()) as u64).sum();
     let brought = handle.status().figures.wire_received;
