@@ -75,7 +75,7 @@ impl Between for Watched {
         self.note(frame);
     }
 
-    fn leaves(&mut self, head: &[u8]) -> Option<Vec<u8>> {
+    fn leaves(&mut self, head: &[u8], _: &[u8]) -> Option<Vec<u8>> {
         match Message::decode(head) {
             Ok(Message::Hello(mut hello)) if self.0.is_old.load(Ordering::Relaxed) => {
                 hello.codecs.retain(|&number| number != u32::from(STREAM.to_byte()));

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::watched;
+use crate::between::{Between, with_between};
 use landfall_raft::landfall::net::{
-    ConnectError, Connection, FrameReceiver, ListenError, Listener, PlainTransport, ReceiveError, Transport,
+    ConnectError, Connection, ListenError, Listener, PlainTransport, ReceiveError, Transport,
 };
 
 /// Connections that this side makes pass it. Bytes that pulls may still bring are counted.
@@ -35,16 +35,8 @@ impl Gate {
 
 impl Transport for Gate {
     fn connect(&self, address: &str, deadline: Duration) -> Result<Connection, ConnectError> {
-        let is_raft = Arc::new(AtomicBool::new(false));
-        let seen = is_raft.clone();
-        let look = move |head: &[u8], _: &[u8]| {
-            if asks_for_raft(head) {
-                seen.store(true, Ordering::Release);
-            }
-        };
-        let connection = watched::connect(address, deadline, look)?;
-        let receiver = Box::new(Gated { inner: connection.receiver, is_raft, bytes_left: self.bytes_left.clone() });
-        Ok(Connection { receiver, ..connection })
+        let connection = PlainTransport.connect(address, deadline)?;
+        Ok(with_between(connection, Gated { is_raft: Arc::default(), bytes_left: self.bytes_left.clone() }))
     }
 
     fn listen(&self, address: &str) -> Result<Box<dyn Listener>, ListenError> {
@@ -60,37 +52,39 @@ fn asks_for_raft(head: &[u8]) -> bool {
     head.len() < SHORT_FRAME_BYTES && head.windows(SERVICE.len()).any(|part| part == SERVICE)
 }
 
+/// One connection.
+#[derive(Clone)]
 struct Gated {
-    inner: Box<dyn FrameReceiver>,
     is_raft: Arc<AtomicBool>,
     bytes_left: Arc<AtomicU64>,
 }
 
-impl FrameReceiver for Gated {
-    fn receive(&mut self) -> Result<Option<&[u8]>, ReceiveError> {
-        let is_pull = !self.is_raft.load(Ordering::Acquire);
-        if is_pull && self.bytes_left.load(Ordering::Acquire) == 0 {
-            return Err(ReceiveError::Truncated);
+impl Gated {
+    fn is_pull(&self) -> bool {
+        !self.is_raft.load(Ordering::Acquire)
+    }
+}
+
+impl Between for Gated {
+    fn before_frame(&mut self) -> Result<(), ReceiveError> {
+        match self.is_pull() && self.bytes_left.load(Ordering::Acquire) == 0 {
+            true => Err(ReceiveError::Truncated),
+            false => Ok(()),
         }
-        let frame = self.inner.receive()?;
-        if let Some(frame) = frame.filter(|_| is_pull) {
-            let came = frame.len() as u64;
-            let less = |left: u64| Some(left.saturating_sub(came));
+    }
+
+    fn came(&mut self, frame: &mut [u8]) {
+        if self.is_pull() {
+            let less = |left: u64| Some(left.saturating_sub(frame.len() as u64));
             // The update is always made.
             let _ = self.bytes_left.fetch_update(Ordering::AcqRel, Ordering::Acquire, less);
         }
-        Ok(frame)
     }
 
-    fn bytes_received(&self) -> u64 {
-        self.inner.bytes_received()
-    }
-
-    fn set_idle_deadline(&mut self, deadline: Duration) {
-        self.inner.set_idle_deadline(deadline);
-    }
-
-    fn set_unfinished_interval(&mut self, interval: Duration) {
-        self.inner.set_unfinished_interval(interval);
+    fn leaves(&mut self, head: &[u8], _: &[u8]) -> Option<Vec<u8>> {
+        if asks_for_raft(head) {
+            self.is_raft.store(true, Ordering::Release);
+        }
+        None
     }
 }

@@ -3,6 +3,8 @@
 mod aftercare;
 mod bad_luck;
 mod bank;
+#[path = "../../../landfall/tests/between/mod.rs"]
+mod between;
 mod fickle;
 mod gate;
 mod harness;
@@ -12,4 +14,3 @@ mod patience;
 mod promotion;
 mod slow_link;
 mod three_members;
-mod watched;

@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::between::{Between, with_between};
 use crate::harness::{Map, PATIENCE, Stage, close, content, set, until};
-use crate::watched;
 use landfall_raft::landfall::net::{ConnectError, Connection, ListenError, Listener, PlainTransport, Transport};
 use landfall_raft::{Aim, JoinConfig, Node, NodeConfig, Role};
 
 /// Loopback, but long frames that this side sends take their time.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct SlowTransport {
     long_frames: Arc<AtomicU64>,
 }
@@ -21,17 +21,21 @@ const LONG_FRAME_BYTES: usize = 500_000;
 
 impl Transport for SlowTransport {
     fn connect(&self, address: &str, deadline: Duration) -> Result<Connection, ConnectError> {
-        let long_frames = self.long_frames.clone();
-        watched::connect(address, deadline, move |head, body| {
-            if head.len() + body.len() > LONG_FRAME_BYTES {
-                long_frames.fetch_add(1, Ordering::AcqRel);
-                std::thread::sleep(LONG);
-            }
-        })
+        Ok(with_between(PlainTransport.connect(address, deadline)?, self.clone()))
     }
 
     fn listen(&self, address: &str) -> Result<Box<dyn Listener>, ListenError> {
         PlainTransport.listen(address)
+    }
+}
+
+impl Between for SlowTransport {
+    fn leaves(&mut self, head: &[u8], body: &[u8]) -> Option<Vec<u8>> {
+        if head.len() + body.len() > LONG_FRAME_BYTES {
+            self.long_frames.fetch_add(1, Ordering::AcqRel);
+            std::thread::sleep(LONG);
+        }
+        None
     }
 }
 

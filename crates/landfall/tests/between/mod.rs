@@ -1,5 +1,5 @@
 //! Owns what a test puts between a member and the network: it sees every frame, and may hold it up or change it. What to do with a frame is
-//! the test's to say.
+//! the test's to say. Tests of other crates use it too.
 
 use std::time::Duration;
 
@@ -15,8 +15,8 @@ pub(crate) trait Between: Clone + Send + 'static {
     /// A frame came; what is left of it is what came.
     fn came(&mut self, _frame: &mut [u8]) {}
 
-    /// A frame leaves; what it gives leaves instead.
-    fn leaves(&mut self, _head: &[u8]) -> Option<Vec<u8>> {
+    /// A frame leaves; the head that it gives leaves instead.
+    fn leaves(&mut self, _head: &[u8], _body: &[u8]) -> Option<Vec<u8>> {
         None
     }
 }
@@ -64,7 +64,7 @@ struct Sender<B> {
 
 impl<B: Between> FrameSender for Sender<B> {
     fn send(&mut self, head: &[u8], body: &[u8]) -> Result<(), SendError> {
-        match self.between.leaves(head) {
+        match self.between.leaves(head, body) {
             Some(instead) => self.inner.send(&instead, body),
             None => self.inner.send(head, body),
         }

@@ -157,7 +157,7 @@ impl Between for GateFrames {
         }
     }
 
-    fn leaves(&mut self, head: &[u8]) -> Option<Vec<u8>> {
+    fn leaves(&mut self, head: &[u8], _: &[u8]) -> Option<Vec<u8>> {
         if self.purpose == Purpose::Urgent && matches!(Message::decode(head), Ok(Message::Fetch(_))) {
             self.gate.lock().urgent_requests += 1;
         }
