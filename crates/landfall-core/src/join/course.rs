@@ -91,8 +91,8 @@ impl WholeTrees {
                 nodes.push(*want);
                 continue;
             };
-            let leaf = Leaf::parse(&bytes)?;
-            let values = leaf.entries().filter_map(|(_, _, value)| value.chunk);
+            let leaf = Leaf::read(want.id, bytes)?;
+            let values = leaf.chunks().map(|(_, chunk)| chunk);
             chunks.extend(values.filter(|chunk| !here.has_chunk(chunk.id)));
         }
         let need = match (nodes.is_empty(), chunks.is_empty()) {

@@ -13,12 +13,23 @@ pub struct Leaf {
 }
 
 impl Leaf {
-    /// Checks that `bytes` are a leaf.
+    /// Checks that `bytes`, about which nothing is known, are a leaf.
     ///
     /// # Errors
     /// [`TreeError::Malformed`] if they are an inner node or no node at all.
     pub fn parse(bytes: &Bytes) -> Result<Self, TreeError> {
-        let node = Node::parse(bytes.clone())?;
+        Self::of_node(Node::parse(bytes.clone())?)
+    }
+
+    /// Checks that bytes which hash to `id`, as the caller has checked, are a leaf.
+    ///
+    /// # Errors
+    /// As [`Self::parse`].
+    pub fn read(id: ChunkId, bytes: Bytes) -> Result<Self, TreeError> {
+        Self::of_node(Node::read(id, bytes)?)
+    }
+
+    fn of_node(node: Node) -> Result<Self, TreeError> {
         if node.level() > 0 {
             return Err(TreeError::Malformed { id: node.id(), reason: "it is not a leaf" });
         }
@@ -38,6 +49,11 @@ impl Leaf {
     /// The entry at `index`, sharing the leaf's bytes.
     pub fn entry(&self, index: usize) -> Option<(Bytes, Value)> {
         (index < self.len()).then(|| (self.node.key_bytes(index), self.node.value(index)))
+    }
+
+    /// The entries whose values are chunks, in order: where each stands, and its chunk.
+    pub fn chunks(&self) -> impl Iterator<Item = (usize, ChunkRef)> + '_ {
+        (0..self.len()).filter_map(|index| Some((index, self.node.leaf_entry(index).chunk()?)))
     }
 
     /// All entries in order, with their indices, sharing the leaf's bytes.

@@ -193,6 +193,10 @@ impl<L: Landing> Session<L> {
 
     fn inspect(&self, tree: usize, leaf: ChunkId) -> Result<(), L::Failure> {
         let inspection = self.landing.inspect(tree, leaf)?;
+        if inspection.unchanged.is_empty() {
+            self.tell(|transfer, _| transfer.handle_inspected(leaf, inspection.wants));
+            return Ok(());
+        }
         self.tell(|transfer, _| transfer.handle_wanted(leaf, inspection.wants));
         // The network is busy with what is wanted while this thread copies what is not.
         let wants = self.landing.take_unchanged(inspection.unchanged)?;

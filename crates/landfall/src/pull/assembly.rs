@@ -299,7 +299,7 @@ impl Landing for Assembly {
         debug_assert_eq!(tree, 0, "a directory is one section");
         let nodes = &*self.nodes;
         let bytes = nodes.get(leaf)?.ok_or(AssemblyError::NodeLost(leaf))?;
-        let leaf = Leaf::parse(&bytes)?;
+        let leaf = Leaf::read(leaf, bytes)?;
         let mut inspection = Inspection { wants: Vec::new(), unchanged: Vec::new() };
         let Some((first_key, _)) = leaf.entry(0) else { return Ok(inspection) };
         let mut base = BaseEntries::from(self.base, &first_key, nodes)?;

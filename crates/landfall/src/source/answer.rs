@@ -144,7 +144,7 @@ impl Answers {
         sender: &mut dyn FrameSender,
     ) -> Result<Result<(), Refusal>, SendError> {
         let Some(leaf_id) = ChunkId::from_slice(&unit.leaf) else { return Ok(Err(bad_id())) };
-        let leaf = self.state.nodes.get(leaf_id).ok().flatten().and_then(|bytes| Leaf::parse(&bytes).ok());
+        let leaf = self.state.nodes.get(leaf_id).ok().flatten().and_then(|bytes| Leaf::read(leaf_id, bytes).ok());
         for (want, &entry) in unit.entries.iter().enumerate() {
             let base = unit.bases.get(want).and_then(|id| ChunkId::from_slice(id));
             let found = match leaf.as_ref().and_then(|leaf| leaf.entry(entry as usize)) {

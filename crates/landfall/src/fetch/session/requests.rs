@@ -63,7 +63,7 @@ impl<L: Landing> Session<L> {
 
     fn asked_chunks(&self, leaf: ChunkId, wants: &[Want]) -> Result<Vec<AskedChunk<L::Place>>, L::Failure> {
         let bytes = self.landing.nodes().get(leaf)?.ok_or_else(|| self.landing.node_lost(leaf))?;
-        let leaf = Leaf::parse(&bytes)?;
+        let leaf = Leaf::read(leaf, bytes)?;
         let chunk = |want: &Want| {
             let (key, value) = leaf.entry(want.entry as usize).ok_or_else(|| self.landing.no_such_chunk())?;
             let chunk = value.chunk.ok_or_else(|| self.landing.no_such_chunk())?;

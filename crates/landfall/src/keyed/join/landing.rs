@@ -82,12 +82,13 @@ impl Landing for KeyedLanding {
 
     fn inspect(&self, tree: usize, leaf: ChunkId) -> Result<Inspection<Self::Unchanged>, LandingError> {
         let bytes = self.here.nodes.get(leaf)?.ok_or(LandingError::NodeLost(leaf))?;
-        let leaf = Leaf::parse(&bytes)?;
-        self.status.note_leaf_here(leaf.len(), bytes.len());
+        let node_bytes = bytes.len();
+        let leaf = Leaf::read(leaf, bytes)?;
+        self.status.note_leaf_here(leaf.len(), node_bytes);
         let mut wants = Vec::new();
-        for (index, key, value) in leaf.entries() {
-            let Some(chunk) = value.chunk else { continue };
+        for (index, chunk) in leaf.chunks() {
             if !self.here.store.contains(chunk.id)? {
+                let key = leaf.entry(index).map(|(key, _)| key).unwrap_or_default();
                 let base = self.old_chunk(tree, &key)?;
                 wants.push(Want { entry: index as u32, bytes: chunk.bytes, base });
             }
