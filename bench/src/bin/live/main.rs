@@ -26,6 +26,7 @@ use anyhow::{Context, ensure};
 use clap::Parser;
 use landfall_bench::files::Scratch;
 use landfall_bench::machine::{self, Machine};
+use landfall_bench::memory::Filler;
 use landfall_bench::netns;
 use landfall_bench::turns::{claim_machine, stop_on_signals};
 
@@ -91,7 +92,8 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let stopping = stop_on_signals()?;
     let network = Network::create(MEMBERS)?;
     let contents = Arc::new(Contents::new(arguments.keys));
-    let stage = Stage { work, network: &network, contents, stopping: &stopping };
+    let filler = Filler::create(work)?;
+    let stage = Stage { work, network: &network, contents, filler, stopping: &stopping };
     let mut report = Report {
         machine: Machine::read(work, versions(&binaries)),
         keys: arguments.keys,

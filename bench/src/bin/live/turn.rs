@@ -11,6 +11,7 @@ use anyhow::{Context, ensure};
 use landfall_bench::cores::Cores;
 use landfall_bench::files::{copy_tree, remove, require_free, sync};
 use landfall_bench::measure::{Process, wait_until};
+use landfall_bench::memory::Filler;
 use landfall_bench::netns::Rate;
 
 use crate::cases::{Case, Course, Pinning};
@@ -25,6 +26,7 @@ pub(crate) struct Stage<'a> {
     pub(crate) work: &'a Path,
     pub(crate) network: &'a Network,
     pub(crate) contents: Arc<Contents>,
+    pub(crate) filler: Filler,
     /// Set when this run was told to end.
     pub(crate) stopping: &'a AtomicBool,
 }
@@ -119,9 +121,10 @@ impl<'a> Turn<'a> {
         wait_until(SERVED_LIMIT, || Ok(client.call(&["SET", "awake", "yes"]).is_ok())).context("no write succeeds")
     }
 
-    /// Caps the links and lets the disk come to rest, right before the clock starts.
+    /// Caps the links, lets the disk come to rest and sees to it that memory is in use, right before the clock starts.
     pub(crate) fn settle(&self) -> anyhow::Result<()> {
         sync(self.stage.work)?;
+        self.stage.filler.fill()?;
         self.stage.network.set_rate(self.case.rate)
     }
 
