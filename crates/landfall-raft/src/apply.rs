@@ -21,6 +21,7 @@ use crate::replies::{Replies, Wanted};
 use crate::reserved::{self, Reserved, ReservedError};
 use crate::sealing::Sealing;
 use crate::service::{ProposeError, Service};
+use crate::upkeep::FILLING_OVERLAY_BYTES_MAX;
 
 /// Pause before parts of the state that nobody gave are asked for again.
 const STARVED_PAUSE: Duration = Duration::from_millis(100);
@@ -270,6 +271,16 @@ impl<S: Service> Applier<S> {
         let changed_bytes = self.keyed.overlay_bytes();
         match self.keyed.seal() {
             Ok(ticket) => self.sealing.follow(ticket, self.keyed.position(), membership, changed_bytes),
+            // It moves on to what others seal here.
+            Err(SealRefused::Filling) if changed_bytes >= FILLING_OVERLAY_BYTES_MAX => self.carry_over(),
+            Err(refused) => self.note_refusal(&refused),
+        }
+    }
+
+    fn carry_over(&self) {
+        match self.keyed.carry_over() {
+            Ok(ticket) => self.sealing.follow_carrying(ticket),
+            // All of it came just now: the next mark seals.
             Err(refused) => self.note_refusal(&refused),
         }
     }

@@ -5,7 +5,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use landfall::core::snapshot::{Manifest, Position};
-use landfall::keyed::{AdoptError, Extent, Keyed, SealReport, SealTicket, SealedSnapshot};
+use landfall::keyed::{AdoptError, CarryTicket, Extent, Keyed, SealReport, SealTicket, SealedSnapshot};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 
@@ -81,6 +81,18 @@ impl Sealing {
                     sealing.handle_durable(&report, membership);
                 }
                 Err(error) => tracing::error!(%error, "a seal failed; the next mark tries again"),
+            }
+            sealing.progress.send_modify(|progress| progress.under_way = false);
+        });
+    }
+
+    /// Waits elsewhere until what is here was carried over to a position that others seal.
+    pub(crate) fn follow_carrying(&self, ticket: CarryTicket) {
+        self.progress.send_modify(|progress| progress.under_way = true);
+        let sealing = self.clone();
+        self.runtime.spawn_blocking(move || {
+            if let Err(error) = ticket.wait() {
+                tracing::warn!(%error, "what is here was not carried over, and is fetched again");
             }
             sealing.progress.send_modify(|progress| progress.under_way = false);
         });

@@ -22,7 +22,7 @@ use crate::service::ProposeError;
 use crate::status::Vote;
 
 /// Changes that a member which cannot seal yet keeps in memory before it moves on to a newer snapshot.
-const FILLING_OVERLAY_BYTES_MAX: u64 = 256 * 1024 * 1024;
+pub(crate) const FILLING_OVERLAY_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
 /// The first pause before a pull that failed is begun again; it doubles up to the longest.
 const PULL_PAUSE_FIRST: Duration = Duration::from_millis(500);
@@ -175,6 +175,7 @@ fn purge_through(cluster: &Cluster) -> Option<u64> {
 async fn rebase_when_needed(cluster: Arc<Cluster>) {
     let mut starved = cluster.patience.starved();
     let mut sealed = cluster.seals.changes();
+    let mut applied = cluster.applied.clone();
     let mut starving = false;
     loop {
         tokio::select! {
@@ -194,6 +195,14 @@ async fn rebase_when_needed(cluster: Arc<Cluster>) {
         let Some(newer) = cluster.seals.newest_elsewhere(standing.manifest.position, &cluster.others()) else {
             continue;
         };
+        if !starving {
+            // What is here is carried over at that very position: until then the log that leads there is applied, unless it cannot be.
+            tokio::select! {
+                reached = applied.wait_for(|applied| applied.position >= newer.position()) => if reached.is_err() { return },
+                changed = starved.changed() => if changed.is_err() { return },
+            }
+        }
+        cluster.sealing.wait_until_idle().await;
         tracing::info!(position = %newer.position(), "re-bases onto a newer snapshot");
         let arrivals = cluster.arrivals.clone();
         match tokio::task::spawn_blocking(move || arrivals.adopt(&newer)).await {

@@ -117,6 +117,9 @@ pub enum SealRefused {
     /// The state stands on a snapshot that is not all here: re-base onto what the others seal here.
     #[error("the state stands on a snapshot that is still being fetched")]
     Filling,
+    /// All of the snapshot below the state is here: there is nothing to carry over to the next one.
+    #[error("all of the snapshot below the state is here: seal instead")]
+    Whole,
     /// The system gave no thread for it.
     #[error("the system gave no thread for a seal")]
     NoThread,

@@ -58,7 +58,7 @@ pub(super) fn merge(here: &Here, writing: &Session, sealing: &mut Sealing) -> Re
     let mut sink = StoreSink::new(&read);
     let parts = sealing.parts(&read);
     let parts = sink.checked(parts)?;
-    let hands = thread::available_parallelism().map_or(1, usize::from).min(HANDS_MAX).min(parts.len());
+    let hands = hands_for(&parts);
     // One hand more would only wait for the other.
     if hands > 1 {
         merge_apart(sealing, &parts, hands, &mut sink)?;
@@ -71,6 +71,43 @@ pub(super) fn merge(here: &Here, writing: &Session, sealing: &mut Sealing) -> Re
     }
 }
 
+/// What became of parts that were merged for their leaves alone.
+pub(super) struct Carried {
+    /// How many parts there were, and how many of them were here whole.
+    pub(super) parts: usize,
+    pub(super) merged: usize,
+    /// How many nodes were made.
+    pub(super) nodes: u64,
+}
+
+/// Merges the parts whose old nodes are here. Nothing is put together: what is kept are the nodes below each part.
+pub(super) fn merge_held(here: &Here, writing: &Session, sealing: &mut Sealing) -> Result<Carried, SealError> {
+    let read = ReadOnce::new(here, writing);
+    let mut sink = StoreSink::new(&read);
+    let parts = match sealing.parts(&read) {
+        // Not even the upper levels are here: there is nothing to begin with.
+        Err(TreeError::Missing(_)) => Vec::new(),
+        parts => parts?,
+    };
+    let hands = hands_for(&parts);
+    let mut merged = 0;
+    let kept = merge_each(&read, &parts, hands, |part| match part {
+        Ok(_) => {
+            merged += 1;
+            Ok(())
+        }
+        // What is not here yet is fetched as it is in the next snapshot.
+        Err(SealError::Tree(TreeError::Missing(_))) => Ok(()),
+        Err(failure) => Err(failure),
+    })?;
+    sink.checked(Ok(()))?;
+    Ok(Carried { parts: parts.len(), merged, nodes: kept.nodes })
+}
+
+fn hands_for(parts: &[Part]) -> usize {
+    thread::available_parallelism().map_or(1, usize::from).min(HANDS_MAX).min(parts.len())
+}
+
 /// Has parts merged by other threads, and puts them together in their order. What there is no thread for is left to the steps.
 fn merge_apart(
     sealing: &mut Sealing,
@@ -79,11 +116,27 @@ fn merge_apart(
     sink: &mut StoreSink<'_, '_>,
 ) -> Result<(), SealError> {
     let read = sink.read;
+    let kept = merge_each(read, parts, hands, |merged| {
+        let adopted = sealing.adopt(read, merged?, sink);
+        sink.checked(adopted)
+    })?;
+    sink.kept.add(kept);
+    Ok(())
+}
+
+/// Has parts merged by other threads, hands over each in its order, and says what was kept. Without a thread none is merged.
+fn merge_each(
+    read: &ReadOnce<'_>,
+    parts: &[Part],
+    hands: usize,
+    mut handle: impl FnMut(Result<MergedPart, SealError>) -> Result<(), SealError>,
+) -> Result<Kept, SealError> {
     thread::scope(|scope| {
         let hands = (0..hands).map_while(|_| Hand::start(scope, read.here, read.writing).ok());
         let hands: Vec<Hand<'_>> = hands.collect();
+        let mut kept = Kept::default();
         if hands.is_empty() {
-            return Ok(());
+            return Ok(kept);
         }
         // Each hand gets every so-manieth part, so that they come back in order and few at a time.
         let ahead = hands.len() * PARTS_AHEAD_MAX;
@@ -91,17 +144,16 @@ fn merge_apart(
             hand.give(part);
         }
         for (place, hand) in (0..parts.len()).zip(hands.iter().cycle()) {
-            let merged = hand.take()?;
+            let merged = hand.take();
             if let Some(next) = parts.get(place + ahead) {
                 hand.give(next);
             }
-            let adopted = sealing.adopt(read, merged, sink);
-            sink.checked(adopted)?;
+            handle(merged)?;
         }
         for hand in hands {
-            sink.kept.add(hand.end());
+            kept.add(hand.end());
         }
-        Ok(())
+        Ok(kept)
     })
 }
 

@@ -5,6 +5,7 @@
 
 #[cfg(test)]
 mod alone;
+mod carry;
 mod differ;
 mod error;
 mod here;
@@ -25,11 +26,12 @@ use landfall_core::snapshot::{LogHash, Manifest, Position, StateName};
 use landfall_core::tree::Salt;
 use landfall_core::{Chunk, ChunkId};
 use landfall_store::vfs::RealVfs;
-use landfall_store::{Store, StoreOptions};
+use landfall_store::{Session, Store, StoreOptions};
 
 pub use landfall_core::keyed::{Batch, Op, Schema, SectionId, SectionSchema, Sections, SectionsRefused, Transaction};
 
 pub use crate::history::Extent;
+pub use carry::CarryTicket;
 pub use differ::{Difference, DifferenceKind};
 pub use error::{KeyedError, KeyedOpenError, RollBackError, SealError, SealRefused};
 pub use join::{
@@ -103,6 +105,8 @@ pub struct Keyed {
     lanes: RwLock<Option<Arc<FaultLanes>>>,
     /// Whom to ask for what is damaged here.
     menders: RwLock<Option<Menders>>,
+    /// Protects what was carried over to a snapshot that is not held yet.
+    carried: Mutex<Option<Session>>,
 }
 
 impl Keyed {
@@ -138,6 +142,7 @@ impl Keyed {
             base: Mutex::new(0),
             lanes: RwLock::new(None),
             menders: RwLock::new(None),
+            carried: Mutex::new(None),
         }))
     }
 

@@ -2,6 +2,7 @@
 
 #[path = "../between/mod.rs"]
 mod between;
+mod carry;
 mod damage;
 mod gate;
 mod ground;

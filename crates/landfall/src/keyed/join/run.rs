@@ -258,6 +258,7 @@ impl Run {
         }
         if held.is_some() {
             self.progress.unprotect();
+            keyed.forget_carried();
         }
         self.progress.tell(|join, now| join.handle_here(Part::Rest, plan.snapshot, now));
         drop(base);
