@@ -278,10 +278,14 @@ impl<S: Service> Applier<S> {
     }
 
     fn carry_over(&self) {
+        let position = self.keyed.position();
+        if self.sealing.is_outdated(position) {
+            // The log is behind what others sealed since: the state moves on to that.
+            return;
+        }
         match self.keyed.carry_over() {
             Ok(ticket) => self.sealing.follow_carrying(ticket),
-            // All of it came just now: the next mark seals.
-            Err(refused) => self.note_refusal(&refused),
+            Err(refused) => tracing::info!(%position, %refused, "nothing is carried over"),
         }
     }
 

@@ -34,10 +34,32 @@ pub(crate) struct Sealing {
 
 /// Where seals stand.
 #[derive(Debug, Clone, Copy, Default)]
-struct Progress {
+pub(crate) struct Progress {
     /// The newest seal that began.
     begun: Position,
+    /// To where leaves were last carried over, or are being.
+    carried_to: Position,
+    /// How many seals began, or were carrying over instead: what ended is the last one, or says nothing.
+    count: u64,
     under_way: bool,
+}
+
+impl Progress {
+    /// One more begins. Says which it is.
+    fn begin(&mut self) -> u64 {
+        self.count += 1;
+        self.under_way = true;
+        self.count
+    }
+
+    fn end(&mut self, number: u64) {
+        self.under_way &= self.count != number;
+    }
+
+    /// Whether leaves were carried over to that position, or could not be, and no more will come of it.
+    pub(crate) fn has_carried_to(&self, position: Position) -> bool {
+        !self.under_way && self.carried_to == position
+    }
 }
 
 impl Sealing {
@@ -72,7 +94,7 @@ impl Sealing {
 
     /// Waits for a seal elsewhere.
     pub(crate) fn follow(&self, ticket: SealTicket, at: Position, membership: StoredMembership, changed_bytes: u64) {
-        self.progress.send_replace(Progress { begun: at, under_way: true });
+        let number = self.begin(|progress| progress.begun = at);
         let sealing = self.clone();
         self.runtime.spawn_blocking(move || {
             match ticket.wait() {
@@ -82,20 +104,39 @@ impl Sealing {
                 }
                 Err(error) => tracing::error!(%error, "a seal failed; the next mark tries again"),
             }
-            sealing.progress.send_modify(|progress| progress.under_way = false);
+            sealing.progress.send_modify(|progress| progress.end(number));
         });
     }
 
     /// Waits elsewhere until what is here was carried over to a position that others seal.
     pub(crate) fn follow_carrying(&self, ticket: CarryTicket) {
-        self.progress.send_modify(|progress| progress.under_way = true);
+        let number = self.begin(|progress| progress.carried_to = ticket.position());
         let sealing = self.clone();
         self.runtime.spawn_blocking(move || {
             if let Err(error) = ticket.wait() {
                 tracing::warn!(%error, "what is here was not carried over, and is fetched again");
             }
-            sealing.progress.send_modify(|progress| progress.under_way = false);
+            sealing.progress.send_modify(|progress| progress.end(number));
         });
+    }
+
+    fn begin(&self, note: impl FnOnce(&mut Progress)) -> u64 {
+        let mut number = 0;
+        self.progress.send_modify(|progress| {
+            note(progress);
+            number = progress.begin();
+        });
+        number
+    }
+
+    /// Whether somebody sealed at a later position.
+    pub(crate) fn is_outdated(&self, position: Position) -> bool {
+        self.seals.newest_by_member().into_values().any(|sealed| sealed > position)
+    }
+
+    /// Something to wait on: a seal, or carrying over, begins or ends.
+    pub(crate) fn changes(&self) -> watch::Receiver<Progress> {
+        self.progress.subscribe()
     }
 
     fn learn(&self, cost: SealCost) {

@@ -23,6 +23,8 @@ use crate::status::Vote;
 
 /// Changes that a member which cannot seal yet keeps in memory before it moves on to a newer snapshot.
 pub(crate) const FILLING_OVERLAY_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// Beyond this it moves on even if what it holds is not carried over.
+const FILLING_OVERLAY_BYTES_MOST: u64 = 2 * FILLING_OVERLAY_BYTES_MAX;
 
 /// The first pause before a pull that failed is begun again; it doubles up to the longest.
 const PULL_PAUSE_FIRST: Duration = Duration::from_millis(500);
@@ -171,42 +173,43 @@ fn purge_through(cluster: &Cluster) -> Option<u64> {
 }
 
 /// A member that does not hold all of its snapshot moves on to a newer one that others sealed: when nobody gives what its log reads, or when
-/// the changes that it cannot seal take too much memory. What it holds already is kept.
+/// the changes that it cannot seal take too much memory. What it holds already is kept: for want of memory it moves on to where its leaves were
+/// carried over, and elsewhere only when its log is so far behind that memory would not last.
 async fn rebase_when_needed(cluster: Arc<Cluster>) {
     let mut starved = cluster.patience.starved();
     let mut sealed = cluster.seals.changes();
-    let mut applied = cluster.applied.clone();
-    let mut starving = false;
+    let mut sealing = cluster.sealing.changes();
+    let mut starved_at = None;
     loop {
         tokio::select! {
             changed = starved.changed() => match changed {
-                Ok(()) => starving = true,
+                Ok(()) => starved_at = Some(cluster.applied.borrow().position),
                 Err(_) => return,
             },
             changed = sealed.changed() => if changed.is_err() { return },
+            changed = sealing.changed() => if changed.is_err() { return },
         }
         let Some(standing) = cluster.keyed.sealed().filter(|standing| standing.extent == Extent::Filling) else {
-            starving = false;
+            starved_at = None;
             continue;
         };
-        if !starving && cluster.keyed.overlay_bytes() < FILLING_OVERLAY_BYTES_MAX {
-            continue;
-        }
         let Some(newer) = cluster.seals.newest_elsewhere(standing.manifest.position, &cluster.others()) else {
             continue;
         };
-        if !starving {
-            // What is here is carried over at that very position: until then the log that leads there is applied, unless it cannot be.
-            tokio::select! {
-                reached = applied.wait_for(|applied| applied.position >= newer.position()) => if reached.is_err() { return },
-                changed = starved.changed() => if changed.is_err() { return },
-            }
+        // What was missing may have come since.
+        let is_starving = starved_at == Some(cluster.applied.borrow().position);
+        let is_due = match cluster.keyed.overlay_bytes() {
+            bytes if bytes < FILLING_OVERLAY_BYTES_MAX => false,
+            bytes if bytes < FILLING_OVERLAY_BYTES_MOST => sealing.borrow().has_carried_to(newer.position()),
+            _ => true,
+        };
+        if !is_starving && !is_due {
+            continue;
         }
-        cluster.sealing.wait_until_idle().await;
-        tracing::info!(position = %newer.position(), "re-bases onto a newer snapshot");
+        tracing::info!(position = %newer.position(), is_starving, "re-bases onto a newer snapshot");
         let arrivals = cluster.arrivals.clone();
         match tokio::task::spawn_blocking(move || arrivals.adopt(&newer)).await {
-            Ok(Ok(())) => starving = false,
+            Ok(Ok(())) => starved_at = None,
             Ok(Err(reason)) => tracing::warn!(reason, "could not re-base; the next mark brings another chance"),
             Err(_) => return,
         }

@@ -92,7 +92,7 @@ impl WholeTrees {
                 continue;
             };
             let leaf = Leaf::read(want.id, bytes)?;
-            let values = leaf.chunks().map(|(_, chunk)| chunk);
+            let values = leaf.chunks().map(|(_, _, chunk)| chunk);
             chunks.extend(values.filter(|chunk| !here.has_chunk(chunk.id)));
         }
         let need = match (nodes.is_empty(), chunks.is_empty()) {

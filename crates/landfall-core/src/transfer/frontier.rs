@@ -5,13 +5,12 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::command::{PeerId, RequestId, Stuck};
+use super::schedule::NODES_PER_REQUEST_MAX;
 use crate::chunk::ChunkId;
 use crate::tree::{NewLeaves, NodeWant, Nodes, Root, TreeError};
 
 /// Leaves that are fetched ahead of the chunks they name.
 const LEAVES_AHEAD_MAX: usize = 160;
-/// The walk goes on once so many more may be fetched: asked for one by one, each would cost both sides what a whole request does.
-const LEAVES_AT_ONCE: usize = 32;
 /// Leaves whose chunks are being compared with what is here.
 const INSPECTIONS_MAX: usize = 8;
 
@@ -74,7 +73,8 @@ impl Frontier {
 
     /// Walks on as far as the nodes that are here allow and the limits permit.
     pub(super) fn advance(&mut self, nodes: &dyn Nodes) -> Result<(), Stuck> {
-        while self.walk_may_go_on && self.leaves.len() + LEAVES_AT_ONCE <= LEAVES_AHEAD_MAX {
+        // A leaf that is asked for by itself costs both sides what a whole request does.
+        while self.walk_may_go_on && self.leaves.len() + NODES_PER_REQUEST_MAX <= LEAVES_AHEAD_MAX {
             let Some((tree, walk)) = &mut self.walk else { break };
             let tree = *tree;
             match walk.next(nodes, LEAVES_AHEAD_MAX - self.leaves.len()) {

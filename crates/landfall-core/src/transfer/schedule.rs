@@ -12,7 +12,7 @@ use crate::limits::UNIT_BYTES_TARGET;
 use crate::tree::Nodes;
 
 /// Nodes that one request asks for: about half a mebibyte.
-const NODES_PER_REQUEST_MAX: usize = 32;
+pub(super) const NODES_PER_REQUEST_MAX: usize = 32;
 /// One in this many bytes may be asked for twice.
 const HEDGE_SHARE: u64 = 33;
 /// A request is late when another peer could answer it this many times sooner.

@@ -51,9 +51,9 @@ impl Leaf {
         (index < self.len()).then(|| (self.node.key_bytes(index), self.node.value(index)))
     }
 
-    /// The entries whose values are chunks, in order: where each stands, and its chunk.
-    pub fn chunks(&self) -> impl Iterator<Item = (usize, ChunkRef)> + '_ {
-        (0..self.len()).filter_map(|index| Some((index, self.node.leaf_entry(index).chunk()?)))
+    /// The entries whose values are chunks, in order: where each stands, its key, and its chunk.
+    pub fn chunks(&self) -> impl Iterator<Item = (usize, &[u8], ChunkRef)> + '_ {
+        (0..self.len()).filter_map(|index| Some((index, self.node.key(index), self.node.leaf_entry(index).chunk()?)))
     }
 
     /// All entries in order, with their indices, sharing the leaf's bytes.

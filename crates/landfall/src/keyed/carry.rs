@@ -10,7 +10,7 @@ use landfall_core::keyed::Sealing;
 use landfall_core::snapshot::Position;
 
 use super::merging::{Carried, merge_held};
-use super::{Extent, Keyed, SealError, SealRefused};
+use super::{CarryRefused, Extent, Keyed, SealError};
 
 /// Carrying over, under way. It goes on whether or not anybody waits.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ impl CarryTicket {
         self.position
     }
 
-    /// Waits until it has ended, and says how many leaves and other nodes were made.
+    /// Waits until it has ended, and says how many leaves were made.
     ///
     /// # Errors
     /// [`SealError`]: what was not made is fetched.
@@ -39,13 +39,14 @@ impl Keyed {
     /// moves on to the snapshot that others seal at this position. What was made is kept until all of a snapshot is here.
     ///
     /// # Errors
-    /// [`SealRefused`] if the state could seal, a seal runs, some sections only are held here, or there is no thread to be had.
-    pub fn carry_over(self: &Arc<Self>) -> Result<CarryTicket, SealRefused> {
+    /// [`CarryRefused`]; nothing changed.
+    pub fn carry_over(self: &Arc<Self>) -> Result<CarryTicket, CarryRefused> {
         let rebased = self.lock_base();
-        if self.sealed().is_none_or(|sealed| sealed.extent != Extent::Filling) {
-            return Err(SealRefused::Whole);
+        if !self.is_filling() {
+            return Err(CarryRefused::NotFilling);
         }
         let sealing = self.write_state().freeze()?;
+        let rebased_before = *rebased;
         drop(rebased);
         let position = sealing.position();
         let (says, ends) = sync_channel(1);
@@ -54,7 +55,7 @@ impl Keyed {
         // It does not give way as a seal does: changes pile up in memory, and what is not carried over is fetched again.
         let run = move || {
             let Ok(mut sealing) = takes.recv() else { return };
-            let carried = keyed.carry(&mut sealing);
+            let carried = keyed.merge_what_is_here(&mut sealing, rebased_before);
             // The changes are merged by a seal once all is here, unless the state has moved on already.
             let _ = keyed.write_state().abandon_seal(sealing);
             drop(keyed);
@@ -64,22 +65,29 @@ impl Keyed {
         if let Err(error) = std::thread::Builder::new().name("carry".into()).spawn(run) {
             tracing::warn!(%error, "no thread for carrying over");
             let _ = self.write_state().abandon_seal(sealing);
-            return Err(SealRefused::NoThread);
+            return Err(CarryRefused::NoThread);
         }
         gives.send(sealing).expect("the thread waits for it");
         Ok(CarryTicket { position, ends })
     }
 
-    fn carry(&self, sealing: &mut Sealing) -> Result<u64, SealError> {
+    fn merge_what_is_here(&self, sealing: &mut Sealing, rebased_before: u64) -> Result<u64, SealError> {
         let writing = self.here.store.begin_session();
-        let Carried { parts, merged, nodes } = merge_held(&self.here, &writing, sealing)?;
-        tracing::info!(position = %sealing.position(), parts, merged, nodes, "carried over what is here");
-        // The snapshot that has these nodes is not held yet.
-        *self.carried.lock().expect("no panic under the lock") = Some(writing);
-        Ok(nodes)
+        let Carried { parts, merged, leaves } = merge_held(&self.here, &writing, sealing)?;
+        tracing::info!(position = %sealing.position(), parts, merged, leaves, "carried over what is here");
+        // Who completes or replaces the snapshot below the state holds the lock, and forgets what was carried over.
+        let rebased = self.lock_base();
+        if *rebased == rebased_before && self.is_filling() {
+            *self.carried.lock().expect("no panic under the lock") = Some(writing);
+        }
+        Ok(leaves)
     }
 
-    /// Nothing that was carried over is of use any more, or its snapshot keeps it.
+    fn is_filling(&self) -> bool {
+        self.sealed().is_some_and(|sealed| sealed.extent == Extent::Filling)
+    }
+
+    /// Nothing that was carried over is of use any more, or a snapshot keeps it.
     pub(super) fn forget_carried(&self) {
         self.carried.lock().expect("no panic under the lock").take();
     }

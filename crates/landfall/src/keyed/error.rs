@@ -117,9 +117,6 @@ pub enum SealRefused {
     /// The state stands on a snapshot that is not all here: re-base onto what the others seal here.
     #[error("the state stands on a snapshot that is still being fetched")]
     Filling,
-    /// All of the snapshot below the state is here: there is nothing to carry over to the next one.
-    #[error("all of the snapshot below the state is here: seal instead")]
-    Whole,
     /// The system gave no thread for it.
     #[error("the system gave no thread for a seal")]
     NoThread,
@@ -139,7 +136,33 @@ impl From<keyed::SealRefused> for SealRefused {
     }
 }
 
-/// Why a seal did not become the newest snapshot. Its changes wait for the next one.
+/// Why nothing is carried over. What is here of the next snapshot is fetched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum CarryRefused {
+    /// Carrying over to an earlier position goes on.
+    #[error("what is here is still being carried over to an earlier position")]
+    Underway,
+    /// The state does not stand on a snapshot that is being fetched.
+    #[error("the state stands on no snapshot that is still being fetched")]
+    NotFilling,
+    /// The system gave no thread for it.
+    #[error("the system gave no thread for carrying over")]
+    NoThread,
+    /// This member holds some sections only.
+    #[error("a member that holds some sections only carries nothing over")]
+    SomeSections,
+}
+
+impl From<keyed::SealRefused> for CarryRefused {
+    fn from(refused: keyed::SealRefused) -> Self {
+        match refused {
+            keyed::SealRefused::Underway => Self::Underway,
+            keyed::SealRefused::SomeSections => Self::SomeSections,
+        }
+    }
+}
+
+/// Why a seal did not become the newest snapshot, or leaves were not carried over. Its changes wait for the next one.
 #[derive(Debug, thiserror::Error)]
 pub enum SealError {
     /// The data directory refused something.

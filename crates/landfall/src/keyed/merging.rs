@@ -76,11 +76,11 @@ pub(super) struct Carried {
     /// How many parts there were, and how many of them were here whole.
     pub(super) parts: usize,
     pub(super) merged: usize,
-    /// How many nodes were made.
-    pub(super) nodes: u64,
+    /// How many leaves were made.
+    pub(super) leaves: u64,
 }
 
-/// Merges the parts whose old nodes are here. Nothing is put together: what is kept are the nodes below each part.
+/// Merges the parts whose old nodes are here. Nothing is put together: what is kept are the leaves of each part.
 pub(super) fn merge_held(here: &Here, writing: &Session, sealing: &mut Sealing) -> Result<Carried, SealError> {
     let read = ReadOnce::new(here, writing);
     let mut sink = StoreSink::new(&read);
@@ -101,7 +101,7 @@ pub(super) fn merge_held(here: &Here, writing: &Session, sealing: &mut Sealing) 
         Err(failure) => Err(failure),
     })?;
     sink.checked(Ok(()))?;
-    Ok(Carried { parts: parts.len(), merged, nodes: kept.nodes })
+    Ok(Carried { parts: parts.len(), merged, leaves: kept.nodes })
 }
 
 fn hands_for(parts: &[Part]) -> usize {

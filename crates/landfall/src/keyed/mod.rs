@@ -33,7 +33,7 @@ pub use landfall_core::keyed::{Batch, Op, Schema, SectionId, SectionSchema, Sect
 pub use crate::history::Extent;
 pub use carry::CarryTicket;
 pub use differ::{Difference, DifferenceKind};
-pub use error::{KeyedError, KeyedOpenError, RollBackError, SealError, SealRefused};
+pub use error::{CarryRefused, KeyedError, KeyedOpenError, RollBackError, SealError, SealRefused};
 pub use join::{
     AdoptError, FaultError, JoinError, JoinFailure, JoinHandle, JoinOptions, JoinStatus, LandingError, Milestone,
     ReachedAfter,
@@ -105,7 +105,7 @@ pub struct Keyed {
     lanes: RwLock<Option<Arc<FaultLanes>>>,
     /// Whom to ask for what is damaged here.
     menders: RwLock<Option<Menders>>,
-    /// Protects what was carried over to a snapshot that is not held yet.
+    /// Protects what was carried over, until all of a snapshot is here.
     carried: Mutex<Option<Session>>,
 }
 
@@ -307,12 +307,16 @@ impl Keyed {
         if manifest.position < base {
             return Err(RebaseRefused::Older { position: manifest.position, base }.into());
         }
+        let is_here = held.extent != Extent::Filling;
         self.served.publish(held, &self.clock)?;
         let mut state = self.write_state();
         state.rebase(&manifest)?;
         state.hold(sections);
         drop(state);
         **rebased += 1;
+        if is_here {
+            self.forget_carried();
+        }
         Ok(id)
     }
 
@@ -328,6 +332,7 @@ impl Keyed {
         state.hold(sections);
         drop(state);
         **rebased += 1;
+        self.forget_carried();
         Ok(())
     }
 

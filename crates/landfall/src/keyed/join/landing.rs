@@ -86,10 +86,9 @@ impl Landing for KeyedLanding {
         let leaf = Leaf::read(leaf, bytes)?;
         self.status.note_leaf_here(leaf.len(), node_bytes);
         let mut wants = Vec::new();
-        for (index, chunk) in leaf.chunks() {
+        for (index, key, chunk) in leaf.chunks() {
             if !self.here.store.contains(chunk.id)? {
-                let key = leaf.entry(index).map(|(key, _)| key).unwrap_or_default();
-                let base = self.old_chunk(tree, &key)?;
+                let base = self.old_chunk(tree, key)?;
                 wants.push(Want { entry: index as u32, bytes: chunk.bytes, base });
             }
         }

@@ -226,7 +226,6 @@ impl JoinHandle {
             keyed.stand_on(plan.standing(extent), &mut base)?;
             if is_whole {
                 self.progress.unprotect();
-                keyed.forget_carried();
             }
         }
         Ok(plan.manifest.position)
