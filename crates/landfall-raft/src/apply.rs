@@ -13,6 +13,7 @@ use landfall::core::snapshot::Position;
 use landfall::keyed::{AdoptError, Extent, Keyed, KeyedError, SealRefused};
 use tokio::sync::watch;
 
+use crate::cadence;
 use crate::consensus::{MemberId, RaftEntry, StoredMembership, position_of};
 use crate::entry::{self, Change, Commands, EntryError, Lease, LogTime, Mark};
 use crate::gather::Waiters;
@@ -21,7 +22,6 @@ use crate::replies::{Replies, Wanted};
 use crate::reserved::{self, Reserved, ReservedError};
 use crate::sealing::Sealing;
 use crate::service::{ProposeError, Service};
-use crate::upkeep::FILLING_OVERLAY_BYTES_MAX;
 
 /// Pause before parts of the state that nobody gave are asked for again.
 const STARVED_PAUSE: Duration = Duration::from_millis(100);
@@ -272,7 +272,7 @@ impl<S: Service> Applier<S> {
         match self.keyed.seal() {
             Ok(ticket) => self.sealing.follow(ticket, self.keyed.position(), membership, changed_bytes),
             // It moves on to what others seal here.
-            Err(SealRefused::Filling) if changed_bytes >= FILLING_OVERLAY_BYTES_MAX => self.carry_over(),
+            Err(SealRefused::Filling) if cadence::moves_on(changed_bytes, true) => self.carry_over(),
             Err(refused) => self.note_refusal(&refused),
         }
     }

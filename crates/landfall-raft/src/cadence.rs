@@ -14,6 +14,17 @@ const LOG_BYTES_MAX: u64 = 256 * 1024 * 1024;
 /// nanoseconds of a processor, so that a change, of about 300 bytes, pays a few microseconds for its seal: no more than for its way into the log.
 const NODES_PER_CHANGED_AIM: f64 = 2.0;
 
+/// Changes that a member which cannot seal yet keeps in memory before it moves on to a newer snapshot, with what it holds carried over.
+const FILLING_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// At this it moves on whether or not it can carry anything over.
+const FILLING_BYTES_MOST: u64 = 2 * FILLING_BYTES_MAX;
+
+/// Whether a member that does not hold all of its snapshot moves on to a newer one for the memory that its changes take. `has_carried`: what it
+/// holds is carried over to that one's position, or nothing more will be.
+pub(crate) fn moves_on(overlay_bytes: u64, has_carried: bool) -> bool {
+    overlay_bytes >= if has_carried { FILLING_BYTES_MAX } else { FILLING_BYTES_MOST }
+}
+
 /// Decides when a mark is due. Feed it what seals cost here.
 #[derive(Debug, Clone)]
 pub(crate) struct Cadence {
@@ -63,6 +74,14 @@ mod tests {
             cadence.handle_seal(SealCost { changed_bytes, node_bytes: changed_bytes * nodes_per_changed });
         }
         cadence.changed_bytes
+    }
+
+    #[test]
+    fn a_member_waits_with_its_changes_for_what_it_carries_over_but_not_for_ever() {
+        for (overlay_bytes, expected) in [(FILLING_BYTES_MAX - 1, [false, false]), (FILLING_BYTES_MAX, [false, true])] {
+            assert_eq!([false, true].map(|has_carried| moves_on(overlay_bytes, has_carried)), expected);
+        }
+        assert!(moves_on(FILLING_BYTES_MOST, false));
     }
 
     #[test]

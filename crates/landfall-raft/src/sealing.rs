@@ -243,6 +243,18 @@ mod tests {
         (Sealing::new(OWN, keyed.clone(), seals, Handle::current(), finished), told)
     }
 
+    #[test]
+    fn what_ended_before_the_next_began_does_not_end_it() {
+        let mut progress = Progress { carried_to: at(3), ..Progress::default() };
+        let first = progress.begin();
+        assert!(!progress.has_carried_to(at(3)), "it goes on");
+        let second = progress.begin();
+        progress.end(first);
+        assert!(progress.under_way && !progress.has_carried_to(at(3)));
+        progress.end(second);
+        assert!(progress.has_carried_to(at(3)) && !progress.has_carried_to(at(4)));
+    }
+
     #[tokio::test]
     async fn what_was_found_to_be_held_is_not_told_after_a_heal_let_it_go() {
         let directory = tempfile::tempdir().unwrap();

@@ -14,17 +14,13 @@ use landfall::core::snapshot::Position;
 use landfall::keyed::Extent;
 
 use crate::aftercare;
+use crate::cadence;
 use crate::cluster::Cluster;
 use crate::consensus::log_id_of;
 use crate::message::{Control, Request, SealedAt};
 use crate::roster::{self, RosterError};
 use crate::service::ProposeError;
 use crate::status::Vote;
-
-/// Changes that a member which cannot seal yet keeps in memory before it moves on to a newer snapshot.
-pub(crate) const FILLING_OVERLAY_BYTES_MAX: u64 = 256 * 1024 * 1024;
-/// Beyond this it moves on even if what it holds is not carried over.
-const FILLING_OVERLAY_BYTES_MOST: u64 = 2 * FILLING_OVERLAY_BYTES_MAX;
 
 /// The first pause before a pull that failed is begun again; it doubles up to the longest.
 const PULL_PAUSE_FIRST: Duration = Duration::from_millis(500);
@@ -198,12 +194,8 @@ async fn rebase_when_needed(cluster: Arc<Cluster>) {
         };
         // What was missing may have come since.
         let is_starving = starved_at == Some(cluster.applied.borrow().position);
-        let is_due = match cluster.keyed.overlay_bytes() {
-            bytes if bytes < FILLING_OVERLAY_BYTES_MAX => false,
-            bytes if bytes < FILLING_OVERLAY_BYTES_MOST => sealing.borrow().has_carried_to(newer.position()),
-            _ => true,
-        };
-        if !is_starving && !is_due {
+        let has_carried = sealing.borrow().has_carried_to(newer.position());
+        if !is_starving && !cadence::moves_on(cluster.keyed.overlay_bytes(), has_carried) {
             continue;
         }
         tracing::info!(position = %newer.position(), is_starving, "re-bases onto a newer snapshot");
