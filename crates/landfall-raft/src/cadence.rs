@@ -1,4 +1,4 @@
-//! Owns when the leader asks everybody to seal: from what a seal costs, never from a timer.
+//! Owns when the leader asks everybody to seal, and when a member that cannot seal moves on: from what a seal costs and what changes take, never from a timer.
 //!
 //! A seal makes every node anew that has a change below it: a leaf that holds a hundred entries is read, merged and hashed for one of them.
 //! The more changes it merges at once, the less it does, and writes, for each; what stands against waiting is memory, and the log that a
