@@ -10,7 +10,7 @@ use landfall_core::keyed::Sealing;
 use landfall_core::snapshot::Position;
 
 use super::merging::{Carried, merge_held};
-use super::{CarryRefused, Extent, Keyed, SealError};
+use super::{CarryRefused, Keyed, SealError};
 
 /// Carrying over, under way. It goes on whether or not anybody waits.
 #[derive(Debug)]
@@ -81,10 +81,6 @@ impl Keyed {
             *self.carried.lock().expect("no panic under the lock") = Some(writing);
         }
         Ok(leaves)
-    }
-
-    fn is_filling(&self) -> bool {
-        self.sealed().is_some_and(|sealed| sealed.extent == Extent::Filling)
     }
 
     /// Nothing that was carried over is of use any more, or a snapshot keeps it.

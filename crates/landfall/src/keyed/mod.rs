@@ -349,8 +349,7 @@ impl Keyed {
         }
         let lanes = self.lanes.read().expect("no panic under the lock").clone();
         let Some(lanes) = lanes else {
-            let is_filling = self.served.held().last().is_some_and(|held| held.extent == Extent::Filling);
-            return if is_filling { Err(KeyedError::of_missing(missing)) } else { self.mend(missing) };
+            return if self.is_filling() { Err(KeyedError::of_missing(missing)) } else { self.mend(missing) };
         };
         match lanes.fetch_missing(missing) {
             // What did not come before the join ended is here if it ended well, and nobody's to give if it did not.
@@ -360,6 +359,11 @@ impl Keyed {
             }
             fetched => Ok(fetched?),
         }
+    }
+
+    /// Does the state stand on a snapshot that is still being fetched?
+    fn is_filling(&self) -> bool {
+        self.served.held().last().is_some_and(|held| held.extent == Extent::Filling)
     }
 
     /// What is not here is asked for on these lanes from now on.

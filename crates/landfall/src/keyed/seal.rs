@@ -71,7 +71,7 @@ impl Keyed {
         spawn: impl FnOnce(Box<dyn FnOnce() + Send>) -> io::Result<()>,
     ) -> Result<SealTicket, SealRefused> {
         let rebased = self.lock_base();
-        if self.sealed().is_some_and(|sealed| sealed.extent == Extent::Filling) {
+        if self.is_filling() {
             return Err(SealRefused::Filling);
         }
         let sealing = self.write_state().freeze()?;
