@@ -4,25 +4,23 @@
 //! It makes no snapshot. What it makes has the ids that the others' leaves have, or nobody asks for it.
 
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::mpsc::SyncSender;
 
 use landfall_core::keyed::Sealing;
 use landfall_core::snapshot::Position;
 
+use super::frozen::{Frozen, Pending, thread_named};
 use super::merging::{Carried, merge_held};
 use super::{CarryRefused, Keyed, SealError};
 
 /// Carrying over, under way. It goes on whether or not anybody waits.
 #[derive(Debug)]
-pub struct CarryTicket {
-    position: Position,
-    ends: Receiver<Result<u64, SealError>>,
-}
+pub struct CarryTicket(Pending<Result<u64, SealError>>);
 
 impl CarryTicket {
     /// The position to which leaves are brought.
     pub fn position(&self) -> Position {
-        self.position
+        self.0.position
     }
 
     /// Waits until it has ended, and says how many leaves were made.
@@ -30,7 +28,7 @@ impl CarryTicket {
     /// # Errors
     /// [`SealError`]: what was not made is fetched.
     pub fn wait(self) -> Result<u64, SealError> {
-        self.ends.recv().expect("the thread that carries over says how it ended")
+        self.0.wait()
     }
 }
 
@@ -41,34 +39,11 @@ impl Keyed {
     /// # Errors
     /// [`CarryRefused`]; nothing changed.
     pub fn carry_over(self: &Arc<Self>) -> Result<CarryTicket, CarryRefused> {
-        let rebased = self.lock_base();
+        let base = self.lock_base();
         if !self.is_filling() {
             return Err(CarryRefused::NotFilling);
         }
-        let sealing = self.write_state().freeze()?;
-        let rebased_before = *rebased;
-        drop(rebased);
-        let position = sealing.position();
-        let (says, ends) = sync_channel(1);
-        let (gives, takes) = sync_channel::<Sealing>(1);
-        let keyed = self.clone();
-        // It does not give way as a seal does: changes pile up in memory, and what is not carried over is fetched again.
-        let run = move || {
-            let Ok(mut sealing) = takes.recv() else { return };
-            let carried = keyed.merge_what_is_here(&mut sealing, rebased_before);
-            // The changes are merged by a seal once all is here, unless the state has moved on already.
-            let _ = keyed.write_state().abandon_seal(sealing);
-            drop(keyed);
-            // Nobody may be waiting.
-            drop(says.send(carried));
-        };
-        if let Err(error) = std::thread::Builder::new().name("carry".into()).spawn(run) {
-            tracing::warn!(%error, "no thread for carrying over");
-            let _ = self.write_state().abandon_seal(sealing);
-            return Err(CarryRefused::NoThread);
-        }
-        gives.send(sealing).expect("the thread waits for it");
-        Ok(CarryTicket { position, ends })
+        Ok(CarryTicket(self.freeze(base, thread_named("carry"), carry_frozen)?))
     }
 
     fn merge_what_is_here(&self, sealing: &mut Sealing, rebased_before: u64) -> Result<u64, SealError> {
@@ -76,8 +51,8 @@ impl Keyed {
         let Carried { parts, merged, leaves } = merge_held(&self.here, &writing, sealing)?;
         tracing::info!(position = %sealing.position(), parts, merged, leaves, "carried over what is here");
         // Who completes or replaces the snapshot below the state holds the lock, and forgets what was carried over.
-        let rebased = self.lock_base();
-        if *rebased == rebased_before && self.is_filling() {
+        let base = self.lock_base();
+        if *base == rebased_before && self.is_filling() {
             *self.carried.lock().expect("no panic under the lock") = Some(writing);
         }
         Ok(leaves)
@@ -87,4 +62,15 @@ impl Keyed {
     pub(super) fn forget_carried(&self) {
         self.carried.lock().expect("no panic under the lock").take();
     }
+}
+
+/// It does not give way as a seal does: changes pile up in memory, and what is not carried over is fetched again.
+fn carry_frozen(frozen: Frozen, says: &SyncSender<Result<u64, SealError>>) {
+    let Frozen { keyed, mut sealing, rebased_before } = frozen;
+    let carried = keyed.merge_what_is_here(&mut sealing, rebased_before);
+    // The changes are merged by a seal once all is here, unless the state has moved on already.
+    let _ = keyed.write_state().abandon_seal(sealing);
+    drop(keyed);
+    // Nobody may be waiting.
+    drop(says.send(carried));
 }

@@ -6,6 +6,7 @@ use landfall_core::tree::TreeError;
 use landfall_core::{ChunkId, keyed};
 use landfall_store::{OpenError, StoreError};
 
+use super::frozen::NotFrozen;
 use super::join::FaultError;
 use crate::history::HistoryError;
 
@@ -127,11 +128,12 @@ pub enum SealRefused {
     SomeSections,
 }
 
-impl From<keyed::SealRefused> for SealRefused {
-    fn from(refused: keyed::SealRefused) -> Self {
+impl From<NotFrozen> for SealRefused {
+    fn from(refused: NotFrozen) -> Self {
         match refused {
-            keyed::SealRefused::Underway => Self::Underway,
-            keyed::SealRefused::SomeSections => Self::SomeSections,
+            NotFrozen::Refused(keyed::SealRefused::Underway) => Self::Underway,
+            NotFrozen::Refused(keyed::SealRefused::SomeSections) => Self::SomeSections,
+            NotFrozen::NoThread => Self::NoThread,
         }
     }
 }
@@ -153,11 +155,12 @@ pub enum CarryRefused {
     SomeSections,
 }
 
-impl From<keyed::SealRefused> for CarryRefused {
-    fn from(refused: keyed::SealRefused) -> Self {
+impl From<NotFrozen> for CarryRefused {
+    fn from(refused: NotFrozen) -> Self {
         match refused {
-            keyed::SealRefused::Underway => Self::Underway,
-            keyed::SealRefused::SomeSections => Self::SomeSections,
+            NotFrozen::Refused(keyed::SealRefused::Underway) => Self::Underway,
+            NotFrozen::Refused(keyed::SealRefused::SomeSections) => Self::SomeSections,
+            NotFrozen::NoThread => Self::NoThread,
         }
     }
 }

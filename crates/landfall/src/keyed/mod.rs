@@ -8,6 +8,7 @@ mod alone;
 mod carry;
 mod differ;
 mod error;
+mod frozen;
 mod here;
 mod join;
 mod mend;

@@ -2,13 +2,14 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
 use landfall_core::ChunkId;
 use landfall_core::keyed::{Sealed, Sealing, Sections};
 use landfall_core::snapshot::{Manifest, Position, StateRoot};
 
+use super::frozen::{Frozen, Pending, Work, thread_named};
 use super::merging::{Kept, Merged, merge};
 use super::{Extent, Keyed, SealError, SealRefused};
 use crate::background::give_way;
@@ -37,20 +38,17 @@ pub struct SealReport {
 
 /// A seal under way. It goes on whether or not anybody waits.
 #[derive(Debug)]
-pub struct SealTicket {
-    position: Position,
-    ends: Receiver<Result<SealReport, SealError>>,
-}
+pub struct SealTicket(Pending<Result<SealReport, SealError>>);
 
 impl SealTicket {
     /// The position at which the state was frozen.
     pub fn position(&self) -> Position {
-        self.position
+        self.0.position
     }
 
     /// Waits until the snapshot is durable and served.
     pub fn wait(self) -> Result<SealReport, SealError> {
-        self.ends.recv().expect("the thread of a seal says how it ended")
+        self.0.wait()
     }
 }
 
@@ -60,48 +58,30 @@ impl Keyed {
     /// # Errors
     /// [`SealRefused`] if another seal runs, the state stands on a snapshot that is not all here, or there is no thread to be had.
     pub fn seal(self: &Arc<Self>) -> Result<SealTicket, SealRefused> {
-        let spawn =
-            |run: Box<dyn FnOnce() + Send>| std::thread::Builder::new().name("seal".into()).spawn(run).map(drop);
-        self.seal_on(spawn)
+        self.seal_on(thread_named("seal"))
     }
 
     /// Seals on the thread that `spawn` starts.
-    fn seal_on(
-        self: &Arc<Self>,
-        spawn: impl FnOnce(Box<dyn FnOnce() + Send>) -> io::Result<()>,
-    ) -> Result<SealTicket, SealRefused> {
-        let rebased = self.lock_base();
+    fn seal_on(self: &Arc<Self>, spawn: impl FnOnce(Work) -> io::Result<()>) -> Result<SealTicket, SealRefused> {
+        let base = self.lock_base();
         if self.is_filling() {
             return Err(SealRefused::Filling);
         }
-        let sealing = self.write_state().freeze()?;
-        let rebased_before = *rebased;
-        drop(rebased);
-        let position = sealing.position();
-        let (says, ends) = sync_channel(1);
-        let (gives, takes) = sync_channel(1);
-        let keyed = self.clone();
-        let run = move || {
-            let Ok(sealing) = takes.recv() else { return };
-            // Writers and readers go first.
-            give_way();
-            let (ended, merged) = Run { keyed: &keyed, rebased_before, began: Instant::now() }.seal(sealing);
-            // The state goes before the waiting thread does: who waited may open its directory again.
-            drop(keyed);
-            // Nobody may be waiting.
-            drop(says.send(ended));
-            // Many small pieces of memory: nobody need wait until they are given back.
-            drop(merged);
-        };
-        if let Err(error) = spawn(Box::new(run)) {
-            tracing::warn!(%error, "no thread for a seal");
-            // A re-base meanwhile has put the changes where they belong already.
-            let _ = self.write_state().abandon_seal(sealing);
-            return Err(SealRefused::NoThread);
-        }
-        gives.send(sealing).expect("the thread waits for it");
-        Ok(SealTicket { position, ends })
+        Ok(SealTicket(self.freeze(base, spawn, seal_frozen)?))
     }
+}
+
+fn seal_frozen(frozen: Frozen, says: &SyncSender<Result<SealReport, SealError>>) {
+    // Writers and readers go first.
+    give_way();
+    let Frozen { keyed, sealing, rebased_before } = frozen;
+    let (ended, merged) = Run { keyed: &keyed, rebased_before, began: Instant::now() }.seal(sealing);
+    // The state goes before the waiting thread does: who waited may open its directory again.
+    drop(keyed);
+    // Nobody may be waiting.
+    drop(says.send(ended));
+    // Many small pieces of memory: nobody need wait until they are given back.
+    drop(merged);
 }
 
 /// One seal on its thread.
@@ -164,8 +144,8 @@ impl Run<'_> {
 
     /// Makes the snapshot the newest, and the base of the state, unless the state was re-based meanwhile.
     fn publish(&self, sealed: &Sealed, held: Held) -> Result<LetGo, SealError> {
-        let rebased = self.keyed.lock_base();
-        if *rebased != self.rebased_before {
+        let base = self.keyed.lock_base();
+        if *base != self.rebased_before {
             return Err(SealError::Outdated);
         }
         let let_go = self.keyed.served.publish(held, &self.keyed.clock)?;
