@@ -116,7 +116,7 @@ impl NodeCache {
 
     /// The plaintext of a node, or nothing if it is not here.
     pub(crate) fn get(&self, id: ChunkId) -> Result<Option<Bytes>, StoreError> {
-        let bytes = self.get_within(id, PATCHES_IN_CHAIN_MAX)?;
+        let bytes = with_decoder(|decoder| self.get_within(id, PATCHES_IN_CHAIN_MAX, decoder))?;
         if let Some(bytes) = &bytes {
             self.remember_anew(id, bytes);
         }
@@ -125,7 +125,25 @@ impl NodeCache {
 
     /// The same, for one who passes it on: it is not remembered for that.
     pub(crate) fn get_in_passing(&self, id: ChunkId) -> Result<Option<Bytes>, StoreError> {
-        self.get_within(id, PATCHES_IN_CHAIN_MAX)
+        with_decoder(|decoder| self.get_within(id, PATCHES_IN_CHAIN_MAX, decoder))
+    }
+
+    /// The same, in place of what `out` held; false if it is not here.
+    pub(crate) fn read_in_passing(
+        &self,
+        id: ChunkId,
+        decoder: &mut Decoder,
+        out: &mut Vec<u8>,
+    ) -> Result<bool, StoreError> {
+        let kept = self.part(id).get(id);
+        match kept {
+            Some(kept) => {
+                out.clear();
+                out.extend_from_slice(kept.bytes());
+                Ok(true)
+            }
+            None => self.read_stored(id, PATCHES_IN_CHAIN_MAX, decoder, out),
+        }
     }
 
     /// A node of the store, for one who reads it once: it is not remembered for that. It comes with what a patch on it needs.
@@ -140,7 +158,8 @@ impl NodeCache {
             return Ok(Some(Once { bytes: node, kept: Some(chain.as_base()) }));
         }
         // Something is wrong with it or with what it is patched on: this way finds out what.
-        Ok(self.get_within(id, PATCHES_IN_CHAIN_MAX)?.map(|bytes| Once { bytes, kept: None }))
+        Ok(with_decoder(|decoder| self.get_within(id, PATCHES_IN_CHAIN_MAX, decoder))?
+            .map(|bytes| Once { bytes, kept: None }))
     }
 
     /// Forgets nodes in memory that nobody will read again.
@@ -157,27 +176,39 @@ impl NodeCache {
         }
     }
 
-    fn get_within(&self, id: ChunkId, depth: u32) -> Result<Option<Bytes>, StoreError> {
-        if let Some(kept) = self.part(id).get(id) {
+    fn get_within(&self, id: ChunkId, depth: u32, decoder: &mut Decoder) -> Result<Option<Bytes>, StoreError> {
+        let kept = self.part(id).get(id);
+        if let Some(kept) = kept {
             return Ok(Some(kept.bytes().clone()));
         }
+        let mut node = Vec::new();
+        Ok(self.read_stored(id, depth, decoder, &mut node)?.then(|| node.into()))
+    }
+
+    /// Replaces `out` with a node of the store whose hash was checked; false if there is none.
+    fn read_stored(
+        &self,
+        id: ChunkId,
+        depth: u32,
+        decoder: &mut Decoder,
+        out: &mut Vec<u8>,
+    ) -> Result<bool, StoreError> {
         let frame = match self.store.get_encoded(id) {
             // The store counts it as absent from now on: it is fetched again, or its loss is told by whoever needs it.
             Err(StoreError::Damaged(_)) => None,
             found => found?,
         };
-        let Some(frame) = frame.filter(|frame| frame.domain == Domain::Node) else { return Ok(None) };
-        // The frame's checksum guards against the disk; only what was hashed may enter a tree.
+        let Some(frame) = frame.filter(|frame| frame.domain == Domain::Node) else { return Ok(false) };
         let base = match frame.base {
-            Some(base) if depth > 0 => self.get_within(base, depth - 1)?,
+            Some(base) if depth > 0 => self.get_within(base, depth - 1, decoder)?,
             _ => None,
         };
-        let plain = plain(&frame, base.as_ref());
-        let Some(node) = plain.and_then(|bytes| verified(id, bytes)) else {
+        // The frame's checksum guards against the disk; only what was hashed may enter a tree.
+        let is_sound = decode(&frame, base.as_ref(), decoder, out) && ChunkId::of(Domain::Node, out) == id;
+        if !is_sound {
             self.store.forget(id)?;
-            return Ok(None);
-        };
-        Ok(Some(node))
+        }
+        Ok(is_sound)
     }
 
     /// A node with its entries found, which is done once for as long as it is remembered.
@@ -239,16 +270,20 @@ impl Nodes for NodeCache {
     }
 }
 
+/// Replaces `out` with the plaintext of a stored node; false if it does not decode.
+fn decode(frame: &StoredFrame, base: Option<&Bytes>, decoder: &mut Decoder, out: &mut Vec<u8>) -> bool {
+    let base = base.map(|base| &base[..]);
+    Codec::from_byte(frame.codec)
+        .is_some_and(|codec| decoder.decode(codec, &frame.bytes, frame.plain_bytes, base, out).is_ok())
+}
+
 /// The plaintext of a stored node, if it decodes.
 fn plain(frame: &StoredFrame, base: Option<&Bytes>) -> Option<Bytes> {
-    let codec = Codec::from_byte(frame.codec)?;
-    if codec == Codec::Raw {
+    if frame.codec == Codec::Raw as u8 {
         return Some(frame.bytes.clone());
     }
     let mut plain = Vec::with_capacity(frame.plain_bytes as usize);
-    let base = base.map(|base| &base[..]);
-    with_decoder(|decoder| decoder.decode(codec, &frame.bytes, frame.plain_bytes, base, &mut plain)).ok()?;
-    Some(plain.into())
+    with_decoder(|decoder| decode(frame, base, decoder, &mut plain)).then(|| plain.into())
 }
 
 /// The plaintext of the first of some stored nodes, each patched on the next. What is between is checked with it: the first is what its id
@@ -424,6 +459,23 @@ mod tests {
         for version in (0..64).rev() {
             let cold = NodeCache::new(store.clone());
             assert_eq!(cold.get(node(version).id()).unwrap().as_ref(), Some(node(version).bytes()), "{version}");
+        }
+    }
+
+    #[test]
+    fn a_node_is_read_in_passing_from_memory_whole_or_through_its_patches() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = open(directory.path());
+        let cache = NodeCache::new(store.clone());
+        cache.put(&node(0)).unwrap();
+        cache.put_in_place_of(&node(1), &replaced(&node(0)), &mut Patching::default()).unwrap();
+        let (mut decoder, mut out) = (Decoder::new(), Vec::new());
+        for near in [cache, NodeCache::with_cache_bytes(store, 0)] {
+            for version in [0, 1] {
+                assert!(near.read_in_passing(node(version).id(), &mut decoder, &mut out).unwrap());
+                assert_eq!(out[..], node(version).bytes()[..]);
+            }
+            assert!(!near.read_in_passing(node(2).id(), &mut decoder, &mut out).unwrap());
         }
     }
 

@@ -93,16 +93,17 @@ impl<L: Landing> Session<L> {
         bench: &mut Workbench,
     ) -> Result<Arrival, L::Failure> {
         let ItemBody::Chunk(form) = body else { return Ok(Arrival::Missing) };
-        let base = want.base.map(|base| self.landing.nodes().get(base)).transpose()?.flatten();
-        if form.codec == Codec::ZstdPatch && want.base.is_some() && base.is_none() {
+        // Nothing else is built on it.
+        let base = want.base.filter(|_| form.codec == Codec::ZstdPatch);
+        if let Some(base) = base
+            && !self.landing.nodes().read_in_passing(base, &mut bench.decoder, &mut bench.base)?
+        {
             return Ok(Arrival::Baseless);
         }
-        let decoded =
-            bench.decoder.decode(form.codec, form.payload, form.plain_bytes, base.as_deref(), &mut bench.plain);
-        if decoded.is_err() {
-            return Ok(Arrival::Corrupt);
-        }
-        let Ok(node) = Chunk::verify(want.id, Domain::Node, Bytes::copy_from_slice(&bench.plain)) else {
+        let base_bytes = base.map(|_| &bench.base[..]);
+        let decoded = bench.decoder.decode(form.codec, form.payload, form.plain_bytes, base_bytes, &mut bench.plain);
+        let plain = decoded.is_ok().then(|| Bytes::copy_from_slice(&bench.plain));
+        let Some(node) = plain.and_then(|plain| Chunk::verify(want.id, Domain::Node, plain).ok()) else {
             return Ok(Arrival::Corrupt);
         };
         self.landing.put_node(want, &node, form)?;
