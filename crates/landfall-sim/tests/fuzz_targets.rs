@@ -41,6 +41,7 @@ targets! {
     file_entry 3000
     codec_decode 500
     codec_round_trip 300
+    codec_compose 1000
     item_stream 500
     chunker 200
     store_pack 150

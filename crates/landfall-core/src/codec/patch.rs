@@ -12,10 +12,10 @@ use super::{Copied, ZSTD_MAGIC, zstd_prefix};
 
 /// A stretch of literals, then a copy out of the base.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Run {
-    literal_bytes: usize,
-    copied_bytes: usize,
-    skew: isize,
+pub(super) struct Run {
+    pub(super) literal_bytes: usize,
+    pub(super) copied_bytes: usize,
+    pub(super) skew: isize,
 }
 
 /// Makes patches.
@@ -46,12 +46,7 @@ impl Writer {
     fn write_runs(&mut self, plain: &[u8], base: &[u8], literal_bytes_raw_max: usize, out: &mut Vec<u8>) {
         self.collect_literals(plain);
         let compressed = self.compress_literals(base, literal_bytes_raw_max);
-        put_varint(out, (self.runs.len() as u64) << 1 | u64::from(compressed));
-        for run in &self.runs {
-            put_varint(out, run.literal_bytes as u64);
-            put_varint(out, run.copied_bytes as u64);
-            put_varint(out, (run.skew << 1 ^ run.skew >> (isize::BITS - 1)) as u64);
-        }
+        put_runs(out, &self.runs, compressed);
         out.extend_from_slice(if compressed { &self.frame[ZSTD_MAGIC.len()..] } else { &self.literals });
     }
 
@@ -131,13 +126,8 @@ impl Reader {
         out: &mut Vec<u8>,
     ) -> Result<(), &'static str> {
         let mut rest = encoded;
-        let header = get_varint(&mut rest)?;
-        let copied_bytes = self.read_runs(header >> 1, &mut rest)?;
-        let literal_bytes = length.checked_sub(copied_bytes).ok_or("its copies are longer than declared")?;
-        if header & 1 == 0 {
-            if rest.len() != literal_bytes {
-                return Err("its literals are not as long as declared");
-            }
+        let Head { compressed, literal_bytes } = read_head(&mut rest, length, &mut self.runs)?;
+        if !compressed {
             return apply(&self.runs, rest, base, out);
         }
         self.frame.clear();
@@ -150,21 +140,55 @@ impl Reader {
         decode_zstd(&mut self.zstd, &self.frame, Some(prefix), literal_bytes, &mut self.literals)?;
         apply(&self.runs, &self.literals, base, out)
     }
+}
 
-    /// Takes `count` runs off `rest` and says how much they copy.
-    fn read_runs(&mut self, count: u64, rest: &mut &[u8]) -> Result<usize, &'static str> {
-        if count > (rest.len() / RUN_BYTES_MIN) as u64 {
-            return Err("it has fewer runs than it says");
-        }
-        self.runs.clear();
-        let mut copied_bytes = 0;
-        for _ in 0..count {
-            let run = get_run(rest)?;
-            copied_bytes += run.copied_bytes;
-            self.runs.push(run);
-        }
-        Ok(copied_bytes)
+/// What stands before the literals, but for the runs.
+struct Head {
+    compressed: bool,
+    /// Of what the patch makes, the bytes that are not copied.
+    literal_bytes: usize,
+}
+
+/// Takes all off `rest` that stands before the literals. Literals that are not compressed are as long as they must be.
+fn read_head(rest: &mut &[u8], length: usize, runs: &mut Vec<Run>) -> Result<Head, &'static str> {
+    let header = get_varint(rest)?;
+    let (count, compressed) = (header >> 1, header & 1 == 1);
+    if count > (rest.len() / RUN_BYTES_MIN) as u64 {
+        return Err("it has fewer runs than it says");
     }
+    runs.clear();
+    let mut copied_bytes = 0;
+    for _ in 0..count {
+        let run = get_run(rest)?;
+        copied_bytes += run.copied_bytes;
+        runs.push(run);
+    }
+    let literal_bytes = length.checked_sub(copied_bytes).ok_or("its copies are longer than declared")?;
+    if !compressed && rest.len() != literal_bytes {
+        return Err("its literals are not as long as declared");
+    }
+    Ok(Head { compressed, literal_bytes })
+}
+
+/// A patch that leaves its literals as they are.
+pub(super) struct RawPatch<'p> {
+    pub(super) runs: Vec<Run>,
+    pub(super) literals: &'p [u8],
+}
+
+/// Looks into a patch that makes `length` bytes; nothing if its literals are compressed, or it is malformed.
+pub(super) fn read_raw(encoded: &[u8], length: usize) -> Option<RawPatch<'_>> {
+    let (mut rest, mut runs) = (encoded, Vec::new());
+    let head = read_head(&mut rest, length, &mut runs).ok()?;
+    (!head.compressed).then_some(RawPatch { runs, literals: rest })
+}
+
+/// Writes a patch and leaves its literals as they are.
+pub(super) fn write_raw(runs: &[Run], literals: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(literals.len() + (runs.len() + 1) * RUN_BYTES_USUAL);
+    put_runs(&mut out, runs, false);
+    out.extend_from_slice(literals);
+    out
 }
 
 /// Writes out runs and tail. The literals and copies add up to the declared length, so `out` cannot outgrow it.
@@ -309,6 +333,16 @@ fn common_suffix(left: &[u8], right: &[u8]) -> usize {
     length + left.iter().rev().zip(right.iter().rev()).take_while(|(left, right)| left == right).count()
 }
 
+/// Writes all that stands before the literals.
+fn put_runs(out: &mut Vec<u8>, runs: &[Run], compressed: bool) {
+    put_varint(out, (runs.len() as u64) << 1 | u64::from(compressed));
+    for run in runs {
+        put_varint(out, run.literal_bytes as u64);
+        put_varint(out, run.copied_bytes as u64);
+        put_varint(out, (run.skew << 1 ^ run.skew >> (isize::BITS - 1)) as u64);
+    }
+}
+
 fn get_run(rest: &mut &[u8]) -> Result<Run, &'static str> {
     let literal_bytes = get_varint(rest)? as usize;
     let copied_bytes = get_varint(rest)? as usize;
@@ -343,7 +377,9 @@ const COPY_BYTES_MIN: usize = 32;
 /// Equal bytes are looked for in steps of half the shortest copy, so that none is missed.
 const STEP: usize = COPY_BYTES_MIN / 2;
 /// A run of the smallest numbers.
-const RUN_BYTES_MIN: usize = 3;
+pub(super) const RUN_BYTES_MIN: usize = 3;
+/// A run of usual ones: room is made for it.
+const RUN_BYTES_USUAL: usize = 6;
 /// How far beyond the changed part zstd sees the base.
 const MARGIN_BYTES: usize = 4096;
 /// So few literals are not worth hashing any prefix; see also [`Writer::compress_literals`].

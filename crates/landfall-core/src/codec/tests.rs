@@ -82,6 +82,21 @@ fn check_copied(plain: &[u8], base: &[u8], copied: &[Copied]) -> usize {
     encoded.len()
 }
 
+/// A patch with few runs, most of which stay within a base of 200 bytes, and the length that it says it makes.
+fn arbitrary_patch() -> impl Strategy<Value = (Vec<u8>, u32)> {
+    let run = (0..5u8, 0..60u8, prop_oneof![4 => Just(0i8), 1 => -20..20i8]);
+    let off_by_one = prop_oneof![9 => Just(0u32), 1 => Just(1u32)];
+    (vec(run, 0..6), 0..5u8, off_by_one).prop_map(|(runs, tail, off_by_one)| {
+        let mut patch = vec![(runs.len() as u8) << 1];
+        patch
+            .extend(runs.iter().flat_map(|(literal, copied, skew)| [*literal, *copied, (skew << 1 ^ skew >> 7) as u8]));
+        let literals = runs.iter().map(|run| run.0).sum::<u8>() + tail;
+        let copied: u32 = runs.iter().map(|run| u32::from(run.1)).sum();
+        patch.extend(b'A'..b'A' + literals);
+        (patch, u32::from(literals) + copied + off_by_one)
+    })
+}
+
 proptest! {
     #[test]
     fn every_codec_gives_back_what_it_took(plain in vec(0..4u8, 0..3000), base in vec(0..4u8, 0..3000)) {
@@ -103,6 +118,46 @@ proptest! {
         // zstd begins anew in every block of 128 KiB.
         let pieces = edits.len() + 1 + plain.len() / (128 * 1024);
         prop_assert!(bytes <= changed + pieces * 80, "{bytes} bytes for {changed}");
+    }
+
+    #[test]
+    fn two_patches_made_one_do_what_both_do(
+        seed: u64,
+        first in vec((0..3000usize, 0..200usize, vec(any::<u8>(), 0..100)), 0..8),
+        second in vec(arbitrary_edit(), 0..4),
+    ) {
+        let (base, middle, copied) = spliced(seed, &first);
+        let plain = apply(&middle, &second);
+        let mut earlier = Vec::new();
+        Encoder::new().encode_copied(&middle, &base, &copied, &mut earlier).unwrap();
+        let later = encode(Codec::ZstdPatch, &plain, Some(&middle));
+        let composed = compose_patches(&earlier, middle.len() as u32, &later, plain.len() as u32);
+        // The lowest bit says that literals are compressed. A copy of the later one may cross every run of the earlier.
+        let is_raw = (earlier[0] | later[0]) & 1 == 0;
+        let bytes_max = earlier.len() + later.len() + 12 * (first.len() + second.len());
+        if is_raw && Codec::ZstdPatch.is_worth_it(plain.len(), bytes_max) {
+            prop_assert!(composed.is_some());
+        }
+        if let Some(composed) = composed {
+            prop_assert!(is_raw && Codec::ZstdPatch.is_worth_it(plain.len(), composed.len()));
+            prop_assert!(decode(Codec::ZstdPatch, &composed, plain.len(), Some(&base)).unwrap() == plain);
+        }
+    }
+
+    #[test]
+    fn patches_of_any_runs_are_composed_right_or_not_at_all(
+        earlier in arbitrary_patch(),
+        later in arbitrary_patch(),
+    ) {
+        let base = noise(7, 200);
+        let composed = compose_patches(&earlier.0, earlier.1, &later.0, later.1);
+        let Ok(middle) = decode(Codec::ZstdPatch, &earlier.0, earlier.1 as usize, Some(&base)) else { return Ok(()) };
+        match decode(Codec::ZstdPatch, &later.0, later.1 as usize, Some(&middle)) {
+            Ok(plain) => if let Some(composed) = composed {
+                prop_assert!(decode(Codec::ZstdPatch, &composed, plain.len(), Some(&base)).unwrap() == plain);
+            },
+            Err(_) => prop_assert_eq!(composed, None),
+        }
     }
 
     #[test]
@@ -261,6 +316,40 @@ fn a_patch_copies_from_anywhere_in_its_base() {
     check_patch(b"\x00abc", 3, Ok(b"abc"));
     check_patch(b"\x02\x00\x0a\x00", 10, Ok(b"0123456789"));
     check_patch(b"\x04\x02\x03\x00\x01\x02\x09abcde", 10, Ok(b"ab234c12de"));
+}
+
+#[test]
+fn patches_are_composed_where_they_overlap() {
+    let base: Vec<u8> = (0..100).collect();
+    // The earlier one puts "XY" over 50 and 51, the later one "Z" over 52 and "!" behind the end.
+    let earlier = [2 << 1, 0, 50, 0, 2, 48, 0, b'X', b'Y'];
+    let later = [2 << 1, 0, 52, 0, 1, 47, 0, b'Z', b'!'];
+    let composed = compose_patches(&earlier, 100, &later, 101).unwrap();
+    assert_eq!(composed, [2 << 1, 0, 50, 0, 3, 47, 0, b'X', b'Y', b'Z', b'!']);
+    let plain = decode(Codec::ZstdPatch, &composed, 101, Some(&base)).unwrap();
+    assert_eq!((&plain[49..54], plain[100]), (&[49, b'X', b'Y', b'Z', 53][..], b'!'));
+    // A middle of another length, and what lies beyond it.
+    assert_eq!(compose_patches(&earlier, 99, &later, 101), None);
+    assert_eq!(compose_patches(&earlier, 100, &[1 << 1, 0, 101, 0], 101), None);
+}
+
+#[test]
+fn a_composition_that_grows_beyond_its_worth_is_given_up() {
+    // The earlier one makes single bytes out of order; copied again and again they are a run each.
+    let runs = 100;
+    let mut earlier = vec![(runs << 1 | 0x80) as u8, 1];
+    earlier.extend((0..runs).flat_map(|_| [0, 1, 2]));
+    let copies = 3;
+    let mut later = vec![copies << 1];
+    later.extend(
+        (0..copies)
+            .flat_map(|copy| [0, 100, if copy == 0 { 0 } else { 0xc7 }, 1][..if copy == 0 { 3 } else { 4 }].to_vec()),
+    );
+    let base = noise(3, 300);
+    let middle = decode(Codec::ZstdPatch, &earlier, 100, Some(&base)).unwrap();
+    assert!(decode(Codec::ZstdPatch, &later, 300, Some(&middle)).is_ok());
+    assert_eq!(compose_patches(&earlier, 100, &later, 300), None);
+    assert_eq!(compose_patches(&earlier, 100, &later, CHUNK_BYTES_MAX + 1), None);
 }
 
 #[test]

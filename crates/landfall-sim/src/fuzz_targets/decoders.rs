@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use landfall_core::chunker::{Cutter, Rest};
-use landfall_core::codec::{Codec, Decoder, Encoder};
+use landfall_core::codec::{Codec, Decoder, Encoder, compose_patches};
 use landfall_core::files::{Content, FileKey, FileKind, FilePath, Meta, Mtime, decode_meta, encode_meta};
 use landfall_core::limits::CHUNK_BYTES_MAX;
 use landfall_core::snapshot::{Head, Manifest};
@@ -88,6 +88,26 @@ pub fn codec_decode(bytes: &[u8]) {
     }
 }
 
+/// Two patches, one on what the other makes. Where both can be applied, the one made of them makes the same.
+pub fn codec_compose(bytes: &[u8]) {
+    let Some((&[base_bytes, earlier_bytes, middle_bytes, plain_bytes], rest)) = bytes.split_first_chunk() else {
+        return;
+    };
+    let (base, rest) = rest.split_at(usize::from(base_bytes).min(rest.len()));
+    let (earlier, later) = rest.split_at(usize::from(earlier_bytes).min(rest.len()));
+    let (middle_bytes, plain_bytes) = (u32::from(middle_bytes), u32::from(plain_bytes));
+    let Some(composed) = compose_patches(earlier, middle_bytes, later, plain_bytes) else { return };
+    assert!(Codec::ZstdPatch.is_worth_it(plain_bytes as usize, composed.len()));
+    let mut decoder = Decoder::new();
+    let mut apply = |patch: &[u8], base: &[u8], bytes| {
+        let mut plain = Vec::new();
+        decoder.decode(Codec::ZstdPatch, patch, bytes, Some(base), &mut plain).map(|()| plain)
+    };
+    let Ok(middle) = apply(earlier, base, middle_bytes) else { return };
+    let plain = apply(later, &middle, plain_bytes).expect("what is composed can be applied one by one");
+    assert_eq!(apply(&composed, base, plain_bytes), Ok(plain));
+}
+
 /// Any bytes, and a base that shares some of them. Every codec gives back what it was given.
 pub fn codec_round_trip(bytes: &[u8]) {
     let (base, plain) = bytes.split_at(bytes.len() / 2);
@@ -116,6 +136,23 @@ pub fn chunker(bytes: &[u8]) {
 pub(super) fn valid_text(random: &mut Random) -> Vec<u8> {
     let length = random.below(3000) as usize;
     if random.chance(500) { random.text(length) } else { random.bytes(length) }
+}
+
+/// Two patches, each of which changes a few bytes.
+pub(super) fn valid_patches(random: &mut Random) -> Vec<u8> {
+    let base = random.bytes(250);
+    let mut patch_on = |base: &[u8]| {
+        let mut plain = base.to_vec();
+        let (at, length) = (random.below(230) as usize, random.below(20) as usize);
+        plain[at..at + length].copy_from_slice(&random.bytes(length));
+        let mut patch = Vec::new();
+        Encoder::new().encode(Codec::ZstdPatch, &plain, Some(base), &mut patch).expect("short enough");
+        (plain, patch)
+    };
+    let (middle, earlier) = patch_on(&base);
+    let (plain, later) = patch_on(&middle);
+    let head = [base.len(), earlier.len(), middle.len(), plain.len()].map(|bytes| bytes as u8);
+    [&head[..], &base, &earlier, &later].concat()
 }
 
 pub(super) fn valid_wire_message(random: &mut Random) -> Vec<u8> {

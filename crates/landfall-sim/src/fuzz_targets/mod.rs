@@ -10,7 +10,9 @@ mod store;
 mod streams;
 mod transfer;
 
-pub use decoders::{chunker, codec_decode, codec_round_trip, file_entry, snapshot, tree_node, wire_message};
+pub use decoders::{
+    chunker, codec_compose, codec_decode, codec_round_trip, file_entry, snapshot, tree_node, wire_message,
+};
 pub use keyed::{join_events, keyed_batch, keyed_record};
 pub use log::log_segment;
 pub use store::store_pack;
@@ -31,13 +33,14 @@ pub struct Target {
 }
 
 /// Every target.
-pub const TARGETS: [Target; 14] = [
+pub const TARGETS: [Target; 15] = [
     Target { name: "wire_message", run: wire_message, valid: decoders::valid_wire_message },
     Target { name: "tree_node", run: tree_node, valid: decoders::valid_tree_node },
     Target { name: "snapshot", run: snapshot, valid: decoders::valid_snapshot },
     Target { name: "file_entry", run: file_entry, valid: decoders::valid_file_entry },
     Target { name: "codec_decode", run: codec_decode, valid: decoders::valid_codec_input },
     Target { name: "codec_round_trip", run: codec_round_trip, valid: decoders::valid_text },
+    Target { name: "codec_compose", run: codec_compose, valid: decoders::valid_patches },
     Target { name: "item_stream", run: item_stream, valid: streams::valid_item_stream },
     Target { name: "chunker", run: chunker, valid: decoders::valid_text },
     Target { name: "store_pack", run: store_pack, valid: store::valid_pack },

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use landfall_core::codec::{
     Automatic, Base, ChunkFacts, Codec, CodecPolicy, CodecSet, Compressible, Decoder, EncodeFacts, Fixed, WireCodec,
-    WireEncoder, Within, looks_incompressible,
+    WireEncoder, Within, compose_patches, looks_incompressible,
 };
 use landfall_core::files::FileKey;
 use landfall_core::tree::{ChunkRef, Leaf, Nodes, Value, get};
@@ -17,7 +17,7 @@ use landfall_core::wire::{
 };
 use landfall_core::{ChunkId, Domain};
 use landfall_net::{FrameSender, SendError};
-use landfall_store::{StoreError, StoredFrame};
+use landfall_store::{PATCHES_IN_CHAIN_MAX, StoreError, StoredFrame};
 
 use super::link_watch::LinkWatch;
 use super::state::{Content, ServedState};
@@ -205,19 +205,44 @@ impl Answers {
 
     /// A node in the form in which it rests, if it can go out so. The joiner checks its hash; here its checksum was.
     fn stored_node(&self, id: ChunkId, base: Option<ChunkId>) -> Result<Option<Found>, StoreError> {
-        let frame = match self.state.store.get_encoded(id) {
+        let Some(frame) = self.frame_of_node(id)? else { return Ok(None) };
+        let Some(codec) = Codec::from_byte(frame.codec) else { return Ok(None) };
+        let StoredFrame { plain_bytes, .. } = frame;
+        if self.coder.goes_out_as_stored(codec, frame.base, base) {
+            return Ok(Some(Found::Stored { codec, plain_bytes, bytes: frame.bytes }));
+        }
+        let Some(base) = base.filter(|_| self.coder.policy.known().contains(Codec::ZstdPatch)) else { return Ok(None) };
+        let composed = self.composed(frame, base)?;
+        Ok(composed.map(|bytes| Found::Stored { codec: Codec::ZstdPatch, plain_bytes, bytes: bytes.into() }))
+    }
+
+    /// One patch on `base`, made of those that lead from it to `last`; nothing if none do.
+    fn composed(&self, last: StoredFrame, base: ChunkId) -> Result<Option<Vec<u8>>, StoreError> {
+        let is_patch = |frame: &StoredFrame| frame.codec == Codec::ZstdPatch as u8;
+        let plain_bytes = last.plain_bytes;
+        let mut chain = vec![last];
+        while let Some(middle) = chain.last().and_then(|frame| frame.base).filter(|&middle| middle != base) {
+            if chain.len() > PATCHES_IN_CHAIN_MAX as usize {
+                return Ok(None);
+            }
+            let Some(earlier) = self.frame_of_node(middle)?.filter(is_patch) else { return Ok(None) };
+            chain.push(earlier);
+        }
+        if !chain.iter().all(is_patch) {
+            return Ok(None);
+        }
+        let mut patches = chain.into_iter();
+        let first = patches.next().map(|frame| frame.bytes.to_vec());
+        Ok(patches
+            .fold(first, |later, earlier| compose_patches(&earlier.bytes, earlier.plain_bytes, &later?, plain_bytes)))
+    }
+
+    fn frame_of_node(&self, id: ChunkId) -> Result<Option<StoredFrame>, StoreError> {
+        match self.state.store.get_encoded(id) {
             // Another way of reading it says what that means.
-            Err(StoreError::Damaged(_)) => None,
-            found => found?.filter(|frame| frame.domain == Domain::Node),
-        };
-        Ok(frame.and_then(|StoredFrame { codec, base: stored_base, plain_bytes, bytes, .. }| {
-            let codec = Codec::from_byte(codec)?;
-            self.coder.goes_out_as_stored(codec, stored_base, base).then_some(Found::Stored {
-                codec,
-                plain_bytes,
-                bytes,
-            })
-        }))
+            Err(StoreError::Damaged(_)) => Ok(None),
+            found => Ok(found?.filter(|frame| frame.domain == Domain::Node)),
+        }
     }
 
     /// What goes out with the bulk is not remembered: readers' nodes stay in memory, and it takes none for a joiner's sake.
@@ -240,18 +265,13 @@ impl Answers {
 
     /// A node, and beside it the one that it may be a patch against, if that is here.
     fn with_base(&mut self, node: &[u8], base: Option<ChunkId>) -> Result<Found, StoreError> {
-        // Readers here do not use it: it is a node of an older tree.
-        let base = base.map(|base| self.state.nodes.get_in_passing(base)).transpose()?.flatten();
         let coder = &mut self.coder;
         coder.plain.clear();
         coder.plain.extend_from_slice(node);
+        // Readers here do not use the base: it is a node of an older tree.
         let base = match base {
-            Some(base) => {
-                coder.base.clear();
-                coder.base.extend_from_slice(&base);
-                Base::Held
-            }
-            None => Base::Absent,
+            Some(base) if self.state.nodes.read_in_passing(base, &mut coder.decoder, &mut coder.base)? => Base::Held,
+            _ => Base::Absent,
         };
         Ok(Found::Plain { base })
     }
@@ -409,9 +429,14 @@ fn bad_id() -> Refusal {
 
 #[cfg(test)]
 mod tests {
+    use landfall_core::Chunk;
     use landfall_core::codec::LinkFacts;
+    use landfall_core::snapshot::StateName;
+    use landfall_store::vfs::RealVfs;
+    use landfall_store::{Store, StoreOptions};
 
     use super::*;
+    use crate::nodes::{Patching, Replaced};
 
     /// What is chosen on a link that takes `sent_bytes` a second and is always waited for.
     #[track_caller]
@@ -432,5 +457,44 @@ mod tests {
         check(Encoding::Measured, &[0, 1, 2, 3, 4], 5_000_000_000, RAW);
         check(Encoding::Always(WireCodec::ZstdStream), &[0, 1, 2, 3, 4], 5_000_000_000, WireCodec::ZstdStream);
         check(Encoding::Always(WireCodec::ZstdStream), &[0, 1, 2, 3], 5_000_000_000, zstd);
+    }
+
+    /// A node of 16 KiB that no codec makes smaller; each version differs from the one before in eight bytes at another place.
+    fn node(version: u64) -> Chunk {
+        let mut bytes: Vec<u8> =
+            (0..2048_u64).flat_map(|at| at.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes()).collect();
+        for number in 1..=version {
+            let at = number as usize * 1000;
+            bytes[at..at + 8].copy_from_slice(&number.to_le_bytes());
+        }
+        Chunk::new(Domain::Node, bytes.into())
+    }
+
+    #[test]
+    fn a_node_that_was_patched_again_and_again_goes_out_as_one_patch_on_what_the_joiner_holds() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Arc::new(Store::open(Arc::new(RealVfs), directory.path(), StoreOptions::default()).unwrap());
+        let state = ServedState::new(StateName::new("state").unwrap(), store, Content::Packs, Vec::new());
+        state.nodes.put(&node(0)).unwrap();
+        let mut patching = Patching::default();
+        for version in 1..4 {
+            let old = node(version - 1);
+            let replaced = Replaced { id: old.id(), bytes: old.bytes(), copied: &[], kept: None };
+            state.nodes.put_in_place_of(&node(version), &replaced, &mut patching).unwrap();
+        }
+        let known = CodecSet::of_numbers(&[0, 1, 2, 3, 4]);
+        let answers = Answers::new(Arc::new(state), known, Encoding::Measured, WireEncoder::new(), Urgency::Bulk);
+        for held in 0..3 {
+            let base = node(held);
+            let found = answers.stored_node(node(3).id(), Some(base.id())).unwrap();
+            let Some(Found::Stored { codec: Codec::ZstdPatch, plain_bytes, bytes }) = found else {
+                panic!("it is no patch on version {held}");
+            };
+            let mut plain = Vec::new();
+            Decoder::new().decode(Codec::ZstdPatch, &bytes, plain_bytes, Some(base.bytes()), &mut plain).unwrap();
+            assert!(plain[..] == node(3).bytes()[..], "a patch on version {held} makes something else");
+        }
+        let elsewhere = ChunkId::of(Domain::Node, b"what nothing here hangs on");
+        assert!(answers.stored_node(node(3).id(), Some(elsewhere)).unwrap().is_none());
     }
 }
