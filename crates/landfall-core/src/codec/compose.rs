@@ -9,30 +9,26 @@ use crate::limits::CHUNK_BYTES_MAX;
 /// read beside the base. `middle_bytes` is what `earlier` makes and `later` builds on, `plain_bytes` what `later` makes.
 ///
 /// Nothing if either is not a patch of those lengths, or if what comes of them would not be worth it ([`Codec::is_worth_it`]): it is given up as
-/// soon as that is known, so it takes no more memory than the patches do. Like every patch it is unverified: whoever applies it checks what
+/// soon as that is known, so memory follows the length of the patches. Like every patch it is unverified: whoever applies it checks what
 /// it makes.
 pub fn compose_patches(earlier: &[u8], middle_bytes: u32, later: &[u8], plain_bytes: u32) -> Option<Vec<u8>> {
     if middle_bytes.max(plain_bytes) > CHUNK_BYTES_MAX {
         return None;
     }
-    let middle = Middle::of(read_raw(earlier, middle_bytes as usize)?)?;
-    let RawPatch { runs, mut literals } = read_raw(later, plain_bytes as usize)?;
+    let middle = Pieces::of(read_raw(earlier, middle_bytes as usize)?)?;
+    let plain = Pieces::of(read_raw(later, plain_bytes as usize)?)?;
     let mut out = Composed { plain_bytes: plain_bytes as usize, ..Composed::default() };
-    let mut middle_end = 0_usize;
-    for run in runs {
-        let (literal, rest) = literals.split_at_checked(run.literal_bytes)?;
-        literals = rest;
-        out.literal(literal)?;
-        let start = (middle_end + run.literal_bytes).checked_add_signed(run.skew)?;
-        middle_end = start.checked_add(run.copied_bytes)?;
-        middle.copy(start, middle_end, &mut out)?;
+    for piece in plain.pieces {
+        match piece.origin {
+            Origin::Literals(literals) => out.literal(literals)?,
+            Origin::Copy { at, bytes } => middle.write(at, at + bytes, &mut out)?,
+        }
     }
-    out.literal(literals)?;
     out.write()
 }
 
-/// What the earlier patch makes, as pieces in order.
-struct Middle<'p> {
+/// What a patch makes, as pieces in order.
+struct Pieces<'p> {
     pieces: Vec<Piece<'p>>,
 }
 
@@ -44,8 +40,8 @@ struct Piece<'p> {
 
 enum Origin<'p> {
     Literals(&'p [u8]),
-    /// A copy out of the base, which begins there.
-    Base {
+    /// What begins there in the base.
+    Copy {
         at: usize,
         bytes: usize,
     },
@@ -55,33 +51,31 @@ impl Origin<'_> {
     fn bytes(&self) -> usize {
         match self {
             Self::Literals(literals) => literals.len(),
-            Self::Base { bytes, .. } => *bytes,
+            Self::Copy { bytes, .. } => *bytes,
         }
     }
 }
 
-impl<'p> Middle<'p> {
+impl<'p> Pieces<'p> {
     fn of(patch: RawPatch<'p>) -> Option<Self> {
         let RawPatch { runs, mut literals } = patch;
-        let mut middle = Self { pieces: Vec::with_capacity(2 * runs.len() + 1) };
+        let mut made = Self { pieces: Vec::with_capacity(2 * runs.len() + 1) };
         let mut base_end = 0_usize;
         for run in runs {
             let (literal, rest) = literals.split_at_checked(run.literal_bytes)?;
             literals = rest;
-            middle.push(Origin::Literals(literal));
+            made.push(Origin::Literals(literal));
             let at = (base_end + run.literal_bytes).checked_add_signed(run.skew)?;
             base_end = at.checked_add(run.copied_bytes)?;
-            middle.push(Origin::Base { at, bytes: run.copied_bytes });
+            made.push(Origin::Copy { at, bytes: run.copied_bytes });
         }
-        middle.push(Origin::Literals(literals));
-        Some(middle)
+        made.push(Origin::Literals(literals));
+        Some(made)
     }
 
     fn push(&mut self, origin: Origin<'p>) {
-        if origin.bytes() > 0 {
-            let end = self.end() + origin.bytes();
-            self.pieces.push(Piece { end, origin });
-        }
+        let end = self.end() + origin.bytes();
+        self.pieces.push(Piece { end, origin });
     }
 
     fn end(&self) -> usize {
@@ -89,21 +83,18 @@ impl<'p> Middle<'p> {
     }
 
     /// Says where the bytes from `start` to `end` come from.
-    fn copy(&self, start: usize, end: usize, out: &mut Composed) -> Option<()> {
+    fn write(&self, start: usize, end: usize, out: &mut Composed) -> Option<()> {
         if end > self.end() {
             return None;
         }
         let first = self.pieces.partition_point(|piece| piece.end <= start);
         let mut at = start;
-        for piece in &self.pieces[first..] {
-            if at >= end {
-                break;
-            }
+        for piece in self.pieces[first..].iter().take_while(|piece| piece.end - piece.origin.bytes() < end) {
             let skipped = at - (piece.end - piece.origin.bytes());
             let bytes = piece.end.min(end) - at;
             match piece.origin {
                 Origin::Literals(literals) => out.literal(&literals[skipped..skipped + bytes])?,
-                Origin::Base { at, .. } => out.copy(at + skipped, bytes)?,
+                Origin::Copy { at, .. } => out.copy(at + skipped, bytes)?,
             }
             at += bytes;
         }
@@ -131,6 +122,9 @@ impl Composed {
     }
 
     fn copy(&mut self, at: usize, bytes: usize) -> Option<()> {
+        if bytes == 0 {
+            return Some(());
+        }
         let skew = at as isize - (self.base_end + self.literal_bytes) as isize;
         match self.runs.last_mut() {
             Some(last) if self.literal_bytes == 0 && skew == 0 => last.copied_bytes += bytes,
