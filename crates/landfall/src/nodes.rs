@@ -116,7 +116,7 @@ impl NodeCache {
 
     /// The plaintext of a node, or nothing if it is not here.
     pub(crate) fn get(&self, id: ChunkId) -> Result<Option<Bytes>, StoreError> {
-        let bytes = with_decoder(|decoder| self.get_within(id, PATCHES_IN_CHAIN_MAX, decoder))?;
+        let bytes = self.get_in_passing(id)?;
         if let Some(bytes) = &bytes {
             self.remember_anew(id, bytes);
         }
@@ -158,8 +158,7 @@ impl NodeCache {
             return Ok(Some(Once { bytes: node, kept: Some(chain.as_base()) }));
         }
         // Something is wrong with it or with what it is patched on: this way finds out what.
-        Ok(with_decoder(|decoder| self.get_within(id, PATCHES_IN_CHAIN_MAX, decoder))?
-            .map(|bytes| Once { bytes, kept: None }))
+        Ok(self.get_in_passing(id)?.map(|bytes| Once { bytes, kept: None }))
     }
 
     /// Forgets nodes in memory that nobody will read again.

@@ -185,7 +185,7 @@ pub(super) fn read_raw(encoded: &[u8], length: usize) -> Option<RawPatch<'_>> {
 
 /// Writes a patch and leaves its literals as they are.
 pub(super) fn write_raw(runs: &[Run], literals: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(literals.len() + (runs.len() + 1) * RUN_BYTES_USUAL);
+    let mut out = Vec::new();
     put_runs(&mut out, runs, false);
     out.extend_from_slice(literals);
     out
@@ -378,8 +378,6 @@ const COPY_BYTES_MIN: usize = 32;
 const STEP: usize = COPY_BYTES_MIN / 2;
 /// A run of the smallest numbers.
 pub(super) const RUN_BYTES_MIN: usize = 3;
-/// A run of usual ones: room is made for it.
-const RUN_BYTES_USUAL: usize = 6;
 /// How far beyond the changed part zstd sees the base.
 const MARGIN_BYTES: usize = 4096;
 /// So few literals are not worth hashing any prefix; see also [`Writer::compress_literals`].

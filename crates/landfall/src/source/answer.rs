@@ -219,6 +219,9 @@ impl Answers {
     /// One patch on `base`, made of those that lead from it to `last`; nothing if none do.
     fn composed(&self, last: StoredFrame, base: ChunkId) -> Result<Option<Vec<u8>>, StoreError> {
         let is_patch = |frame: &StoredFrame| frame.codec == Codec::ZstdPatch as u8;
+        if !is_patch(&last) {
+            return Ok(None);
+        }
         let plain_bytes = last.plain_bytes;
         let mut chain = vec![last];
         while let Some(middle) = chain.last().and_then(|frame| frame.base).filter(|&middle| middle != base) {
@@ -227,9 +230,6 @@ impl Answers {
             }
             let Some(earlier) = self.frame_of_node(middle)?.filter(is_patch) else { return Ok(None) };
             chain.push(earlier);
-        }
-        if !chain.iter().all(is_patch) {
-            return Ok(None);
         }
         let mut patches = chain.into_iter();
         let first = patches.next().map(|frame| frame.bytes.to_vec());

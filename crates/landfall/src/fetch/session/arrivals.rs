@@ -93,7 +93,7 @@ impl<L: Landing> Session<L> {
         bench: &mut Workbench,
     ) -> Result<Arrival, L::Failure> {
         let ItemBody::Chunk(form) = body else { return Ok(Arrival::Missing) };
-        // Nothing else is built on it.
+        // What did not come as a patch needs no base.
         let base = want.base.filter(|_| form.codec == Codec::ZstdPatch);
         if let Some(base) = base
             && !self.landing.nodes().read_in_passing(base, &mut bench.decoder, &mut bench.base)?
