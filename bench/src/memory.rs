@@ -27,15 +27,13 @@ impl Filler {
         Ok(Self { hole, position: AtomicU64::new(0) })
     }
 
-    /// Reads on in the hole until hardly any memory is free.
+    /// Reads on in the hole until hardly any memory is free, or the kernel frees as much as is read.
     pub fn fill(&self) -> anyhow::Result<()> {
         let mut buffer = vec![0; READ_BYTES];
-        // What is read again may be cached still and fill nothing: once through is enough.
-        for _ in 0..HOLE_BYTES / PORTION_BYTES {
-            if free_bytes()? <= FREE_BYTES_MIN {
-                break;
-            }
+        let mut room = Room::new(free_bytes()?);
+        while room.is_left() {
             self.read_portion(&mut buffer)?;
+            room.note(free_bytes()?);
         }
         Ok(())
     }
@@ -46,6 +44,32 @@ impl Filler {
             self.hole.read_exact_at(buffer, position % HOLE_BYTES)?;
         }
         Ok(())
+    }
+}
+
+/// What is known of the room that is left while memory is being filled.
+struct Room {
+    free_bytes_least: u64,
+    /// Portions that were read since.
+    portions_since: u64,
+}
+
+impl Room {
+    fn new(free_bytes: u64) -> Self {
+        Self { free_bytes_least: free_bytes, portions_since: 0 }
+    }
+
+    /// Takes note of the free memory after one more portion.
+    fn note(&mut self, free_bytes: u64) {
+        self.portions_since += 1;
+        if free_bytes < self.free_bytes_least {
+            *self = Self::new(free_bytes);
+        }
+    }
+
+    /// The kernel keeps some memory free, now and then some gigabytes: there reading on only turns pages over.
+    fn is_left(&self) -> bool {
+        self.free_bytes_least > FREE_BYTES_MIN && self.portions_since < PORTIONS_IN_VAIN_MAX
     }
 }
 
@@ -62,10 +86,32 @@ const PORTION_BYTES: u64 = 64 * 1024 * 1024;
 const READ_BYTES: usize = 1024 * 1024;
 /// The kernel begins to make room somewhere below this.
 const FREE_BYTES_MIN: u64 = 512 * 1024 * 1024;
+/// Reading this many portions without less memory being free shows that the kernel keeps the rest free.
+const PORTIONS_IN_VAIN_MAX: u64 = 32;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn filling_ends_where_hardly_any_memory_is_free_and_where_the_kernel_keeps_more_free() {
+        let mut room = Room::new(FREE_BYTES_MIN + 2);
+        assert!(room.is_left());
+        room.note(FREE_BYTES_MIN);
+        assert!(!room.is_left());
+
+        let mut room = Room::new(8 * FREE_BYTES_MIN);
+        for _ in 0..PORTIONS_IN_VAIN_MAX - 1 {
+            room.note(8 * FREE_BYTES_MIN);
+        }
+        assert!(room.is_left());
+        room.note(7 * FREE_BYTES_MIN);
+        for _ in 0..PORTIONS_IN_VAIN_MAX {
+            assert!(room.is_left());
+            room.note(7 * FREE_BYTES_MIN);
+        }
+        assert!(!room.is_left());
+    }
 
     #[test]
     fn the_hole_takes_no_space_and_is_read_round_and_round() {
