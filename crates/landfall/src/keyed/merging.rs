@@ -3,8 +3,9 @@
 //! It never decides what belongs where: the core says which parts there are, and puts them together.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Mutex;
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
 use bytes::Bytes;
@@ -125,85 +126,76 @@ fn merge_apart(
 }
 
 /// Has parts merged by other threads, hands over each in its order, and says what was kept. Without a thread none is merged.
+///
+/// Whoever is done takes the next part: a thread whose processor others want as well holds up nothing but the part it has.
 fn merge_each(
     read: &ReadOnce<'_>,
     parts: &[Part],
     hands: usize,
     mut handle: impl FnMut(Result<MergedPart, SealError>) -> Result<(), SealError>,
 ) -> Result<Kept, SealError> {
+    let (here, writing) = (read.here, read.writing);
+    let (gives, given) = channel();
+    let given = Mutex::new(given);
+    let (says, takes) = channel();
     thread::scope(|scope| {
-        let hands = (0..hands).map_while(|_| Hand::start(scope, read.here, read.writing).ok());
-        let hands: Vec<Hand<'_>> = hands.collect();
+        // It goes when this ends, however it ends: no hand waits for another part then.
+        let gives = gives;
+        let start = || {
+            let (given, says) = (&given, Says(says.clone()));
+            let work = move || merge_given(here, writing, given, &says);
+            thread::Builder::new().name("seal-part".into()).spawn_scoped(scope, work).ok()
+        };
+        let hands: Vec<_> = (0..hands).map_while(|_| start()).collect();
         let mut kept = Kept::default();
         if hands.is_empty() {
             return Ok(kept);
         }
-        // Each hand gets every so-manieth part, so that they come back in order and few at a time.
-        let ahead = hands.len() * PARTS_AHEAD_MAX;
-        for (part, hand) in parts.iter().zip(hands.iter().cycle()).take(ahead) {
-            hand.give(part);
-        }
-        for (place, hand) in (0..parts.len()).zip(hands.iter().cycle()) {
-            let merged = hand.take();
-            if let Some(next) = parts.get(place + ahead) {
-                hand.give(next);
+        let mut left = parts.iter().enumerate();
+        let mut give = |count| left.by_ref().take(count).for_each(|part| gives.send(part).expect(HANDS_WAIT));
+        // Few are ahead of the one whose turn it is.
+        give(hands.len() * PARTS_AHEAD_MAX);
+        let mut early = BTreeMap::new();
+        for turn in 0..parts.len() {
+            while !early.contains_key(&turn) {
+                let (place, merged) = takes.recv().ok().flatten().expect("a hand says what became of each part");
+                early.insert(place, merged);
             }
-            handle(merged)?;
+            give(1);
+            handle(early.remove(&turn).expect("its turn has come"))?;
         }
+        drop(gives);
         for hand in hands {
-            kept.add(hand.end());
+            kept.add(hand.join().expect("a thread that merges does not panic"));
         }
         Ok(kept)
     })
 }
 
-/// A thread that merges parts.
-struct Hand<'scope> {
-    gives: SyncSender<&'scope Part>,
-    takes: Receiver<Result<MergedPart, SealError>>,
-    thread: thread::ScopedJoinHandle<'scope, Kept>,
-}
+const HANDS_WAIT: &str = "hands wait for parts until there are no more";
 
-impl<'scope> Hand<'scope> {
-    fn start(
-        scope: &'scope thread::Scope<'scope, '_>,
-        here: &'scope Here,
-        writing: &'scope Session,
-    ) -> std::io::Result<Self> {
-        let (gives, given) = sync_channel(PARTS_AHEAD_MAX);
-        let (says, takes) = sync_channel(PARTS_AHEAD_MAX);
-        let work = move || merge_given(here, writing, &given, &says);
-        let thread = thread::Builder::new().name("seal-part".into()).spawn_scoped(scope, work)?;
-        Ok(Self { gives, takes, thread })
-    }
+/// A part that was merged, and its place among all; nothing from a hand that panicked, for nobody else does what it was at.
+type Merging = Option<(usize, Result<MergedPart, SealError>)>;
 
-    fn give(&self, part: &'scope Part) {
-        // A thread that ended early says so when its part is taken.
-        let _ = self.gives.send(part);
-    }
+/// The mouth of a hand.
+struct Says(Sender<Merging>);
 
-    fn take(&self) -> Result<MergedPart, SealError> {
-        self.takes.recv().expect("a thread says what became of each part")
-    }
-
-    fn end(self) -> Kept {
-        drop(self.gives);
-        self.thread.join().expect("a thread that merges does not panic")
+impl Drop for Says {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let _ = self.0.send(None);
+        }
     }
 }
 
 /// Merges parts until no more are given, or nobody wants them.
-fn merge_given(
-    here: &Here,
-    writing: &Session,
-    given: &Receiver<&Part>,
-    says: &SyncSender<Result<MergedPart, SealError>>,
-) -> Kept {
+fn merge_given(here: &Here, writing: &Session, given: &Mutex<Receiver<(usize, &Part)>>, says: &Says) -> Kept {
     let read = ReadOnce::new(here, writing);
     let mut sink = StoreSink::new(&read);
-    for part in given {
+    let next = || given.lock().expect("no panic under the lock").recv();
+    while let Ok((place, part)) = next() {
         let merged = part.merge(&read, &mut sink);
-        if says.send(sink.checked(merged)).is_err() {
+        if says.0.send(Some((place, sink.checked(merged)))).is_err() {
             break;
         }
     }
