@@ -29,16 +29,20 @@ impl LayerKey {
 
 impl From<Bytes> for LayerKey {
     fn from(bytes: Bytes) -> Self {
-        let mut head = [0; HEAD_BYTES];
-        let held = bytes.len().min(HEAD_BYTES);
-        head[..held].copy_from_slice(&bytes[..held]);
-        Self { head: u128::from_be_bytes(head), bytes }
+        Self { head: head_of(&bytes), bytes }
     }
+}
+
+fn head_of(key: &[u8]) -> u128 {
+    let mut head = [0; HEAD_BYTES];
+    let held = key.len().min(HEAD_BYTES);
+    head[..held].copy_from_slice(&key[..held]);
+    u128::from_be_bytes(head)
 }
 
 impl Ord for LayerKey {
     fn cmp(&self, other: &Self) -> Ordering {
-        self.head.cmp(&other.head).then_with(|| self.bytes.cmp(&other.bytes))
+        compare(self, other)
     }
 }
 
@@ -48,12 +52,74 @@ impl PartialOrd for LayerKey {
     }
 }
 
-/// Equal and ordered as the bytes are, so a key is found by them.
-impl Borrow<[u8]> for LayerKey {
-    fn borrow(&self) -> &[u8] {
+/// What a key of a layer is found by: another key, or bytes that are only looked at.
+pub(super) trait Wanted {
+    fn head(&self) -> u128;
+    fn key(&self) -> &[u8];
+}
+
+fn compare(left: &(impl Wanted + ?Sized), right: &(impl Wanted + ?Sized)) -> Ordering {
+    left.head().cmp(&right.head()).then_with(|| left.key().cmp(right.key()))
+}
+
+impl Wanted for LayerKey {
+    fn head(&self) -> u128 {
+        self.head
+    }
+
+    fn key(&self) -> &[u8] {
         &self.bytes
     }
 }
+
+/// Bytes that a key is looked up by. Nobody need own them for that.
+pub(super) struct Lookup<'a> {
+    head: u128,
+    key: &'a [u8],
+}
+
+impl<'a> Lookup<'a> {
+    pub(super) fn of(key: &'a [u8]) -> Self {
+        Self { head: head_of(key), key }
+    }
+}
+
+impl Wanted for Lookup<'_> {
+    fn head(&self) -> u128 {
+        self.head
+    }
+
+    fn key(&self) -> &[u8] {
+        self.key
+    }
+}
+
+/// A map is searched by what its keys can be borrowed as, and a [`Lookup`] is no part of a key: hence the trait object.
+impl<'a> Borrow<dyn Wanted + 'a> for LayerKey {
+    fn borrow(&self) -> &(dyn Wanted + 'a) {
+        self
+    }
+}
+
+impl Ord for dyn Wanted + '_ {
+    fn cmp(&self, other: &Self) -> Ordering {
+        compare(self, other)
+    }
+}
+
+impl PartialOrd for dyn Wanted + '_ {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for dyn Wanted + '_ {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for dyn Wanted + '_ {}
 
 #[cfg(test)]
 mod tests {
@@ -73,7 +139,9 @@ mod tests {
             let [left_key, right_key] = [&left, &right].map(|bytes| LayerKey::from(Bytes::copy_from_slice(bytes)));
             prop_assert_eq!(left_key.cmp(&right_key), left.cmp(&right));
             prop_assert_eq!(left_key == right_key, left == right);
-            prop_assert_eq!(Borrow::<[u8]>::borrow(&left_key), &left[..]);
+            let lookup: &dyn Wanted = &Lookup::of(&left);
+            prop_assert_eq!(lookup.cmp(right_key.borrow()), left.cmp(&right));
+            prop_assert!(lookup == left_key.borrow());
         }
     }
 }

@@ -8,7 +8,7 @@ use std::ops::Bound;
 
 use bytes::Bytes;
 
-use super::layer_key::LayerKey;
+use super::layer_key::{LayerKey, Lookup, Wanted};
 use super::{Batch, Op, SectionId};
 use crate::snapshot::Position;
 
@@ -96,7 +96,7 @@ impl Layer {
 
     /// What this layer knows of a key; nothing if the layers below decide.
     pub(super) fn look(&self, key: &[u8]) -> Option<Option<&Bytes>> {
-        match self.entries.get(key) {
+        match self.entries.get(&Lookup::of(key) as &dyn Wanted) {
             Some(entry) => Some(entry.value.as_ref()),
             None => self.hides_below().then_some(None),
         }
@@ -104,7 +104,8 @@ impl Layer {
 
     /// All entries whose keys `start` and `end` admit, in order. The start is before the end.
     pub(super) fn entries(&self, start: Bound<&[u8]>, end: Bound<&[u8]>) -> Entries<'_> {
-        Entries(self.entries.range::<[u8], _>((start, end)))
+        let (start, end) = (start.map(Lookup::of), end.map(Lookup::of));
+        Entries(self.entries.range::<dyn Wanted, _>((wanted(&start), wanted(&end))))
     }
 
     /// How many entries there are.
@@ -176,6 +177,10 @@ impl<'a> Iterator for Entries<'a> {
     fn next(&mut self) -> Option<Self::Item> {
         self.0.next().map(|(key, entry)| (key.bytes(), entry))
     }
+}
+
+fn wanted<'a>(bound: &'a Bound<Lookup<'_>>) -> Bound<&'a (dyn Wanted + 'a)> {
+    bound.as_ref().map(|lookup| lookup as &dyn Wanted)
 }
 
 fn copied(key: &Bytes) -> Bytes {
