@@ -3,6 +3,7 @@
 //! Encoding belongs to the hop: it never changes a chunk's name, and whoever decodes checks the plaintext against that name.
 //! So nothing here has to be trusted, only bounded. This module never stores or sends anything.
 
+mod automatic;
 mod compose;
 mod decode;
 mod encode;
@@ -13,10 +14,11 @@ mod stream;
 mod wire;
 mod within;
 
+pub use automatic::Automatic;
 pub use compose::compose_patches;
 pub use decode::Decoder;
 pub use encode::Encoder;
-pub use policy::{Automatic, Base, ChunkFacts, CodecPolicy, Compressible, EncodeFacts, Fixed, LinkFacts};
+pub use policy::{Base, ChunkFacts, CodecPolicy, Compressible, EncodeFacts, Fixed, LinkFacts};
 pub use probe::looks_incompressible;
 pub use stream::{StreamDecoder, StreamEncoder};
 pub use wire::{WireCodec, WireEncoder};
