@@ -2,7 +2,7 @@
 //!
 //! It knows nothing of the service whose state is replicated.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::OnceLock;
 
@@ -123,7 +123,7 @@ impl Cluster {
         if self.leads() {
             return Role::Leader;
         }
-        match self.is_voter() {
+        match self.votes_for_good() {
             true => Role::Voter,
             false => Role::Learner,
         }
@@ -135,6 +135,12 @@ impl Cluster {
 
     pub(crate) fn is_voter(&self) -> bool {
         self.membership().voter_ids().any(|voter| voter == self.member)
+    }
+
+    /// Whether this member votes however a change of the membership that is under way ends. Until then those who voted before have to
+    /// agree without it, and none of them can be spared.
+    pub(crate) fn votes_for_good(&self) -> bool {
+        votes_in_all(self.membership().membership().get_joint_config(), self.member)
     }
 
     /// Who leads, as far as it is known here.
@@ -198,5 +204,23 @@ impl Cluster {
         let replication = metrics.borrow().replication.clone().unwrap_or_default();
         let confirmed = replication.values().map(|id| id.map_or(0, |id| position_of(id).index));
         confirmed.min().map_or(u64::MAX, |index| index + 1)
+    }
+}
+/// Whether a member votes in each of the configurations that have to agree.
+pub(crate) fn votes_in_all(configurations: &[BTreeSet<MemberId>], member: MemberId) -> bool {
+    configurations.iter().all(|voters| voters.contains(&member))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_member_votes_for_good_once_the_change_that_lets_it_vote_is_done() {
+        let [before, after] = [BTreeSet::from([1, 2]), BTreeSet::from([1, 2, 3])];
+        assert!(!votes_in_all(&[before.clone(), after.clone()], 3));
+        assert!(votes_in_all(&[before.clone(), after.clone()], 2));
+        assert!(votes_in_all(&[after], 3));
+        assert!(!votes_in_all(&[before], 3));
     }
 }

@@ -223,7 +223,7 @@ async fn settle(cluster: Arc<Cluster>, join: JoinConfig, lease: Option<Lease>) {
 /// Returns once the join has ended. A voter that comes back whole has nothing to prove.
 async fn promote(cluster: &Arc<Cluster>, join: &JoinConfig, lease: Option<Lease>) -> Outcome {
     if cluster.arrivals.adopted().is_none() {
-        if cluster.is_voter() {
+        if cluster.votes_for_good() {
             return Outcome::Promoted;
         }
         cluster.arrivals.take_up();
@@ -248,7 +248,7 @@ async fn keep_lease(cluster: &Cluster, seeds: &[String], lease: Lease) {
 /// again, less and less often, for each comparison has every member seal.
 async fn become_voter(cluster: &Cluster, seeds: &[String]) {
     let mut refused = Pauses::new(REFUSED_PAUSE_FIRST, REFUSED_PAUSE_LONGEST);
-    while !cluster.is_voter() {
+    while !cluster.votes_for_good() {
         let pause = match ask_cluster(cluster, seeds, || Control::Promote(cluster.member)).await {
             Some(Asked::Answered(_)) => break,
             Some(Asked::Refused(reason)) => {

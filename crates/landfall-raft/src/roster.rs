@@ -12,7 +12,7 @@ use openraft::ChangeMembers;
 use openraft::error::{ChangeMembershipError, ClientWriteError, RaftError};
 use tokio::time::Instant;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, votes_in_all};
 use crate::consensus::{MemberAddress, MemberId, RaftMembership};
 use crate::entry::{self, Lease, LogTime, Payload};
 use crate::gather::write;
@@ -212,7 +212,7 @@ async fn try_renew(cluster: &Cluster, renewal: &Renewal) -> Result<(), RosterErr
 pub(crate) async fn promote(cluster: &Arc<Cluster>, member: MemberId) -> Result<(), RosterError> {
     check_leads(cluster)?;
     let membership = cluster.membership();
-    if membership.voter_ids().any(|voter| voter == member) {
+    if votes_in_all(membership.membership().get_joint_config(), member) {
         return Ok(());
     }
     check_known(cluster, member)?;
