@@ -406,54 +406,6 @@ mod tests {
         assert!(share_other_than(ZSTD, &sender) < 0.01);
     }
 
-    /// A sender whose system takes bytes before the link does: it waits only once that much is full.
-    struct Buffered {
-        sender: Sender,
-        buffer_bytes: f64,
-        unsent_bytes: f64,
-    }
-
-    impl Buffered {
-        /// Sends 1 MiB as the policy says, and says how long that took and whether it was compressed.
-        fn send(&mut self, policy: &mut Automatic) -> (f64, bool) {
-            let Sender { link_rate, zstd_rate, ratio, spare_cores, .. } = self.sender;
-            let plain_bytes = 1 << 20;
-            let codec = policy.choose(LIKELY);
-            let (rate, ratio) = if codec == RAW { (5e9, 1.0) } else { (zstd_rate, ratio) };
-            let (encoding, encoded_bytes) = (plain_bytes as f64 / rate, (plain_bytes as f64 * ratio) as u64);
-            let took = Duration::from_secs_f64(encoding);
-            policy.handle_encoded(EncodeFacts { codec, plain_bytes, encoded_bytes, took });
-            let waiting = (self.unsent_bytes - encoding * link_rate).max(0.0) + encoded_bytes as f64;
-            let blocked = (waiting - self.buffer_bytes).max(0.0) / link_rate;
-            let left = self.unsent_bytes + encoded_bytes as f64;
-            self.unsent_bytes = waiting.min(self.buffer_bytes);
-            policy.handle_link(LinkFacts {
-                sent_bytes: (left - self.unsent_bytes) as u64,
-                elapsed: Duration::from_secs_f64(encoding + blocked),
-                blocked: Duration::from_secs_f64(blocked),
-                spare_cores,
-            });
-            (encoding + blocked, codec != RAW)
-        }
-    }
-
-    #[test]
-    fn what_the_system_takes_before_the_link_is_no_faster_link() {
-        for zstd_rate in [250e6, 280e6, 320e6] {
-            let sender = Sender { link_rate: 120e6, lz4_rate: 400e6, zstd_rate, ratio: 0.44, spare_cores: 0.5 };
-            let mut sender = Buffered { sender, buffer_bytes: 4e6, unsent_bytes: 0.0 };
-            let mut policy = Automatic::new();
-            let (mut elapsed, mut raw, mut all) = (0.0, 0, 0);
-            while elapsed < 20.0 {
-                let (took, compressed) = sender.send(&mut policy);
-                elapsed += took;
-                raw += u32::from(!compressed);
-                all += 1;
-            }
-            assert!(raw * 20 < all, "{raw} of {all} chunks at {zstd_rate} B/s");
-        }
-    }
-
     #[test]
     fn what_is_stored_compressed_goes_out_so_until_the_link_is_slower_than_compressing_it_further() {
         let stored = EncodeFacts { codec: LZ4, plain_bytes: 1 << 20, encoded_bytes: 600_000, took: Duration::ZERO };

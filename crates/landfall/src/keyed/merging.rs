@@ -127,7 +127,8 @@ fn merge_apart(
 
 /// Has parts merged by other threads, hands over each in its order, and says what was kept. Without a thread none is merged.
 ///
-/// Whoever is done takes the next part: a thread whose processor others want as well holds up nothing but the part it has.
+/// Whoever is done takes the next part: a thread whose processor others want as well is overtaken, until the others are as far ahead as they
+/// may be.
 fn merge_each(
     read: &ReadOnce<'_>,
     parts: &[Part],
@@ -139,8 +140,8 @@ fn merge_each(
     let given = Mutex::new(given);
     let (says, takes) = channel();
     thread::scope(|scope| {
-        // It goes when this ends, however it ends: no hand waits for another part then.
-        let gives = gives;
+        // They go when this ends, however it ends: no hand waits for another part then, or merges one that nobody wants.
+        let (gives, takes) = (gives, takes);
         let start = || {
             let (given, says) = (&given, Says(says.clone()));
             let work = move || merge_given(here, writing, given, &says);
@@ -172,7 +173,7 @@ fn merge_each(
     })
 }
 
-const HANDS_WAIT: &str = "hands wait for parts until there are no more";
+const HANDS_WAIT: &str = "whoever takes parts is here until all hands have ended";
 
 /// A part that was merged, and its place among all; nothing from a hand that panicked, for nobody else does what it was at.
 type Merging = Option<(usize, Result<MergedPart, SealError>)>;
