@@ -31,7 +31,11 @@ impl Filler {
     pub fn fill(&self) -> anyhow::Result<()> {
         let mut buffer = vec![0; READ_BYTES];
         let mut room = Room::new(free_bytes()?);
-        while room.is_left() {
+        // What is read again may be cached still and fill nothing: once through is enough.
+        for _ in 0..HOLE_BYTES / PORTION_BYTES {
+            if !room.is_left() {
+                break;
+            }
             self.read_portion(&mut buffer)?;
             room.note(free_bytes()?);
         }

@@ -206,6 +206,7 @@ impl Cluster {
         confirmed.min().map_or(u64::MAX, |index| index + 1)
     }
 }
+
 /// Whether a member votes in each of the configurations that have to agree.
 pub(crate) fn votes_in_all(configurations: &[BTreeSet<MemberId>], member: MemberId) -> bool {
     configurations.iter().all(|voters| voters.contains(&member))

@@ -158,12 +158,15 @@ fn merge_each(
         give(hands.len() * PARTS_AHEAD_MAX);
         let mut early = BTreeMap::new();
         for turn in 0..parts.len() {
-            while !early.contains_key(&turn) {
+            let merged = loop {
+                if let Some(merged) = early.remove(&turn) {
+                    break merged;
+                }
                 let (place, merged) = takes.recv().ok().flatten().expect("a hand says what became of each part");
                 early.insert(place, merged);
-            }
+            };
             give(1);
-            handle(early.remove(&turn).expect("its turn has come"))?;
+            handle(merged)?;
         }
         drop(gives);
         for hand in hands {
