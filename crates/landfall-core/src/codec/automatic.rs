@@ -14,16 +14,13 @@ use super::{Codec, CodecSet, WireCodec};
 /// that does not bind, the pace of a denser codec while the link does.
 #[derive(Debug, Clone)]
 pub struct Automatic {
-    /// Bytes per second of the link, once it was seen to bind.
-    link_rate: Option<f64>,
-    /// By how much that is assumed to grow in each span in which the link does not bind.
+    /// The link, once it was seen to bind.
+    link: Option<Link>,
+    /// By how much its assumed rate grows in each span in which it does not bind.
     growth: f64,
-    /// Whether more bytes are sent than before because that was assumed.
-    is_trying: bool,
     /// Which share of what was measured of denser codecs is given up in each span in which the link binds.
     doubt: f64,
-    /// Whether a denser codec came into use and it has not shown yet that it is worth it.
-    is_trying_denser: bool,
+    trial: Trial,
     /// The span that is being gathered.
     span: LinkFacts,
     lz4: Pace,
@@ -31,6 +28,43 @@ pub struct Automatic {
     /// What is used where bytes count most: zstd, with a memory where the receiver has one.
     densest: WireCodec,
     current: WireCodec,
+}
+
+/// Bytes per second of a link.
+#[derive(Debug, Clone, Copy)]
+struct Link {
+    /// When it last bound.
+    measured: f64,
+    /// By now, as it may have become faster.
+    assumed: f64,
+}
+
+impl Link {
+    fn of(rate: f64) -> Self {
+        Self { measured: rate, assumed: rate }
+    }
+}
+
+/// What is being tried because it was assumed. One thing at a time, so that each try in vain counts against what it tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trial {
+    None,
+    /// More bytes are sent than before.
+    FasterLink,
+    /// A denser codec came into use.
+    DenserCodec {
+        /// For how many spans it has been the best.
+        spans: u32,
+    },
+}
+
+/// Whether a span shows that the link binds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Binding {
+    Not,
+    /// The sender compresses, and waited a little: there is no reason to send more, nor proof that the link takes no more.
+    Hardly,
+    Clearly,
 }
 
 /// How fast a codec is and how much it leaves.
@@ -52,11 +86,10 @@ impl Automatic {
     /// A policy that has measured nothing yet, for a receiver without a memory.
     pub fn new() -> Self {
         Self {
-            link_rate: None,
+            link: None,
             growth: GROWTH_MOST,
-            is_trying: false,
             doubt: DOUBT_MOST,
-            is_trying_denser: false,
+            trial: Trial::None,
             span: NOTHING_SENT,
             lz4: LZ4_ASSUMED,
             zstd: ZSTD_ASSUMED,
@@ -88,11 +121,8 @@ impl Automatic {
         }
     }
 
-    /// Moves to the best codec if it is clearly better than the current one.
-    fn reconsider(&mut self) {
-        let Some(link_rate) = self.link_rate else {
-            return;
-        };
+    /// The best codec for a link, which is the current one unless another is clearly better.
+    fn best(&self, link_rate: f64) -> WireCodec {
         let mut best = self.current;
         let mut best_rate = self.plain_rate(best, link_rate) * CLEARLY_BETTER;
         for codec in [Codec::Raw.into(), Codec::Lz4.into(), self.densest] {
@@ -101,20 +131,39 @@ impl Automatic {
                 (best, best_rate) = (codec, rate);
             }
         }
-        if self.left(best) > self.left(self.current) {
-            self.is_trying = true;
-            if self.is_trying_denser {
-                self.doubt = (self.doubt / BACK_OFF).max(DOUBT_LEAST);
-                self.is_trying_denser = false;
-            }
-        } else if self.left(best) < self.left(self.current) {
-            self.is_trying_denser = true;
-            if self.is_trying {
-                // It was not as fast as assumed, so the next try comes later: each costs the time until the link is seen to bind again.
-                self.growth = (self.growth / BACK_OFF).max(GROWTH_LEAST);
-                self.is_trying = false;
-            }
+        best
+    }
+
+    /// Moves to the best codec, and draws the conclusions for what is being tried.
+    fn reconsider(&mut self, link: Link, binding: Binding) {
+        let best = self.best(link.assumed);
+        let denser = self.left(best) < self.left(self.current);
+        let less_dense = self.left(best) > self.left(self.current);
+        let assumes_faster_link = less_dense && self.left(self.best(link.measured)) <= self.left(self.current);
+        let is_raw = self.current == Codec::Raw.into();
+        if is_raw && binding == Binding::Not {
+            self.growth = GROWTH_MOST;
         }
+        self.trial = match self.trial {
+            Trial::FasterLink if is_raw && binding == Binding::Not => Trial::None,
+            // It was not as fast as assumed. Each try costs the time until the link is seen to bind again.
+            Trial::FasterLink if denser || binding == Binding::Clearly => {
+                self.growth = (self.growth / BACK_OFF).max(GROWTH_LEAST);
+                Trial::None
+            }
+            Trial::DenserCodec { .. } if less_dense => {
+                self.doubt = (self.doubt / BACK_OFF).max(DOUBT_LEAST);
+                Trial::None
+            }
+            Trial::DenserCodec { spans: CONVINCING_SPANS } => {
+                self.doubt = DOUBT_MOST;
+                Trial::None
+            }
+            Trial::DenserCodec { spans } => Trial::DenserCodec { spans: spans + 1 },
+            Trial::None if denser => Trial::DenserCodec { spans: 0 },
+            Trial::None if assumes_faster_link => Trial::FasterLink,
+            trial => trial,
+        };
         self.current = best;
     }
 
@@ -132,44 +181,44 @@ impl Automatic {
         link_rate / self.zstd.encoded_per_plain / self.zstd.plain_bytes_per_second
     }
 
-    /// Learns the link's rate from a span: exactly while it binds, else only that it is at least what went through.
-    fn learn_link(&mut self, span: LinkFacts) {
-        let rate = span.sent_bytes as f64 / span.elapsed.as_secs_f64();
+    /// Whether a span in which bytes went out at `rate` shows that the link binds.
+    fn binding(&self, span: LinkFacts, rate: f64) -> Binding {
         let mut blocked_share = span.blocked.as_secs_f64() / span.elapsed.as_secs_f64();
         let is_raw = self.current == Codec::Raw.into();
-        // Who compresses and still waits has time to spare: there it is the link, however short the waiting.
-        let binding_share = if is_raw { BINDING_SHARE } else { BINDING_SHARE_COMPRESSED };
-        if is_raw {
-            if blocked_share < binding_share {
-                self.growth = GROWTH_MOST;
-            }
-            // Where no core is idle it is the machine that binds, however full the socket looks, unless the link is so slow that compressing
-            // for it takes next to nothing; a sender that compresses keeps cores busy itself, which proves nothing.
-            // So does one that compressed until a moment ago.
-            if !self.is_trying && self.core_share(rate) > CORE_SHARE_ANYWAY {
-                blocked_share *= span.spare_cores.min(1.0);
-            }
+        // Where no core is idle it is the machine that binds, however full the socket looks, unless the link is so slow that compressing
+        // for it takes next to nothing; a sender that compresses keeps cores busy itself, which proves nothing.
+        // So does one that compressed until a moment ago.
+        if is_raw && self.trial != Trial::FasterLink && self.core_share(rate) > CORE_SHARE_ANYWAY {
+            blocked_share *= span.spare_cores.min(1.0);
         }
-        let binds = blocked_share >= binding_share;
-        self.link_rate = match self.link_rate {
-            None if binds => Some(rate),
-            None => None,
+        if blocked_share >= BINDING_SHARE {
+            Binding::Clearly
+        } else if blocked_share >= WAITING_SHARE && !is_raw {
+            Binding::Hardly
+        } else {
+            Binding::Not
+        }
+    }
+
+    /// Learns the link's rate from a span: exactly while it binds, else only that it is at least what went through.
+    fn learn_link(&mut self, rate: f64, binding: Binding) {
+        self.link = match (self.link, binding) {
+            (None, Binding::Clearly) => Some(Link::of(rate)),
+            (None, _) => None,
             // What was assumed is wrong, and need not be unlearnt bit by bit.
-            Some(_) if binds && self.is_trying => Some(rate),
-            Some(known) if binds => Some(blend(known, rate)),
-            Some(known) => Some((known * (1.0 + self.growth)).max(rate)),
+            (Some(_), Binding::Clearly) if self.trial == Trial::FasterLink => Some(Link::of(rate)),
+            (Some(link), Binding::Clearly) => Some(Link::of(blend(link.assumed, rate))),
+            (Some(link), Binding::Not) if !matches!(self.trial, Trial::DenserCodec { .. }) => {
+                Some(Link { assumed: (link.assumed * (1.0 + self.growth)).max(rate), ..link })
+            }
+            (Some(link), _) => Some(Link { assumed: link.assumed.max(rate), ..link }),
         };
-        if binds {
-            self.doubt_denser(span.spare_cores);
-        }
     }
 
     /// The link binds, so there is time for a denser codec, were it as good as assumed: it was measured when the cores had other things to
     /// do, perhaps, or the content was of another kind. The fewer cores are spare, the less there is to doubt.
     fn doubt_denser(&mut self, spare_cores: f64) {
         if self.current == self.densest {
-            self.doubt = DOUBT_MOST;
-            self.is_trying_denser = false;
             return;
         }
         let share = self.doubt * spare_cores.min(1.0);
@@ -198,8 +247,15 @@ impl CodecPolicy for Automatic {
         }
         self.span.spare_cores = link.spare_cores;
         let span = std::mem::replace(&mut self.span, NOTHING_SENT);
-        self.learn_link(span);
-        self.reconsider();
+        let rate = span.sent_bytes as f64 / span.elapsed.as_secs_f64();
+        let binding = self.binding(span, rate);
+        self.learn_link(rate, binding);
+        if binding == Binding::Clearly {
+            self.doubt_denser(span.spare_cores);
+        }
+        if let Some(link) = self.link {
+            self.reconsider(link, binding);
+        }
     }
 
     fn handle_encoded(&mut self, encoded: EncodeFacts) {
@@ -236,8 +292,8 @@ const NOTHING_SENT: LinkFacts =
 const SPAN_MIN: Duration = Duration::from_millis(10);
 /// The link binds when the sender waits for it this share of the time.
 const BINDING_SHARE: f64 = 0.2;
-/// The same for a sender that spends most of its time on compressing, whether or not the link binds.
-const BINDING_SHARE_COMPRESSED: f64 = 0.05;
+/// One that compresses and waits this share of the time at least has no reason to compress less.
+const WAITING_SHARE: f64 = 0.05;
 /// While the link does not bind it may have become faster: its assumed rate grows by this share per span, and by less after each time that
 /// it had not, down to doubling in some seconds.
 const GROWTH_MOST: f64 = 0.02;
@@ -245,6 +301,8 @@ const GROWTH_LEAST: f64 = 0.002;
 /// While the link binds, so much of what was measured of denser codecs is given up in each span, and less after each try in vain.
 const DOUBT_MOST: f64 = 0.02;
 const DOUBT_LEAST: f64 = 0.001;
+/// A denser codec that is still the best after so many spans is measured well enough: one that is slow shows it in a dozen chunks.
+const CONVINCING_SPANS: u32 = 32;
 /// How much more seldom a thing is tried after it was tried in vain.
 const BACK_OFF: f64 = 2.0;
 /// Of one core of a middling machine, with content of a middling kind.
@@ -259,221 +317,4 @@ const COPIED_BYTES_PER_SECOND: f64 = 5e9;
 const CLEARLY_BETTER: f64 = 1.15;
 
 #[cfg(test)]
-mod tests {
-    use super::super::Fixed;
-    use super::*;
-
-    const RAW: WireCodec = WireCodec::Alone(Codec::Raw);
-    const LZ4: WireCodec = WireCodec::Alone(Codec::Lz4);
-    const ZSTD: WireCodec = WireCodec::Alone(Codec::Zstd);
-    const LIKELY: ChunkFacts = ChunkFacts { base: Base::Absent, compressible: Compressible::Likely };
-
-    /// A sender with one core and a link: encoding and sending overlap, and whoever is slower sets the pace.
-    struct Sender {
-        link_rate: f64,
-        lz4_rate: f64,
-        zstd_rate: f64,
-        ratio: f64,
-        spare_cores: f64,
-    }
-
-    impl Sender {
-        /// Sends 1 MiB as the policy says, lets it learn, and says how long it took.
-        fn send(&self, policy: &mut Automatic) -> f64 {
-            let plain_bytes = 1 << 20;
-            let codec = policy.choose(LIKELY);
-            let (rate, ratio) = match codec {
-                WireCodec::Alone(Codec::Raw | Codec::ZstdPatch) => (20e9, 1.0),
-                WireCodec::Alone(Codec::Lz4) => (self.lz4_rate, self.ratio.sqrt()),
-                WireCodec::Alone(Codec::Zstd) | WireCodec::ZstdStream => (self.zstd_rate, self.ratio),
-            };
-            let encoded_bytes = (plain_bytes as f64 * ratio) as u64;
-            let (encoding, sending) = (plain_bytes as f64 / rate, encoded_bytes as f64 / self.link_rate);
-            let took = Duration::from_secs_f64(encoding);
-            policy.handle_encoded(EncodeFacts { codec, plain_bytes, encoded_bytes, took });
-            let elapsed = encoding.max(sending);
-            policy.handle_link(LinkFacts {
-                sent_bytes: encoded_bytes,
-                elapsed: Duration::from_secs_f64(elapsed),
-                blocked: Duration::from_secs_f64(elapsed - encoding),
-                spare_cores: self.spare_cores,
-            });
-            elapsed
-        }
-
-        fn best_plain_rate(&self) -> f64 {
-            let lz4 = self.lz4_rate.min(self.link_rate / self.ratio.sqrt());
-            let zstd = self.zstd_rate.min(self.link_rate / self.ratio);
-            lz4.max(zstd).max(self.link_rate.min(20e9))
-        }
-    }
-
-    #[track_caller]
-    fn check(sender: &Sender, policy: &mut Automatic, expected: &[WireCodec]) {
-        let mut changes = 0;
-        for _ in 0..3000 {
-            sender.send(policy);
-        }
-        let mut elapsed = 0.0;
-        for _ in 0..1000 {
-            let before = policy.choose(LIKELY);
-            assert!(expected.contains(&before), "{before:?} at {} B/s", sender.link_rate);
-            elapsed += sender.send(policy);
-            changes += u32::from(policy.choose(LIKELY) != before);
-        }
-        let rate = 1000.0 * f64::from(1 << 20) / elapsed;
-        assert!(rate > 0.8 * sender.best_plain_rate(), "{rate} of {} B/s", sender.best_plain_rate());
-        assert!(changes <= 60, "{changes} changes in 1000 chunks");
-    }
-
-    /// Of 3000 chunks, the share that goes out in another codec.
-    fn share_other_than(codec: WireCodec, sender: &Sender) -> f64 {
-        let mut policy = Automatic::new();
-        let mut others = 0;
-        for _ in 0..3000 {
-            others += u32::from(policy.choose(LIKELY) != codec);
-            sender.send(&mut policy);
-        }
-        f64::from(others) / 3000.0
-    }
-
-    fn sender(link_rate: f64, ratio: f64) -> Sender {
-        Sender { link_rate, lz4_rate: 700e6, zstd_rate: 450e6, ratio, spare_cores: 0.9 }
-    }
-
-    #[test]
-    fn a_slow_link_gets_zstd_and_a_fast_one_raw_bytes() {
-        check(&sender(1e6, 0.4), &mut Automatic::new(), &[ZSTD]);
-        check(&sender(125e6, 0.4), &mut Automatic::new(), &[ZSTD]);
-        check(&sender(1e9, 0.4), &mut Automatic::new(), &[RAW]);
-        check(&sender(40e9, 0.4), &mut Automatic::new(), &[RAW]);
-    }
-
-    #[test]
-    fn a_receiver_with_a_memory_gets_the_stream_where_others_get_zstd() {
-        let policy = || Automatic::for_receiver(CodecSet::ALL);
-        check(&sender(1e6, 0.4), &mut policy(), &[WireCodec::ZstdStream]);
-        check(&sender(125e6, 0.4), &mut policy(), &[WireCodec::ZstdStream]);
-        check(&sender(1e9, 0.4), &mut policy(), &[RAW]);
-        let without = CodecSet::of_numbers(&[0, 1, 2, 3]);
-        check(&sender(125e6, 0.4), &mut Automatic::for_receiver(without), &[ZSTD]);
-    }
-
-    #[test]
-    fn a_sender_that_compresses_nearly_all_the_time_and_still_waits_goes_on() {
-        let nearly_busy = Sender { link_rate: 58e6, zstd_rate: 150e6, ..sender(58e6, 0.43) };
-        check(&nearly_busy, &mut Automatic::new(), &[ZSTD]);
-    }
-
-    #[test]
-    fn a_link_between_gets_what_brings_most_across() {
-        check(&sender(400e6, 0.4), &mut Automatic::new(), &[LZ4, RAW, ZSTD]);
-        check(&sender(125e6, 0.98), &mut Automatic::new(), &[RAW, ZSTD, LZ4]);
-    }
-
-    #[test]
-    fn follows_a_link_that_changes() {
-        let mut policy = Automatic::new();
-        check(&sender(125e6, 0.4), &mut policy, &[ZSTD]);
-        check(&sender(5e9, 0.4), &mut policy, &[RAW]);
-        check(&sender(50e6, 0.4), &mut policy, &[ZSTD]);
-    }
-
-    #[test]
-    fn what_was_slow_while_the_machine_was_busy_is_tried_again() {
-        let idle = Sender { link_rate: 60e6, lz4_rate: 300e6, zstd_rate: 200e6, ratio: 0.43, spare_cores: 0.7 };
-        let busy = Sender { lz4_rate: 150e6, zstd_rate: 70e6, spare_cores: 0.0, ..idle };
-        let mut policy = Automatic::new();
-        check(&idle, &mut policy, &[ZSTD]);
-        check(&busy, &mut policy, &[LZ4, ZSTD]);
-        check(&idle, &mut policy, &[ZSTD]);
-    }
-
-    #[test]
-    fn what_is_slow_again_and_again_is_tried_seldom() {
-        let busy = Sender { link_rate: 60e6, lz4_rate: 200e6, zstd_rate: 50e6, ratio: 0.43, spare_cores: 0.7 };
-        assert!(share_other_than(LZ4, &busy) < 0.1);
-    }
-
-    #[test]
-    fn a_slow_link_gets_zstd_though_no_core_is_idle() {
-        let busy = Sender { spare_cores: 0.0, ..sender(2e6, 0.4) };
-        check(&busy, &mut Automatic::new(), &[ZSTD]);
-    }
-
-    #[test]
-    fn a_sender_that_compresses_all_the_time_seldom_tries_whether_the_link_became_faster() {
-        // Its core is a little slower than the link, so nothing shows that the link would bind.
-        let sender = Sender { link_rate: 65e6, lz4_rate: 200e6, zstd_rate: 130e6, ratio: 0.44, spare_cores: 0.5 };
-        assert!(share_other_than(ZSTD, &sender) < 0.01);
-    }
-
-    #[test]
-    fn what_is_stored_compressed_goes_out_so_until_the_link_is_slower_than_compressing_it_further() {
-        let stored = EncodeFacts { codec: LZ4, plain_bytes: 1 << 20, encoded_bytes: 600_000, took: Duration::ZERO };
-        for (link_rate, expected) in [(150e6, LZ4), (20e6, WireCodec::ZstdStream)] {
-            let mut policy = Automatic::for_receiver(CodecSet::ALL);
-            for _ in 0..200 {
-                let elapsed = Duration::from_secs_f64(stored.encoded_bytes as f64 / link_rate);
-                policy.handle_encoded(stored);
-                // A core that others want as well compresses at a third of its pace.
-                let dense = EncodeFacts {
-                    codec: WireCodec::ZstdStream,
-                    encoded_bytes: 400_000,
-                    took: Duration::from_millis(8),
-                    ..stored
-                };
-                policy.handle_encoded(dense);
-                let sent_bytes = stored.encoded_bytes;
-                policy.handle_link(LinkFacts { sent_bytes, elapsed, blocked: elapsed, spare_cores: 0.5 });
-            }
-            assert_eq!(policy.choose(LIKELY), expected, "{link_rate} B/s");
-        }
-    }
-
-    #[test]
-    fn a_starved_core_hardly_compresses() {
-        let starved = Sender { link_rate: 125e6, lz4_rate: 60e6, zstd_rate: 30e6, ratio: 0.4, spare_cores: 0.3 };
-        let share = share_other_than(RAW, &starved);
-        assert!(share < 0.03, "{share}");
-        // What the tries cost stays small.
-        check(&starved, &mut Automatic::new(), &[RAW, LZ4, ZSTD]);
-    }
-
-    #[test]
-    fn where_no_core_is_idle_a_full_socket_is_no_slow_link() {
-        let busy = Sender { spare_cores: 0.05, ..sender(125e6, 0.4) };
-        let mut policy = Automatic::new();
-        for _ in 0..1000 {
-            busy.send(&mut policy);
-            assert_eq!(policy.choose(LIKELY), RAW);
-        }
-        // Once it compresses, cores that are busy with that are no reason to stop.
-        check(&sender(125e6, 0.4), &mut policy, &[ZSTD]);
-        check(&busy, &mut policy, &[ZSTD]);
-    }
-
-    #[test]
-    fn a_patch_comes_first_on_any_link() {
-        for base in [Base::Held, Base::Absent] {
-            for compressible in [Compressible::Likely, Compressible::Unlikely] {
-                let chunk = ChunkFacts { base, compressible };
-                let expected = if base == Base::Held { Codec::ZstdPatch.into() } else { RAW };
-                assert_eq!(Automatic::new().choose(chunk), expected);
-                assert_eq!(Fixed(Codec::ZstdPatch.into()).choose(chunk), expected);
-                assert_eq!(Fixed(ZSTD).choose(chunk), ZSTD);
-            }
-        }
-    }
-
-    #[test]
-    fn nothing_measured_harms_nothing() {
-        let mut policy = Automatic::new();
-        policy.handle_link(NOTHING_SENT);
-        let blocked = LinkFacts { elapsed: Duration::from_secs(1), blocked: Duration::from_secs(5), ..NOTHING_SENT };
-        policy.handle_link(LinkFacts { spare_cores: f64::INFINITY, ..blocked });
-        policy.handle_encoded(EncodeFacts { codec: ZSTD, plain_bytes: 0, encoded_bytes: 0, took: Duration::ZERO });
-        assert!(policy.link_rate.is_some_and(f64::is_finite));
-        assert!(policy.zstd.plain_bytes_per_second.is_finite());
-    }
-}
+mod tests;
