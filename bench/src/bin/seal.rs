@@ -233,6 +233,7 @@ impl State {
             Ok(began..Instant::now())
         })?;
         self.keyed.seal()?.wait()?;
+        self.keyed.wait_until_quiet();
         timeline.within(&window).context("no write")
     }
 
@@ -289,6 +290,7 @@ impl State {
     fn write_uniformly(&self, contents: &Contents, args: &Args) -> Result<Amplification> {
         let mut log = self.log();
         self.keyed.seal()?.wait()?;
+        self.keyed.wait_until_quiet();
         let (written_before, mut writes, mut seal_s) = (written_bytes()?, 0_u64, 0.0);
         for _ in 0..args.seals {
             while self.keyed.overlay_bytes() < args.unsealed_mb * 1_000_000 {
@@ -302,6 +304,8 @@ impl State {
             self.keyed.seal()?.wait()?;
             seal_s += sealing.elapsed().as_secs_f64();
         }
+        // What these seals left to do belongs to them.
+        self.keyed.wait_until_quiet();
         let log_mb = (writes * (KEY_BYTES + VALUE_BYTES) as u64) as f64 / 1e6;
         let written_mb = (written_bytes()? - written_before) as f64 / 1e6;
         Ok(Amplification {

@@ -2,52 +2,96 @@
 //! the store's to decide.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{Builder, JoinHandle};
 
 use landfall_store::{CollectBudget, Store, StoreError};
 
 use super::Keyed;
+use crate::background::give_way;
 use crate::member::collect;
 use crate::source::LetGo;
 
-/// Decides whether it is worth looking for what nobody needs. To look is to walk all that is needed, so it costs as much as the state is
-/// large: done at every seal it would make the cost of a seal follow the state and not its changes.
+/// Makes room on a thread of its own: nobody who waits for a seal or a join waits for that. The thread has ended when this is dropped.
 #[derive(Debug, Default)]
 pub(super) struct Room {
     /// Bytes of the store's packs after the last collection; 0 before the first.
-    pack_bytes_kept: AtomicU64,
+    pack_bytes_kept: Arc<AtomicU64>,
+    collecting: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Room {
-    /// Makes room if the store grew enough since the last time.
-    ///
-    /// # Errors
-    /// Those of [`Store::collect`]. What could not be removed now is removed another time.
-    fn make_if_worth(&self, store: &Store) -> Result<Made, StoreError> {
-        let kept = self.pack_bytes_kept.load(Ordering::Relaxed);
-        if store.stats().pack_bytes < due_at(kept) {
-            return Ok(Made::NotWorth);
+    /// Begins to make room if the store grew enough since the last time. What fails is only told, and what could not be removed now is removed
+    /// another time: what nobody needs is still there then.
+    fn make_if_worth(&self, store: &Arc<Store>) -> Made {
+        let mut collecting = self.collecting.lock().expect("no panic under the lock");
+        if collecting.as_ref().is_some_and(|thread| !thread.is_finished()) {
+            return Made::AlreadyBegun;
         }
-        collect(store, CollectBudget { copy_bytes_max: COLLECT_COPY_BYTES_MAX })?;
-        self.pack_bytes_kept.store(store.stats().pack_bytes, Ordering::Relaxed);
-        Ok(Made::Room)
+        if !self.is_worth(store) {
+            return Made::NotWorth;
+        }
+        let (store, kept) = (store.clone(), self.pack_bytes_kept.clone());
+        let work = move || {
+            give_way();
+            match collect_garbage(&store) {
+                Ok(pack_bytes) => kept.store(pack_bytes, Ordering::Relaxed),
+                Err(error) => tracing::warn!(%error, "cannot make room; a later seal tries again"),
+            }
+        };
+        match Builder::new().name("make-room".into()).spawn(work) {
+            Ok(thread) => *collecting = Some(thread),
+            Err(error) => tracing::warn!(%error, "no thread to make room; a later seal tries again"),
+        }
+        Made::Begun
     }
+
+    /// Whether it is worth looking for what nobody needs. To look is to walk all that is needed, so it costs as much as the state is large:
+    /// done at every seal it would make the cost of a seal follow the state and not its changes.
+    fn is_worth(&self, store: &Store) -> bool {
+        store.stats().pack_bytes >= due_at(self.pack_bytes_kept.load(Ordering::Relaxed))
+    }
+
+    /// Waits for what began.
+    fn wait(&self) {
+        let begun = self.collecting.lock().expect("no panic under the lock").take();
+        if begun.is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("making room panicked; nothing that is needed was removed");
+        }
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.wait();
+    }
+}
+
+/// Removes what nobody needs, and says how many bytes of packs there are then.
+fn collect_garbage(store: &Store) -> Result<u64, StoreError> {
+    collect(store, CollectBudget { copy_bytes_max: COLLECT_COPY_BYTES_MAX })?;
+    Ok(store.stats().pack_bytes)
 }
 
 impl Keyed {
-    /// Makes room if something was let go and it is worth it. What fails is only told: what nobody needs is still there the next time.
+    /// Waits until nothing goes on behind: the making of room that a seal or a join began. For those who measure; nobody else need wait.
+    pub fn wait_until_quiet(&self) {
+        self.room.wait();
+    }
+
+    /// Begins to make room if something was let go and it is worth it.
     pub(super) fn make_room(&self, let_go: LetGo) {
-        if let_go == LetGo::Some
-            && let Err(error) = self.room.make_if_worth(&self.here.store)
-        {
-            tracing::warn!(%error, "cannot make room; the next seal tries again");
+        if let_go == LetGo::Some {
+            self.room.make_if_worth(&self.here.store);
         }
     }
 }
 
-/// Whether a collection ran.
+/// What became of the wish for room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Made {
-    Room,
+    Begun,
+    AlreadyBegun,
     NotWorth,
 }
 
@@ -80,8 +124,9 @@ mod tests {
         drop(state);
         // Only finished packs count; opening again finishes them.
         let state = open(directory.path());
-        assert_eq!(state.room.make_if_worth(&state.here.store).unwrap(), Made::Room);
-        assert_eq!(state.room.make_if_worth(&state.here.store).unwrap(), Made::NotWorth);
+        assert_eq!(state.room.make_if_worth(&state.here.store), Made::Begun);
+        state.room.wait();
+        assert_eq!(state.room.make_if_worth(&state.here.store), Made::NotWorth);
     }
 
     #[test]
