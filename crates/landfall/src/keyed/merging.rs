@@ -92,7 +92,7 @@ pub(super) fn merge_held(here: &Here, writing: &Session, sealing: &mut Sealing) 
     };
     let hands = hands_for(&parts);
     let mut merged = 0;
-    let kept = merge_each(&read, &parts, hands, |part| match part {
+    let kept = merge_each(&read, &parts, hands, merge_part, |part| match part {
         Ok(_) => {
             merged += 1;
             Ok(())
@@ -117,7 +117,7 @@ fn merge_apart(
     sink: &mut StoreSink<'_, '_>,
 ) -> Result<(), SealError> {
     let read = sink.read;
-    let kept = merge_each(read, parts, hands, |merged| {
+    let kept = merge_each(read, parts, hands, merge_part, |merged| {
         let adopted = sealing.adopt(read, merged?, sink);
         sink.checked(adopted)
     })?;
@@ -125,7 +125,8 @@ fn merge_apart(
     Ok(())
 }
 
-/// Has parts merged by other threads, hands over each in its order, and says what was kept. Without a thread none is merged.
+/// Has parts merged by other threads, which `merge` them, hands over each in its order, and says what was kept. Without a thread none is
+/// merged.
 ///
 /// Whoever is done takes the next part: a thread whose processor others want as well is overtaken, until the others are as far ahead as they
 /// may be.
@@ -133,6 +134,7 @@ fn merge_each(
     read: &ReadOnce<'_>,
     parts: &[Part],
     hands: usize,
+    merge: MergePart,
     mut handle: impl FnMut(Result<MergedPart, SealError>) -> Result<(), SealError>,
 ) -> Result<Kept, SealError> {
     let (here, writing) = (read.here, read.writing);
@@ -144,7 +146,7 @@ fn merge_each(
         let (gives, takes) = (gives, takes);
         let start = || {
             let (given, says) = (&given, Says(says.clone()));
-            let work = move || merge_given(here, writing, given, &says);
+            let work = move || merge_given(here, writing, given, merge, &says);
             thread::Builder::new().name("seal-part".into()).spawn_scoped(scope, work).ok()
         };
         let hands: Vec<_> = (0..hands).map_while(|_| start()).collect();
@@ -178,6 +180,13 @@ fn merge_each(
 
 const HANDS_WAIT: &str = "whoever takes parts is here until all hands have ended";
 
+/// How a hand merges a part.
+type MergePart = fn(&Part, &dyn Nodes, &mut StoreSink<'_, '_>) -> Result<MergedPart, TreeError>;
+
+fn merge_part(part: &Part, nodes: &dyn Nodes, sink: &mut StoreSink<'_, '_>) -> Result<MergedPart, TreeError> {
+    part.merge(nodes, sink)
+}
+
 /// A part that was merged, and its place among all; nothing from a hand that panicked, for nobody else does what it was at.
 type Merging = Option<(usize, Result<MergedPart, SealError>)>;
 
@@ -193,12 +202,18 @@ impl Drop for Says {
 }
 
 /// Merges parts until no more are given, or nobody wants them.
-fn merge_given(here: &Here, writing: &Session, given: &Mutex<Receiver<(usize, &Part)>>, says: &Says) -> Kept {
+fn merge_given(
+    here: &Here,
+    writing: &Session,
+    given: &Mutex<Receiver<(usize, &Part)>>,
+    merge: MergePart,
+    says: &Says,
+) -> Kept {
     let read = ReadOnce::new(here, writing);
     let mut sink = StoreSink::new(&read);
     let next = || given.lock().expect("no panic under the lock").recv();
     while let Ok((place, part)) = next() {
-        let merged = part.merge(&read, &mut sink);
+        let merged = merge(part, &read, &mut sink);
         if says.0.send(Some((place, sink.checked(merged)))).is_err() {
             break;
         }
@@ -337,5 +352,78 @@ impl NodeSink for StoreSink<'_, '_> {
 impl SealSink for StoreSink<'_, '_> {
     fn put_value(&mut self, value: Chunk) {
         self.note(|sink| sink.read.here.store.put(&value));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::super::Keyed;
+    use super::super::alone::{open, put};
+    use super::*;
+
+    /// A state with many parts to merge.
+    fn with_parts(work: impl FnOnce(&ReadOnce<'_>, &[Part])) {
+        let directory = tempfile::tempdir().unwrap();
+        let state: Arc<Keyed> = open(directory.path());
+        let keys: Vec<_> = (0..30_000_u32).map(|number| Bytes::copy_from_slice(&number.to_be_bytes())).collect();
+        let long: &str = Box::leak("a long value, so that there are many leaves. ".repeat(20).into_boxed_str());
+        put(&state, 1, &keys, long);
+        state.seal().unwrap().wait().unwrap();
+        let changed: Vec<_> = keys.iter().step_by(50).cloned().collect();
+        put(&state, 2, &changed, "another");
+        let sealing = state.write_state().freeze().unwrap();
+        let writing = state.here.store.begin_session();
+        let read = ReadOnce::new(&state.here, &writing);
+        let parts = sealing.parts(&read).unwrap();
+        assert!(parts.len() > PARTS_AHEAD_MAX, "{}", parts.len());
+        work(&read, &parts);
+    }
+
+    #[test]
+    fn parts_come_in_their_order_from_any_number_of_hands() {
+        with_parts(|read, parts| {
+            let alone: Vec<_> =
+                parts.iter().map(|part| format!("{:?}", part.merge(read, &mut StoreSink::new(read)))).collect();
+            for hands in 1..=HANDS_MAX {
+                let mut merged = Vec::new();
+                let kept = merge_each(read, parts, hands, merge_part, |part| {
+                    merged.push(format!("{:?}", part.map_err(|error| panic!("{error}"))));
+                    Ok(())
+                });
+                assert!(kept.unwrap().nodes > parts.len() as u64);
+                assert_eq!(merged, alone);
+            }
+        });
+    }
+
+    #[test]
+    fn a_part_that_fails_is_told_in_its_turn_and_no_hand_is_waited_for() {
+        with_parts(|read, parts| {
+            let mut handled = 0;
+            let failing = |_: &Part, _: &dyn Nodes, _: &mut StoreSink<'_, '_>| Err(TreeError::Refused("for once"));
+            let ended = merge_each(read, parts, 2, failing, |merged| {
+                handled += 1;
+                merged.map(drop)
+            });
+            assert!(matches!(ended, Err(SealError::Tree(TreeError::Refused("for once")))));
+            assert_eq!(handled, 1);
+        });
+    }
+
+    #[test]
+    #[should_panic(expected = "a hand says what became of each part")]
+    fn a_hand_that_panics_is_not_waited_for() {
+        with_parts(|read, parts| {
+            static FELL: AtomicBool = AtomicBool::new(false);
+            // The others wait for parts that nobody gives them while the first is waited for.
+            let panicking = |part: &Part, nodes: &dyn Nodes, sink: &mut StoreSink<'_, '_>| {
+                assert!(FELL.swap(true, Ordering::Relaxed), "a hand falls");
+                merge_part(part, nodes, sink)
+            };
+            let _ = merge_each(read, parts, 2, panicking, |merged| merged.map(drop));
+        });
     }
 }
