@@ -190,3 +190,54 @@ fn copied(key: &Bytes) -> Bytes {
 fn cost(key: &Bytes, entry: &Entry) -> u64 {
     key.len() as u64 + entry.value.as_ref().map_or(0, |value| value.len() as u64) + ENTRY_BYTES
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Keys that begin alike, end early, or end with zeros, beyond the bytes that are compared as numbers.
+    fn key() -> impl Strategy<Value = Vec<u8>> {
+        let byte = prop::sample::select(vec![0, 0, 0, 1, 255]);
+        prop::collection::vec(byte, 1..20)
+    }
+
+    fn bound() -> impl Strategy<Value = Bound<Vec<u8>>> {
+        prop_oneof![Just(Bound::Unbounded), key().prop_map(Bound::Included), key().prop_map(Bound::Excluded)]
+    }
+
+    /// A map refuses a range whose start is behind its end.
+    fn is_range(start: &Bound<Vec<u8>>, end: &Bound<Vec<u8>>) -> bool {
+        match (start, end) {
+            (Bound::Unbounded, _) | (_, Bound::Unbounded) => true,
+            (Bound::Excluded(start), Bound::Excluded(end)) => start < end,
+            (Bound::Included(start) | Bound::Excluded(start), Bound::Included(end) | Bound::Excluded(end)) => {
+                start <= end
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_layer_finds_and_lists_what_a_map_of_bytes_does(
+            changes in prop::collection::vec((key(), prop::option::of(0_u8..9)), 0..40),
+            looked in prop::collection::vec(key(), 0..20),
+            (start, end) in (bound(), bound()).prop_filter("a range", |(start, end)| is_range(start, end)),
+        ) {
+            let (mut layer, mut model) = (Layer::default(), BTreeMap::new());
+            for ((key, value), index) in changes.into_iter().zip(1..) {
+                let value = value.map(|value| Bytes::from(vec![value]));
+                layer.set(&key.clone().into(), value.clone(), Position { epoch: 1, index }, copied);
+                model.insert(key, value);
+            }
+            for key in looked.iter().chain(model.keys()) {
+                prop_assert_eq!(layer.look(key), model.get(key).map(Option::as_ref));
+            }
+            let listed = layer.entries(start.as_ref().map(Vec::as_slice), end.as_ref().map(Vec::as_slice));
+            let listed: Vec<_> = listed.map(|(key, entry)| (key.to_vec(), entry.value.clone())).collect();
+            let expected: Vec<_> = model.range((start, end)).map(|(key, value)| (key.clone(), value.clone())).collect();
+            prop_assert_eq!(listed, expected);
+        }
+    }
+}
