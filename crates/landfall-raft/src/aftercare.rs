@@ -11,12 +11,12 @@ use landfall::core::Pauses;
 use landfall::keyed::Milestone;
 use tokio::sync::watch;
 
-use crate::barrier::has_majorities;
 use crate::candidacy::Healings;
 use crate::cluster::Cluster;
 use crate::consensus::MemberId;
 use crate::remedy;
 use crate::seals::Comparison;
+use crate::voting::has_majorities;
 
 /// The first pause before another snapshot is looked for with which the state can be healed; it doubles up to the longest, for each look has
 /// every member seal.

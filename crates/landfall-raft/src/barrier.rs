@@ -17,6 +17,7 @@ use crate::consensus::{MemberAddress, MemberId, RaftVote, position_of};
 use crate::link::Link;
 use crate::message::{Control, Reply, Request};
 use crate::service::{Leader, leader_in};
+use crate::voting::has_majorities;
 
 /// Readers that wait for a round.
 pub(crate) const READERS_WAITING_MAX: usize = 64 * 1024;
@@ -126,11 +127,6 @@ async fn follows(link: Arc<Link>, member: MemberId, vote: RaftVote) -> Option<Me
     matches!(answer, Ok(Reply::Done)).then_some(member)
 }
 
-/// Whether `members` are a majority of every configuration.
-pub(crate) fn has_majorities(configurations: &[BTreeSet<MemberId>], members: &BTreeSet<MemberId>) -> bool {
-    configurations.iter().all(|voters| voters.intersection(members).count() > voters.len() / 2)
-}
-
 /// Has raft show that this member leads, and waits for what it says was committed until then.
 async fn confirm_by_raft(cluster: &Cluster) -> Result<(), ReadBarrierError> {
     let (needed, _) = cluster.raft.get_read_log_id().await.map_err(barrier_error)?;
@@ -147,24 +143,5 @@ fn barrier_error(error: RaftError<MemberId, CheckIsLeaderError<MemberId, MemberA
         }
         RaftError::APIError(CheckIsLeaderError::QuorumNotEnough(_)) => ReadBarrierError::NoQuorum,
         RaftError::Fatal(_) => ReadBarrierError::Stopped,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_majority_of_every_configuration_is_needed() {
-        let set = |members: &[MemberId]| BTreeSet::from_iter(members.iter().copied());
-        assert!(has_majorities(&[set(&[1])], &set(&[1])));
-        assert!(!has_majorities(&[set(&[1, 2])], &set(&[1])));
-        assert!(has_majorities(&[set(&[1, 2, 3])], &set(&[1, 3])));
-        assert!(!has_majorities(&[set(&[1, 2, 3, 4])], &set(&[1, 3])));
-        // On the way from one to another.
-        assert!(!has_majorities(&[set(&[1, 2, 3]), set(&[3, 4, 5])], &set(&[1, 2, 3])));
-        assert!(has_majorities(&[set(&[1, 2, 3]), set(&[3, 4, 5])], &set(&[1, 3, 4])));
-        // Who does not vote does not count.
-        assert!(!has_majorities(&[set(&[1, 2, 3])], &set(&[1, 7, 8])));
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! It knows nothing of the service whose state is replicated.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::OnceLock;
 
@@ -29,6 +29,7 @@ use crate::sealing::Sealing;
 use crate::seals::Seals;
 use crate::service::{Leader, ProposeError};
 use crate::voted::Voted;
+use crate::voting::votes_in_all;
 
 /// Everything of a member but its service.
 pub(crate) struct Cluster {
@@ -204,24 +205,5 @@ impl Cluster {
         let replication = metrics.borrow().replication.clone().unwrap_or_default();
         let confirmed = replication.values().map(|id| id.map_or(0, |id| position_of(id).index));
         confirmed.min().map_or(u64::MAX, |index| index + 1)
-    }
-}
-
-/// Whether a member votes in each of the configurations that have to agree.
-pub(crate) fn votes_in_all(configurations: &[BTreeSet<MemberId>], member: MemberId) -> bool {
-    configurations.iter().all(|voters| voters.contains(&member))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_member_votes_for_good_once_the_change_that_lets_it_vote_is_done() {
-        let [before, after] = [BTreeSet::from([1, 2]), BTreeSet::from([1, 2, 3])];
-        assert!(!votes_in_all(&[before.clone(), after.clone()], 3));
-        assert!(votes_in_all(&[before.clone(), after.clone()], 2));
-        assert!(votes_in_all(&[after], 3));
-        assert!(!votes_in_all(&[before], 3));
     }
 }

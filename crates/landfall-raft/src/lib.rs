@@ -50,6 +50,7 @@ mod status;
 mod suite;
 mod upkeep;
 mod voted;
+mod voting;
 
 pub use landfall;
 pub use landfall::core::keyed::{ReadError, Refused, SectionId, SectionSchema, Transaction};

@@ -12,13 +12,14 @@ use openraft::ChangeMembers;
 use openraft::error::{ChangeMembershipError, ClientWriteError, RaftError};
 use tokio::time::Instant;
 
-use crate::cluster::{Cluster, votes_in_all};
+use crate::cluster::Cluster;
 use crate::consensus::{MemberAddress, MemberId, RaftMembership};
 use crate::entry::{self, Lease, LogTime, Payload};
 use crate::gather::write;
 use crate::message::{Beginning, Newcomer, Renewal, Reply, SealedAt};
 use crate::seals::{Difference, Sealed};
 use crate::service::{Leader, ProposeError, leader_in};
+use crate::voting::votes_in_all;
 
 /// The log is kept for a joiner this long after it last said that it lives.
 pub(crate) const LEASE_DURATION: Duration = Duration::from_secs(60);
