@@ -27,7 +27,8 @@ impl Filler {
         Ok(Self { hole, position: AtomicU64::new(0) })
     }
 
-    /// Reads on in the hole until hardly any memory is free, or the kernel frees as much as is read.
+    /// Reads on in the hole until hardly any memory is free, or the kernel frees as much as is read. Says so on standard error if much is
+    /// left: what is measured then may pay for memory that is backed anew.
     pub fn fill(&self) -> anyhow::Result<()> {
         let mut buffer = vec![0; READ_BYTES];
         let mut room = Room::new(free_bytes()?);
@@ -38,6 +39,10 @@ impl Filler {
             }
             self.read_portion(&mut buffer)?;
             room.note(free_bytes()?);
+        }
+        let left = free_bytes()?;
+        if left > FREE_BYTES_MUCH {
+            eprintln!("memory could not be filled: {} MB are free", left / 1_000_000);
         }
         Ok(())
     }
@@ -90,6 +95,8 @@ const PORTION_BYTES: u64 = 64 * 1024 * 1024;
 const READ_BYTES: usize = 1024 * 1024;
 /// The kernel begins to make room somewhere below this.
 const FREE_BYTES_MIN: u64 = 512 * 1024 * 1024;
+/// More than the kernel keeps free of itself.
+const FREE_BYTES_MUCH: u64 = 4 * 1024 * 1024 * 1024;
 /// Reading this many portions without less memory being free shows that the kernel keeps the rest free.
 const PORTIONS_IN_VAIN_MAX: u64 = 32;
 
