@@ -111,21 +111,28 @@ pub(crate) fn address(host: &str, port: u16) -> String {
 const EXAMPLES: &str = "\
 Examples
 
-Three members on this machine:
-  landfall-kv --data a --listen 127.0.0.1:7001 --peer-listen 127.0.0.1:7101 --bootstrap --insecure
-  landfall-kv --data b --listen 127.0.0.1:7002 --peer-listen 127.0.0.1:7102 --join 127.0.0.1:7101 --insecure
-  landfall-kv --data c --listen 127.0.0.1:7003 --peer-listen 127.0.0.1:7103 --join 127.0.0.1:7101 --insecure
+Three members on this machine ('landfall kv' and 'landfall-kv' are the same):
+  landfall kv --data a --insecure --bootstrap \\
+    --listen 127.0.0.1:7001 --peer-listen 127.0.0.1:7101
+  landfall kv --data b --insecure --join 127.0.0.1:7101 \\
+    --listen 127.0.0.1:7002 --peer-listen 127.0.0.1:7102
+  landfall kv --data c --insecure --join 127.0.0.1:7101 \\
+    --listen 127.0.0.1:7003 --peer-listen 127.0.0.1:7103
 
 Talk to them. Writes and reads go to the leader; the others say where it is, and redis-cli -c follows:
   redis-cli -c -p 7002 SET greeting hello
   redis-cli -p 7001 GET greeting
   redis-cli -p 7001 LANDFALL STATUS      where this member stands, as JSON
   redis-cli -p 7001 LANDFALL AUDIT       every member's root at one position, side by side
+  redis-cli -p 7001 LANDFALL REMOVE id   takes a member that died for good out of the cluster
+
+A joiner that may not vote says why in LANDFALL STATUS: rolled_back, vote_refused.
 
 On several machines, with certificates:
   landfall cert create-ca ca
   landfall cert create-member alpha --ca ca --out alpha
-  landfall-kv --data /var/lib/kv --listen 10.0.0.7:6379 --peer-listen 10.0.0.7:7100 --bootstrap --identity alpha
+  landfall kv --data /var/lib/kv --identity alpha --bootstrap \\
+    --listen 10.0.0.7:6379 --peer-listen 10.0.0.7:7100
 
 SIGTERM and Ctrl-C stop it cleanly. Exit codes: 0 stopped, 1 failed (stderr says why), 2 the command line is wrong.
 LANDFALL_LOG=info (or debug) shows on stderr what happens inside.";

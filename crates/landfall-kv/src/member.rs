@@ -144,13 +144,21 @@ impl Replica for ClusterMember {
     }
 
     async fn audit(&self) -> Result<Value, Unavailable> {
-        match self.node.audit(AUDIT_PATIENCE).await {
-            Ok(report) => Ok(status::audit(&report)),
-            Err(RosterError::NotLeader(leader)) => Err(not_leader(leader)),
-            Err(RosterError::Unknown) => Err(Unavailable::Unknown),
-            Err(RosterError::Stopped) => Err(Unavailable::Stopping),
-            Err(other) => Err(Unavailable::State(other.to_string())),
-        }
+        let report = self.node.audit(AUDIT_PATIENCE).await.map_err(not_changed)?;
+        Ok(status::audit(&report))
+    }
+
+    async fn remove(&self, member: u64) -> Result<(), Unavailable> {
+        self.node.remove(member).await.map_err(not_changed)
+    }
+}
+
+fn not_changed(error: RosterError) -> Unavailable {
+    match error {
+        RosterError::NotLeader(leader) => not_leader(leader),
+        RosterError::Unknown => Unavailable::Unknown,
+        RosterError::Stopped => Unavailable::Stopping,
+        other => Unavailable::Refused(other.to_string()),
     }
 }
 

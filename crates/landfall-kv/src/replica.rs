@@ -40,6 +40,9 @@ pub trait Replica: Lookup<Error = Unavailable> + Send + Sync + 'static {
 
     /// All members' roots at one position, side by side.
     fn audit(&self) -> impl Future<Output = Result<Value, Unavailable>> + Send;
+
+    /// Takes a member out of the cluster, which is to have been stopped before.
+    fn remove(&self, member: u64) -> impl Future<Output = Result<(), Unavailable>> + Send;
 }
 
 /// Whether a look at the state may wait for another member.
@@ -99,6 +102,9 @@ pub enum Unavailable {
     /// The state cannot be read.
     #[error("{0}")]
     State(String),
+    /// Nothing happened: do what it says, or ask for something else.
+    #[error("{0}")]
+    Refused(String),
 }
 
 impl Unavailable {
@@ -117,6 +123,7 @@ impl Unavailable {
             Self::NoQuorum => Reply::refused("CLUSTERDOWN too few members answer; try again"),
             Self::Stopping => Reply::refused("LOADING this member is stopping; ask another one"),
             Self::State(problem) => Reply::error(format!("ERR cannot read the state: {problem}")),
+            Self::Refused(reason) => Reply::error(format!("ERR {reason}")),
         }
     }
 }

@@ -225,7 +225,7 @@ impl<S: Service> Node<S> {
         roster::promote(&self.cluster, member).await
     }
 
-    /// Takes a member out of the cluster. Only the leader can.
+    /// Takes a member out of the cluster: one that has stopped, for one that runs goes on asking for votes. Only the leader can, and not itself.
     pub async fn remove(&self, member: MemberId) -> Result<(), RosterError> {
         roster::remove(&self.cluster, member).await
     }

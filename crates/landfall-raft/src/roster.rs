@@ -12,7 +12,7 @@ use openraft::ChangeMembers;
 use openraft::error::{ChangeMembershipError, ClientWriteError, RaftError};
 use tokio::time::Instant;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Role};
 use crate::consensus::{MemberAddress, MemberId, RaftMembership};
 use crate::entry::{self, Lease, LogTime, Payload};
 use crate::gather::write;
@@ -277,13 +277,30 @@ fn difference(own: &SealedAt, theirs: &SealedAt) -> Option<Difference> {
     }
 }
 
-/// Takes a member out of the cluster.
+/// Takes a member out of the cluster, whether or not it votes.
 pub(crate) async fn remove(cluster: &Arc<Cluster>, member: MemberId) -> Result<(), RosterError> {
+    check_removable(cluster, member)?;
     let one = BTreeSet::from([member]);
     if cluster.membership().voter_ids().any(|voter| voter == member) {
         change(cluster, ChangeMembers::RemoveVoters(one.clone())).await?;
     }
     change(cluster, ChangeMembers::RemoveNodes(one)).await.map(|_| ())
+}
+
+fn check_removable(cluster: &Cluster, member: MemberId) -> Result<(), RosterError> {
+    // What another member knows may be old: the leader says it.
+    if cluster.role() != Role::Leader {
+        return Ok(());
+    }
+    // The first of the two changes would end its lead before the second.
+    if member == cluster.member {
+        let reason = format!("member {member} leads: stop it, and ask who leads then to remove it");
+        return Err(RosterError::Refused(reason));
+    }
+    match cluster.membership().membership().get_node(&member) {
+        Some(_) => Ok(()),
+        None => Err(RosterError::Refused(format!("member {member} is none of this cluster"))),
+    }
 }
 
 /// Changes the membership, after a change that is under way has ended; returns what it led to.

@@ -283,6 +283,8 @@ pub enum Server {
     Status,
     /// All members' roots side by side.
     Audit,
+    /// Takes a member out of the cluster.
+    Remove(u64),
 }
 
 /// What a command is refused with: a code, a space, and a sentence, as Redis words it.

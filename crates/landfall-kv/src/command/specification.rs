@@ -128,5 +128,5 @@ pub static COMMANDS: &[Specification] = &[
     command("info", -1, &[NoMulti], NONE, parse::describe, "What operators look at"),
     command("config", -2, &[Admin, NoMulti], NONE, parse::config, "Settings: GET"),
     command("command", -1, &[NoMulti], NONE, parse::command_list, "The commands that there are: COUNT INFO DOCS"),
-    command("landfall", -2, &[Admin, NoMulti], NONE, parse::landfall, "STATUS of this member, AUDIT of all, ONCE session sequence command"),
+    command("landfall", -2, &[Admin, NoMulti], NONE, parse::landfall, "STATUS of this member, AUDIT of all, REMOVE member, ONCE session sequence command"),
 ];

@@ -87,6 +87,7 @@ fn the_count_of_arguments_is_checked() {
         ("CONFIG GET", "config|get"),
         ("CLIENT SETNAME", "client|setname"),
         ("LANDFALL STATUS x", "landfall|status"),
+        ("LANDFALL REMOVE", "landfall|remove"),
     ] {
         check_refused(line, &format!("ERR wrong number of arguments for '{name}' command"));
     }

@@ -277,6 +277,10 @@ impl<R: Replica> Conversation<R> {
                 Ok(audit) => Reply::Bulk(audit.to_string().into()),
                 Err(unavailable) => unavailable.refusal(None),
             },
+            Server::Remove(member) => match self.replica.remove(*member).await {
+                Ok(()) => Reply::Ok,
+                Err(unavailable) => unavailable.refusal(None),
+            },
         };
         self.reply(&reply).await;
     }

@@ -109,6 +109,28 @@ fn a_process_that_joins_runs_its_hook_is_promoted_and_votes() {
 }
 
 #[test]
+fn a_member_that_died_for_good_is_removed_and_another_takes_its_vote() {
+    let mut cluster = Cluster::of_three();
+    let died = cluster.id(2);
+    cluster.kill(2);
+    let remove = format!("LANDFALL REMOVE {died}");
+    assert!(cluster.client(1).ask(&remove).starts_with("-MOVED"));
+    let mut leader = cluster.client(0);
+    let leads = format!("-ERR member {} leads: ", cluster.id(0));
+    assert!(leader.ask(&format!("LANDFALL REMOVE {}", cluster.id(0))).starts_with(&leads));
+    assert_eq!(leader.ask(&remove), "+OK");
+    assert_eq!(leader.ask(&remove), format!("-ERR member {died} is none of this cluster"));
+    // Of four voters two would be too few; of three they are enough.
+    let joiner = cluster.add_joiner();
+    until("the new one votes", || leader.ask("LANDFALL STATUS").matches(r#""votes":true"#).count() == 3);
+    cluster.kill(1);
+    assert_eq!(cluster.leader().ask("SET greeting hello"), "+OK");
+    let mut joined = cluster.client(joiner);
+    assert_eq!(joined.ask("READONLY"), "+OK");
+    until("it applies what was written", || joined.ask("GET greeting") == "$hello");
+}
+
+#[test]
 fn clients_of_many_connections_count_without_losing_a_step() {
     let cluster = Cluster::of_three();
     thread::scope(|scope| {

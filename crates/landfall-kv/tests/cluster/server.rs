@@ -60,6 +60,20 @@ impl Cluster {
         self.members.len() - 1
     }
 
+    /// One more member, which joins.
+    pub(crate) fn add_joiner(&mut self) -> usize {
+        let seed = self.members[0].peers.clone();
+        self.add(&["--join", &seed]);
+        self.members.len() - 1
+    }
+
+    /// The number of a member.
+    pub(crate) fn id(&self, index: usize) -> u64 {
+        let status = self.client(index).ask("LANDFALL STATUS");
+        let status: serde_json::Value = serde_json::from_str(&status[1..]).expect("it is JSON");
+        status["id"].as_u64().expect("a number")
+    }
+
     pub(crate) fn directory(&self) -> &Path {
         self.directory.path()
     }

@@ -197,7 +197,11 @@ pub(in crate::command) fn landfall(arguments: Arguments<'_>) -> Parsed {
     if is(name, "once") && count > 4 {
         return once(arguments);
     }
-    if ["status", "audit", "once"].iter().any(|known| is(name, known)) {
+    if is(name, "remove") && count == 3 {
+        let member = u64::try_from(number(arguments, 2)?).map_err(|_| Refusal::fixed(NOT_AN_INTEGER))?;
+        return Ok(Command::Server(Server::Remove(member)));
+    }
+    if ["status", "audit", "once", "remove"].iter().any(|known| is(name, known)) {
         let name = String::from_utf8_lossy(name).to_ascii_lowercase();
         return Err(wrong_count(&format!("landfall|{name}")));
     }

@@ -135,6 +135,10 @@ impl Replica for MemoryReplica {
     fn audit(&self) -> impl Future<Output = Result<Value, Unavailable>> + Send {
         ready(Ok(json!([])))
     }
+
+    fn remove(&self, member: u64) -> impl Future<Output = Result<(), Unavailable>> + Send {
+        ready(if member == 1 { Err(Unavailable::Refused("member 1 leads".into())) } else { Ok(()) })
+    }
 }
 
 /// The cursor and the keys of an answer to `SCAN`.
