@@ -113,9 +113,9 @@ fn start_tracing() {
 }
 
 const EXAMPLES: &str = "\
-See it work, with real processes on this machine, in about a minute:
-  landfall demo              a directory, shipped, changed and proven
-  landfall demo live         a replicated service that members join under load (not finished)
+See it work, with real processes on this machine, in about half a minute:
+  landfall demo              a service that members join under load, are killed and compared
+  landfall demo files        a directory, shipped, changed and proven
 
 Certificates for two machines (once; keep ca/ca.key off both):
   landfall cert create-ca ca

@@ -53,4 +53,4 @@ Examples:
   landfall verify /srv/orders-copy     a pulled copy, by its directory
 
 Damage makes it exit with 1. A damaged pulled copy is mended by
-  landfall pull NAME DIR --from ADDR --discard-local-changes";
+  landfall pull NAME DIR --from ADDR --identity ID --discard-local-changes";

@@ -19,7 +19,7 @@ pub enum StoreError {
         source: io::Error,
     },
     /// The disk is full. Nothing that was stored is lost: free space and go on.
-    #[error("no space left to {action} {}", path.display())]
+    #[error("no space left to {action} {}: free some and try again, nothing that was stored is lost", path.display())]
     Full {
         /// What the store was doing.
         action: &'static str,
@@ -83,7 +83,7 @@ impl StoreError {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Another process, or another store of this process, has the directory: ask that one, or stop it first.
-    #[error("the store in {} is in use by another process", directory.display())]
+    #[error("the store in {} is in use by another process: ask that one, or stop it first", directory.display())]
     InUse {
         /// The directory of the store.
         directory: PathBuf,

@@ -16,7 +16,7 @@ use crate::failure::Failure;
 use crate::output::Output;
 use crate::{Verdict, signals};
 
-/// See it work: members of a key-value service join, are killed and compared under load, in about a minute
+/// See it work: members of a key-value service join, are killed and compared under load, in about half a minute
 ///
 /// The same as `landfall demo live`. `landfall demo files` ships a directory instead: one of its own, or yours. Everything happens in a
 /// temporary directory (TMPDIR says where), which is removed at the end.

@@ -20,7 +20,10 @@ pub enum HeadError {
         reason: String,
     },
     /// The signer is a member, but not a writer of this state: whoever passed the head on should not have.
-    #[error("{member} is no writer of '{state}': its certificate lacks landfall:writer:{state}")]
+    #[error(
+        "{member} is no writer of '{state}': give it a certificate that says so ('landfall cert create-member … --writer {state}') and have it \
+         publish anew"
+    )]
     NotAWriter {
         /// The member that signed.
         member: String,

@@ -79,7 +79,7 @@ impl LogError {
 #[derive(Debug, thiserror::Error)]
 pub enum LogOpenError {
     /// Another process, or another log of this process, has the directory: ask that one, or stop it first.
-    #[error("the log in {} is in use by another process", directory.display())]
+    #[error("the log in {} is in use by another process: stop it first", directory.display())]
     InUse {
         /// The directory of the log.
         directory: PathBuf,

@@ -53,7 +53,7 @@ pub enum ServeError {
         directory: PathBuf,
     },
     /// Two states have the same name.
-    #[error("state '{0}' is named twice")]
+    #[error("state '{0}' is named twice: give each directory a name of its own")]
     TwiceNamed(StateName),
     /// The first snapshot failed.
     #[error(transparent)]
@@ -67,7 +67,7 @@ pub enum ServeError {
 #[derive(Debug, thiserror::Error)]
 pub enum TakeError {
     /// No such state here.
-    #[error("no state '{0}' is served here")]
+    #[error("no state '{0}' is served here: 'landfall serve --state {0}=PATH' would serve it")]
     UnknownState(StateName),
     /// A copy makes no snapshots.
     #[error("'{0}' is a copy that was pulled: only its publisher takes snapshots")]
@@ -104,7 +104,7 @@ pub enum InspectError {
     #[error("snapshot {0} is not held here: 'landfall log' lists those that are")]
     UnknownSnapshot(String),
     /// There is no snapshot yet.
-    #[error("'{0}' has no snapshot yet")]
+    #[error("'{0}' has no snapshot yet: 'landfall snapshot {0}' takes one")]
     NoSnapshot(StateName),
     /// The data directory refused something.
     #[error(transparent)]
