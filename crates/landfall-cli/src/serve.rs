@@ -12,6 +12,7 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 use landfall::core::snapshot::StateName;
 use landfall::member::{ChangingFiles, Member, ServeConfig, StateConfig};
+use landfall::net::PeerIdentity;
 use serde_json::json;
 use signal_hook::consts::SIGHUP;
 
@@ -119,6 +120,9 @@ pub(crate) fn run(arguments: &Arguments, output: &mut Output) -> Result<Verdict,
 
 fn start(arguments: &Arguments) -> Result<Member, Failure> {
     let credentials = arguments.identity.load()?;
+    if let Some(identity) = &credentials.identity {
+        arguments.states.iter().for_each(|named| warn_no_writer(named, identity.own()));
+    }
     let several = arguments.states.len() > 1;
     let states =
         arguments.states.iter().map(|named| state_config(arguments, named, several)).collect::<Result<Vec<_>, _>>()?;
@@ -133,6 +137,18 @@ fn start(arguments: &Arguments) -> Result<Member, Failure> {
         ..ServeConfig::new(credentials.transport)
     };
     Member::serve(config).map_err(|error| Failure::of(&error))
+}
+
+/// Nobody believes what this member publishes without the right to: better heard here than from those who pull.
+fn warn_no_writer(named: &NamedDirectory, own: &PeerIdentity) {
+    let state = named.state.as_str();
+    if !named.is_pulled() && !own.writer_of.iter().any(|written| written == state) {
+        eprintln!(
+            "warning: the certificate of {} does not let it write '{state}', so no pull will believe its snapshots; create it again with \
+             'landfall cert create-member {} … --writer {state}'",
+            own.name, own.name
+        );
+    }
 }
 
 fn state_config(arguments: &Arguments, named: &NamedDirectory, several: bool) -> Result<StateConfig, Failure> {

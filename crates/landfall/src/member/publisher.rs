@@ -184,7 +184,9 @@ impl Publisher {
         let writing = store.begin_session();
         let previous = self.state.newest();
         let Scanned { root, report: scanned, index, index_token } = self.scan_quiesced(previous.as_deref())?;
-        let unchanged = previous.as_ref().filter(|previous| previous.manifest.sections[0].root == root);
+        let is_unchanged =
+            |previous: &&Arc<Held>| previous.manifest.sections[0].root == root && self.is_signed_as_now(previous);
+        let unchanged = previous.as_ref().filter(is_unchanged);
         let held = match unchanged {
             Some(previous) => (**previous).clone(),
             None => self.next_snapshot(previous.as_deref(), root)?,
@@ -310,8 +312,14 @@ impl Publisher {
         let signer = self.signer.as_ref()?;
         let head = Bytes::from(head.encode());
         let signature = signer.sign_head(&head).into();
-        let certificates = signer.own().certificate_chain.iter().map(|der| Bytes::copy_from_slice(der)).collect();
-        Some(SignedHead { head, certificates, signature })
+        Some(SignedHead { head, certificates: certificates(signer), signature })
+    }
+
+    /// Whether a snapshot would be signed with the certificate that it was signed with. With a renewed one the same content is published
+    /// again: the old signature is believed no longer than the old certificate.
+    fn is_signed_as_now(&self, held: &Held) -> bool {
+        let Some(signer) = &self.signer else { return true };
+        held.head.as_ref().is_some_and(|head| head.certificates == certificates(signer))
     }
 }
 
@@ -330,6 +338,10 @@ fn index_record(token: ChunkId, snapshot: ChunkId) -> Vec<u8> {
 
 fn open_store(data: &Path) -> Result<Store, ServeError> {
     Ok(Store::open(Arc::new(RealVfs), &data.join("store"), StoreOptions::default())?)
+}
+
+fn certificates(signer: &Identity) -> Vec<Bytes> {
+    signer.own().certificate_chain.iter().map(|der| Bytes::copy_from_slice(der)).collect()
 }
 
 fn run(command: &str) -> Result<(), TakeError> {
