@@ -324,6 +324,9 @@ pub struct StoreStats {
     pub resident_bytes: u64,
     /// Open sessions.
     pub sessions: u64,
+    /// Frames that were found damaged, or without what they are patched on, since the store was opened. Their chunks count as absent until
+    /// they are put again.
+    pub frames_lost: u64,
     /// How often the index could not be written; its entries stay in memory until it can.
     pub index_failures: u64,
 }
@@ -468,6 +471,7 @@ impl Shared {
             young_entries: index.young_count() as u64,
             resident_bytes: index.memory_bytes() + asked_bytes,
             sessions,
+            frames_lost: index.frames_lost,
             index_failures: self.index_failures.load(Ordering::Relaxed),
         }
     }

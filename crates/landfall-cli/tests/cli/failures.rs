@@ -219,6 +219,26 @@ fn verify_names_a_damaged_file_and_a_pull_mends_it() {
 }
 
 #[test]
+fn what_a_publisher_s_store_lost_the_next_snapshot_puts_there_again() {
+    let stage = stage_with_orders();
+    let server = stage.serve("orders=orders", &["--data", "data"]);
+    stage.pull("copy", &server.address, &[]).good();
+    let packs = std::fs::read_dir(stage.at("data/store/packs")).unwrap().map(|pack| pack.unwrap().path());
+    let pack = packs.max_by_key(|pack| pack.metadata().unwrap().len()).unwrap();
+    let mut bytes = std::fs::read(&pack).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&pack, bytes).unwrap();
+    let verify = || stage.landfall(["verify", "orders", "--data", "data", "--json"]);
+    assert_eq!(verify().code, Some(1));
+    stage.pull("early", &server.address, &[]).failed(1, &["no source holds"]);
+    stage.landfall(["snapshot", "orders", "--data", "data"]).good();
+    verify().good();
+    stage.pull("late", &server.address, &[]).good();
+    stage.check_equal("orders", "late");
+}
+
+#[test]
 fn a_joiner_that_is_killed_goes_on_and_fetches_little_twice() {
     let stage = Stage::with_certificates();
     stage.write("orders/big", noise(1, 60_000_000));

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use landfall_core::ChunkId;
 
-use crate::bitmap::Bitmap;
+use crate::bitmap::{Bitmap, Inserted};
 use crate::pack::{Footer, FooterEntry, PackClass, PackNumber};
 
 pub(crate) use merge::merge;
@@ -107,6 +107,8 @@ pub(crate) struct Index {
     runs: Arc<Vec<Arc<Run>>>,
     /// Grows whenever entries move in a way that a search without the lock may miss.
     pub(crate) generation: u64,
+    /// How many frames were found unusable since the store was opened.
+    pub(crate) frames_lost: u64,
 }
 
 impl Index {
@@ -199,8 +201,10 @@ impl Index {
 
     /// Counts a frame as absent from now on.
     pub(crate) fn set_broken(&mut self, location: Location) {
-        if let Some(pack) = self.packs.get_mut(&location.pack) {
-            pack.broken.get_or_insert_default().insert(location.ordinal);
+        if let Some(pack) = self.packs.get_mut(&location.pack)
+            && pack.broken.get_or_insert_default().insert(location.ordinal) == Inserted::New
+        {
+            self.frames_lost += 1;
         }
     }
 

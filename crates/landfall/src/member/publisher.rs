@@ -94,7 +94,14 @@ pub(super) struct Publisher {
     pub(super) clock: Clock,
     role: Role,
     signer: Option<Arc<Identity>>,
-    taking: Mutex<()>,
+    taking: Mutex<Seen>,
+}
+
+/// What the last snapshot knew.
+#[derive(Default)]
+struct Seen {
+    /// How much the store had lost by then. Where it lost more, files that did not change are read all the same.
+    frames_lost: u64,
 }
 
 /// Does this member make the state's snapshots?
@@ -133,7 +140,7 @@ impl Publisher {
         }
         let state = Arc::new(ServedState::new(config.name.clone(), store, content, held));
         let config = StateConfig { directory, data, ..config };
-        Ok(Self { config, state, clock, role: Role::Publisher, signer, taking: Mutex::new(()) })
+        Ok(Self { config, state, clock, role: Role::Publisher, signer, taking: Mutex::default() })
     }
 
     fn open_relay(config: StateConfig, clock: Clock, pulled: &Path) -> Result<Self, ServeError> {
@@ -151,7 +158,7 @@ impl Publisher {
         let content = Content::Files(FilesInPlace::open(&config.directory).map_err(failed)?);
         let state = Arc::new(ServedState::new(config.name.clone(), store, content, vec![held]));
         let config = StateConfig { data: pulled.to_owned(), ..config };
-        Ok(Self { config, state, clock, role: Role::Relay, signer: None, taking: Mutex::new(()) })
+        Ok(Self { config, state, clock, role: Role::Relay, signer: None, taking: Mutex::default() })
     }
 
     /// The directory that the data of the state is in.
@@ -178,12 +185,14 @@ impl Publisher {
         if self.role == Role::Relay {
             return Err(TakeError::Relay(self.config.name.clone()));
         }
-        let _one_at_a_time = self.taking.lock().expect("no panic under the lock");
+        let mut seen = self.taking.lock().expect("no panic under the lock");
         let began = Instant::now();
         let store = &self.state.store;
         let writing = store.begin_session();
         let previous = self.state.newest();
-        let Scanned { root, report: scanned, index, index_token } = self.scan_quiesced(previous.as_deref())?;
+        let frames_lost = store.stats().frames_lost;
+        let known = previous.as_deref().filter(|_| frames_lost == seen.frames_lost);
+        let Scanned { root, report: scanned, index, index_token } = self.scan_quiesced(known)?;
         let is_unchanged =
             |previous: &&Arc<Held>| previous.manifest.sections[0].root == root && self.is_signed_as_now(previous);
         let unchanged = previous.as_ref().filter(is_unchanged);
@@ -202,17 +211,19 @@ impl Publisher {
         records.set_record(INDEX_RECORD, index_record(index_token, held.id));
         store.change(&records)?;
         index.commit().map_err(TakeError::Index)?;
+        seen.frames_lost = frames_lost;
         if let_go == LetGo::Some {
             collect(store, CollectBudget { copy_bytes_max: COLLECT_COPY_BYTES_MAX })?;
         }
         Ok(report(&held, unchanged.is_none(), &scanned, began.elapsed()))
     }
 
-    fn scan_quiesced(&self, previous: Option<&Held>) -> Result<Scanned, TakeError> {
+    /// `known` is a snapshot whose unchanged files need not be read, for all that they hold is here.
+    fn scan_quiesced(&self, known: Option<&Held>) -> Result<Scanned, TakeError> {
         if let Some(command) = &self.config.before_snapshot {
             run(command)?;
         }
-        let scanned = self.scan(previous);
+        let scanned = self.scan(known);
         let resumed = self.config.after_snapshot.as_deref().map_or(Ok(()), run);
         let scanned = scanned?;
         resumed?;
