@@ -93,7 +93,7 @@ impl Figure {
             Self::JoinerReadsP99 => "joiner's reads until it is whole, p99 ms",
             Self::WrittenPerSecond => "writes acknowledged during, 1/s",
             Self::WrittenMegabytes => "keys and values written meanwhile, MB",
-            Self::HeldBeforeMegabytes => "source's memory before, MB",
+            Self::HeldBeforeMegabytes => "source's memory, most before, MB",
             Self::HeldGrowthMegabytes => "source's memory, most during − before, MB",
             Self::HeldGrowthShare => "source's memory, growth / before",
             Self::OperationsPerSecond => "operations, 1/s",

@@ -58,7 +58,7 @@ impl Drop for Watch {
 }
 
 /// What a process and all its descendants hold now.
-pub(crate) fn held_bytes(process: u32) -> anyhow::Result<u64> {
+fn held_bytes(process: u32) -> anyhow::Result<u64> {
     let rollup = fs::read_to_string(format!("/proc/{process}/smaps_rollup"))?;
     let own = parse_held_bytes(&rollup).context("unreadable smaps_rollup")?;
     let children = fs::read_to_string(format!("/proc/{process}/task/{process}/children")).unwrap_or_default();

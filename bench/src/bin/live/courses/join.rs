@@ -10,12 +10,12 @@ use crate::cases::{Case, Load, Pinning};
 use crate::equality;
 use crate::figure::{Figure, Sample};
 use crate::load::{self, Writer};
-use crate::memory::{self, Watch};
+use crate::memory::Watch;
 use crate::probe::{Probe, Question};
 use crate::reader::{MARKER, Reader, Seen};
 use crate::servers::Server;
 use crate::turn::{Stage, Turn};
-use landfall_bench::contents::Versions;
+use landfall_bench::contents::{Contents, Versions};
 
 /// The clients of the source.
 struct Clients {
@@ -47,12 +47,13 @@ fn run_bound(stage: &Stage<'_>, case: &Case, server: &dyn Server) -> anyhow::Res
     let mut source = turn.source_client()?;
     load::read_many(turn.source_client()?, &stage.contents, WARMING_READS)?;
     let clients = Clients::start(&turn)?;
-    thread::sleep(WARM_UP);
+    let watch_before = Watch::start(turn.source_id()?);
+    thread::sleep(WARM_UP + running_under(case.load, &stage.contents));
     let before = Instant::now();
     thread::sleep(BEFORE);
 
     let mut sample = Sample::default();
-    let held_before = memory::held_bytes(turn.source_id()?)?;
+    let held_before = watch_before.peak_bytes()?;
     let watch = Watch::start(turn.source_id()?);
     let (traffic_before, written_before) = (turn.joiner.place.traffic()?, clients.written());
     let told = Instant::now();
@@ -78,6 +79,15 @@ fn run_bound(stage: &Stage<'_>, case: &Case, server: &dyn Server) -> anyhow::Res
     sample.own_reports = vec![server.own_report(&mut source)?, server.own_report(&mut joiner)?];
     drop(process);
     Ok(sample)
+}
+
+/// How long the source has been under its load when somebody joins: long enough for changes to have been sealed as often and as many at a time
+/// as that load makes it, with what that takes of memory.
+fn running_under(load: Load, contents: &Contents) -> Duration {
+    match load {
+        Load::Idle => Duration::ZERO,
+        Load::WritesPerSecond(_) => Duration::from_millis(u64::from(contents.keys()) / 80),
+    }
 }
 
 impl Clients {
