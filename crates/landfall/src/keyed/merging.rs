@@ -17,6 +17,7 @@ use landfall_store::{Session, SoundBase, StoreError};
 
 use super::SealError;
 use super::here::Here;
+use super::mend::Mending;
 use crate::background::Courtesy;
 use crate::nodes::{Once, Patching, Replaced};
 
@@ -53,20 +54,30 @@ impl Kept {
     }
 }
 
-/// Merges everything. `writing` is the session in which that happens.
-pub(super) fn merge(here: &Here, writing: &Session, sealing: &mut Sealing) -> Result<Merged, SealError> {
+/// Merges everything. `writing` is the session in which that happens; what is damaged of the old trees is `mending`'s to bring.
+pub(super) fn merge(
+    here: &Here,
+    writing: &Session,
+    sealing: &mut Sealing,
+    mending: &mut Mending<'_>,
+) -> Result<Merged, SealError> {
     let read = ReadOnce::new(here, writing);
     let mut sink = StoreSink::new(&read);
-    let parts = sealing.parts(&read);
-    let parts = sink.checked(parts)?;
+    let parts = mending.until_here(|| {
+        let parts = sealing.parts(&read);
+        sink.checked(parts)
+    })?;
     let hands = hands_for(&parts);
     // One hand more would only wait for the other.
     if hands > 1 {
-        merge_apart(sealing, &parts, hands, &mut sink)?;
+        merge_apart(sealing, &parts, hands, &mut sink, mending)?;
     }
     loop {
-        let step = sealing.step(&read, SLICE_ENTRIES_MAX, &mut sink);
-        if let Step::Done(sealed) = sink.checked(step)? {
+        let step = mending.until_here(|| {
+            let step = sealing.step(&read, SLICE_ENTRIES_MAX, &mut sink);
+            sink.checked(step)
+        })?;
+        if let Step::Done(sealed) = step {
             return Ok(Merged { sealed, kept: sink.kept });
         }
     }
@@ -109,17 +120,26 @@ fn hands_for(parts: &[Part]) -> usize {
     thread::available_parallelism().map_or(1, usize::from).min(HANDS_MAX).min(parts.len())
 }
 
-/// Has parts merged by other threads, and puts them together in their order. What there is no thread for is left to the steps.
+/// Has parts merged by other threads, and puts them together in their order. What there is no thread for, or what is damaged, is left to the
+/// steps.
 fn merge_apart(
     sealing: &mut Sealing,
     parts: &[Part],
     hands: usize,
     sink: &mut StoreSink<'_, '_>,
+    mending: &mut Mending<'_>,
 ) -> Result<(), SealError> {
     let read = sink.read;
     let kept = merge_each(read, parts, hands, merge_part, |merged| {
-        let adopted = sealing.adopt(read, merged?, sink);
-        sink.checked(adopted)
+        let part = match merged {
+            // It is left to the steps. They miss what is still missing when they come to it.
+            Err(SealError::Tree(TreeError::Missing(_))) => return Ok(()),
+            merged => merged?,
+        };
+        mending.until_here(|| {
+            let adopted = sealing.adopt(read, &part, sink);
+            sink.checked(adopted)
+        })
     })?;
     sink.kept.add(kept);
     Ok(())

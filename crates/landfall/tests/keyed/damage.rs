@@ -14,6 +14,8 @@ use landfall::pull::TrustAll;
 use crate::ground::{DATA, assert_equal, fill, join_whole, key, open, put, seal, serve, value};
 
 const KEYS: u64 = 20_000;
+/// Enough for a tree whose changes are merged by several threads.
+const KEYS_OF_MANY_PARTS: u64 = 80_000;
 /// Bytes between two that are changed: several in each pack, and most nodes stay whole.
 const STEP: usize = 100_000;
 /// In the payload of a frame that holds an inner node.
@@ -87,6 +89,39 @@ fn what_is_damaged_at_a_whole_member_is_fetched_again_and_stays_right() {
     // It was put right for good: nobody is asked any more.
     let second = open(directories[1].path());
     assert_equal(&source, &second);
+    assert_eq!(seal(&source).snapshot, seal(&second).snapshot);
+}
+
+#[test]
+fn a_damaged_member_that_is_written_and_never_read_seals_all_the_same() {
+    let directories = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let [source, second] = directories.each_ref().map(|directory| open(directory.path()));
+    for keyed in [&source, &second] {
+        fill(keyed, KEYS_OF_MANY_PARTS);
+        seal(keyed);
+    }
+    drop(second);
+    assert!(damage(directories[1].path(), STEP) > 20);
+    let second = open(directories[1].path());
+    for keyed in [&source, &second] {
+        let changed = (0..KEYS_OF_MANY_PARTS).step_by(20).map(|number| (key(number), value(number, 1)));
+        put(keyed, 3, DATA, changed);
+    }
+
+    // Nobody is known who could give what is damaged: the error names it, and the changes wait.
+    let refused = second.seal().unwrap().wait().unwrap_err().to_string();
+    assert!(refused.contains("name sources"), "{refused}");
+    let member = serve(&source);
+    name_sources(&second, &[&member]);
+    assert_eq!(seal(&source).snapshot, seal(&second).snapshot);
+    drop(member);
+    // It was put right for good.
+    drop(second);
+    let second = open(directories[1].path());
+    let changed = |number| [&b"again"[..], &value(number, 1)].concat();
+    for keyed in [&source, &second] {
+        put(keyed, 4, DATA, (0..KEYS_OF_MANY_PARTS).step_by(20).map(|number| (key(number), changed(number))));
+    }
     assert_eq!(seal(&source).snapshot, seal(&second).snapshot);
 }
 
