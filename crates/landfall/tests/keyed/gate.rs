@@ -98,18 +98,16 @@ impl Gate {
 
 impl Transport for Gate {
     fn connect(&self, address: &str, deadline: Duration) -> Result<Connection, ConnectError> {
-        let (purpose, lies) = {
-            let is_bulk = matches!(std::thread::current().name(), Some("ask" | "bulk"));
-            let lies = self.lock().liar.as_deref() == Some(address);
-            (if is_bulk { Purpose::Bulk } else { Purpose::Urgent }, lies)
-        };
+        let is_bulk = matches!(std::thread::current().name(), Some("ask" | "bulk"));
+        let purpose = if is_bulk { Purpose::Bulk } else { Purpose::Urgent };
         let connection = PlainTransport.connect(address, deadline)?;
         let (gate, inner) = (self.clone(), connection.closer.clone());
         let closer = Closer::new(move || {
             inner.close();
             gate.0.changed.notify_all();
         });
-        let frames = GateFrames { gate: self.clone(), purpose, lies, frames: 0, closer: closer.clone() };
+        let frames =
+            GateFrames { gate: self.clone(), purpose, address: address.into(), frames: 0, closer: closer.clone() };
         Ok(Connection { closer, ..with_between(connection, frames) })
     }
 
@@ -123,7 +121,7 @@ impl Transport for Gate {
 struct GateFrames {
     gate: Gate,
     purpose: Purpose,
-    lies: bool,
+    address: Arc<str>,
     frames: u64,
     closer: Closer,
 }
@@ -152,7 +150,8 @@ impl Between for GateFrames {
             Purpose::Urgent => self.gate.lock().urgent_bytes_passed += frame.len() as u64,
         }
         let is_item = matches!(Message::decode(frame), Ok(Message::Item(_)));
-        if self.lies && is_item {
+        let lies = self.gate.lock().liar.as_deref() == Some(&*self.address);
+        if lies && is_item {
             *frame.last_mut().unwrap() ^= 1;
         }
     }

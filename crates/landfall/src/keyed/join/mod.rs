@@ -208,7 +208,8 @@ impl JoinHandle {
     }
 
     /// Puts the snapshot below the state: from now on reads see it, faulting in what is not here. It is recorded first, so that the state is
-    /// opened on it next time. Changes that are later than the snapshot stay.
+    /// opened on it next time. Changes that are later than the snapshot stay. A join that ended early after [`Milestone::Viable`] can be
+    /// adopted too: the next one goes on from there.
     pub fn adopt(&self) -> Result<Position, AdoptError> {
         let plan = self.progress.plan().filter(|_| self.progress.has_reached(Milestone::Viable));
         let plan = plan.ok_or(AdoptError::TooEarly)?;
@@ -280,5 +281,36 @@ impl Drop for JoinHandle {
     fn drop(&mut self) {
         self.stop();
         self.progress.unprotect();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use landfall_net::PlainTransport;
+
+    use super::*;
+    use crate::keyed::alone::open;
+    use crate::pull::TrustAll;
+
+    fn nobody() -> JoinOptions {
+        JoinOptions {
+            sources: Vec::new(),
+            transport: Arc::new(PlainTransport),
+            trust: Arc::new(TrustAll),
+            wanted: None,
+            sections: Sections::All,
+        }
+    }
+
+    #[test]
+    fn what_came_for_a_join_that_failed_is_kept_until_its_handle_goes() {
+        let directory = tempfile::tempdir().unwrap();
+        let keyed = open(directory.path());
+        let handle = keyed.join(nobody());
+        let failure = handle.wait(Milestone::Viable).unwrap_err();
+        assert!(matches!(*failure.0, JoinFailure::NoSource { .. }), "{failure}");
+        assert_eq!(keyed.here.store.stats().sessions, 1, "it might be adopted yet");
+        drop(handle);
+        assert_eq!(keyed.here.store.stats().sessions, 0);
     }
 }

@@ -58,7 +58,7 @@ impl Run {
         let ended = self.run();
         let ended = ended.map_err(|failure| if self.progress.was_stopped() { JoinFailure::Stopped } else { failure });
         if let Err(failure) = &ended {
-            self.progress.unprotect();
+            self.unprotect_what_is_pinned();
             tracing::info!(state = %self.keyed.name(), %failure, "a join ended early");
         }
         let Self { keyed, progress, .. } = self;
@@ -66,8 +66,15 @@ impl Run {
         progress.end(ended);
     }
 
+    /// A join that failed may yet be adopted if what serving needs had come. So what no snapshot pins is kept until the handle goes.
+    fn unprotect_what_is_pinned(&self) {
+        if self.progress.plan().is_some_and(|plan| self.keyed.served.find(plan.snapshot).is_some()) {
+            self.progress.unprotect();
+        }
+    }
+
     fn run(&self) -> Result<(), JoinFailure> {
-        // What comes is protected until all of it came and its snapshot is pinned; whoever never adopts it lets it go with the handle.
+        // What comes is protected until its snapshot is pinned; whoever never adopts it lets it go with the handle.
         self.progress.protect(self.keyed.here.store.begin_session());
         let (plan, asked) = self.plan()?;
         let fetched = self.fetch(&plan, asked);
