@@ -19,7 +19,7 @@ use super::SealError;
 use super::here::Here;
 use super::mend::Mending;
 use crate::background::Courtesy;
-use crate::nodes::{Once, Patching, Replaced};
+use crate::nodes::{FirstFailure, Once, Patching, Replaced};
 
 /// Threads that merge beside the one that puts their parts together, which has little to do.
 const HANDS_MAX: usize = 4;
@@ -248,6 +248,7 @@ struct ReadOnce<'a> {
     writing: &'a Session,
     /// The last that were read, oldest first.
     last: RefCell<VecDeque<OldNode<'a>>>,
+    failure: FirstFailure,
 }
 
 /// A node that was read, and whether it is known that a patch can be put on it.
@@ -260,7 +261,7 @@ struct OldNode<'a> {
 
 impl<'a> ReadOnce<'a> {
     fn new(here: &'a Here, writing: &'a Session) -> Self {
-        Self { here, writing, last: RefCell::default() }
+        Self { here, writing, last: RefCell::default(), failure: FirstFailure::default() }
     }
 
     /// A node that was read; one that was read lately is not read again.
@@ -293,11 +294,8 @@ impl Nodes for ReadOnce<'_> {
     }
 
     fn read(&self, id: ChunkId) -> Option<Result<Node, TreeError>> {
-        let old = self.old(id).unwrap_or_else(|failure| {
-            self.here.nodes.note_failure(failure);
-            None
-        });
-        old.map(|old| old.map(|old| old.node))
+        let old = self.failure.noting(self.old(id))?;
+        Some(old.map(|old| old.node))
     }
 }
 
@@ -319,10 +317,9 @@ impl<'r, 'a> StoreSink<'r, 'a> {
 
     /// The result of an operation that this sink was given to, unless the store failed under it.
     fn checked<T>(&mut self, result: Result<T, TreeError>) -> Result<T, SealError> {
-        match self.failure.take().or_else(|| self.read.here.nodes.take_failure()) {
-            Some(failure) => Err(failure.into()),
-            None => Ok(result?),
-        }
+        self.failure.take().map_or(Ok(()), Err)?;
+        self.read.failure.check()?;
+        Ok(result?)
     }
 
     fn keep(&mut self, node: &Chunk, old: Option<ChunkId>, copied: &[Copied]) -> Result<(), StoreError> {

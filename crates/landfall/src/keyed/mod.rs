@@ -201,9 +201,13 @@ impl Keyed {
                 Look::NotHeld(section) => return Err(KeyedError::NotHeld { section }),
             };
             // What is below is read without the lock. Its snapshot may be let go meanwhile: then a newer one has taken its place.
-            match read_below(&self.here, &root, key) {
+            let reader = self.here.reader();
+            match read_below(&reader, &root, key) {
                 Ok(value) => return Ok(value),
-                Err(ReadError::Missing(missing)) => self.fetch(&missing, base)?,
+                Err(ReadError::Missing(missing)) => {
+                    reader.check()?;
+                    self.fetch(&missing, base)?;
+                }
                 Err(error) => return Err(KeyedError::of_read(error)),
             }
         }
@@ -250,12 +254,13 @@ impl Keyed {
     ) -> Result<Option<R>, KeyedError> {
         let _one_at_a_time = self.lock_applying();
         loop {
+            let reader = self.here.reader();
             let (tried, base) = {
                 let state = self.read_state();
                 if position <= state.position() {
                     return Ok(None);
                 }
-                let mut transaction = state.begin(&self.here);
+                let mut transaction = state.begin(&reader);
                 let tried = run(&mut transaction).and_then(|result| Ok((result, transaction.finish()?)));
                 (tried, state.base_position())
             };
@@ -264,7 +269,10 @@ impl Keyed {
                     let applied = self.write_state().commit(position, record, &changes);
                     return Ok((applied == Applied::Now).then_some(result));
                 }
-                Err(ReadError::Missing(missing)) => self.fetch(&missing, base)?,
+                Err(ReadError::Missing(missing)) => {
+                    reader.check()?;
+                    self.fetch(&missing, base)?;
+                }
                 Err(error) => return Err(KeyedError::of_read(error)),
             }
         }
@@ -345,9 +353,6 @@ impl Keyed {
     }
 
     fn fetch_now(&self, missing: &Missing) -> Result<(), KeyedError> {
-        if let Some(failure) = self.here.nodes.take_failure() {
-            return Err(failure.into());
-        }
         let lanes = self.lanes.read().expect("no panic under the lock").clone();
         let Some(lanes) = lanes else {
             return if self.is_filling() { Err(KeyedError::of_missing(missing)) } else { self.mend(missing) };

@@ -270,7 +270,7 @@ impl Assembly {
 
     fn old_chunks(&self, path: &FilePath) -> Result<Option<OldChunks>, AssemblyError> {
         let Some(base) = self.base else { return Ok(None) };
-        let mut contents = Contents::new(&self.nodes, base, path);
+        let mut contents = Contents::new(&*self.nodes, base, path);
         let mut old = OldChunks { offsets: HashMap::new(), in_order: Vec::new() };
         while let Some((offset, chunk)) = contents.next()? {
             if old.in_order.len() >= OLD_CHUNKS_MAX {

@@ -215,11 +215,12 @@ impl Destination {
         status.enter(Stage::Fetching);
         fetch(options, plan, asked, &assembly, status)?;
         status.enter(Stage::Installing);
-        let changed = install::record_changes(&assembly, &nodes)?;
+        let reader = nodes.reader();
+        let recorded = install::record_changes(&assembly, &reader);
         assembly.close_files();
-        if let Some(failure) = nodes.take_failure() {
-            return Err(failure.into());
-        }
+        // What only looked missing because the disk failed is that failure.
+        reader.check()?;
+        let changed = recorded?;
         store.put(&plan.manifest_chunk)?;
         store.sync()?;
         history::save(&store, &held_after(plan, base))?;

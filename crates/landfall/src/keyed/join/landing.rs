@@ -64,7 +64,7 @@ impl KeyedLanding {
         let Some(base) = self.trees.get(tree).and_then(|trees| trees.base) else { return Ok(None) };
         match get(&*self.here.nodes, &base, key) {
             Ok(value) => Ok(value.and_then(|value| value.chunk).map(|chunk| chunk.id)),
-            // The older tree was damaged here: then there is nothing to build on.
+            // The older tree is damaged here, or cannot be read now: then there is nothing to build on.
             Err(TreeError::Missing(_)) => Ok(None),
             Err(error) => Err(error.into()),
         }

@@ -327,18 +327,17 @@ impl FaultLanes {
         bases.into_iter().enumerate().map(|(level, base)| base.filter(|base| is_useful(level, base))).collect()
     }
 
-    /// A node that was damaged or let go is nothing to build on: the patch could not be read, and its source would count as corrupt.
+    /// A node that cannot be read, or was let go, is nothing to build on: the patch could not be read, and its source would count as corrupt.
     fn can_build_on(&self, base: ChunkId) -> bool {
-        self.here.node(base).is_some()
+        self.here.nodes.node(base).is_some()
     }
 
     /// How many nodes of the way to a key are here, and what comes next; nothing if all of it is here.
     fn way(&self, root: &Root, key: &[u8]) -> Result<Option<(usize, OnTheWay)>, Failure> {
-        let counted = CountedNodes { nodes: &*self.here.nodes, count: RefCell::new(0) };
+        let reader = self.here.nodes.reader();
+        let counted = CountedNodes { nodes: &reader, count: RefCell::new(0) };
         let found = get(&counted, root, key);
-        if let Some(failure) = self.here.nodes.take_failure() {
-            return Err(failure.into());
-        }
+        reader.check()?;
         let held = *counted.count.borrow();
         let what = match found {
             Err(TreeError::Missing(wants)) => wants.first().map(|want| Further::Node(want.id)),
@@ -352,9 +351,12 @@ impl FaultLanes {
     }
 
     fn nodes_from(&self, line: &Line, wants: &[NodeWant]) -> Result<(), Failure> {
-        let missing = wants.iter().filter(|want| self.here.node(want.id).is_none());
-        let missing: Vec<NodeWant> =
-            missing.map(|want| NodeWant { base: want.base.filter(|base| self.can_build_on(*base)), ..*want }).collect();
+        let mut missing = Vec::new();
+        for want in wants {
+            if self.here.nodes.get(want.id)?.is_none() {
+                missing.push(NodeWant { base: want.base.filter(|base| self.can_build_on(*base)), ..*want });
+            }
+        }
         if missing.is_empty() {
             return Ok(());
         }

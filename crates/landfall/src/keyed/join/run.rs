@@ -209,7 +209,7 @@ impl Run {
     /// Are the inner nodes of a tree here? One that was damaged would be wanted of sources that may have let it go, and without it the walk
     /// would not go on. Those that are here are read now instead of a little later.
     fn can_be_walked(&self, root: Root) -> bool {
-        let missing = UpperLevels::new(vec![TreePair { base: None, target: root }]).next(&self.keyed.here, 0);
+        let missing = UpperLevels::new(vec![TreePair { base: None, target: root }]).next(&self.keyed.here.reader(), 0);
         missing.is_ok_and(|missing| missing.is_empty())
     }
 
