@@ -281,6 +281,9 @@ impl Keyed {
     /// Makes the content of a snapshot that is held here the state's content at `position`, where the log says so with `record`.
     pub fn roll_back(&self, snapshot: ChunkId, position: Position, record: &[u8]) -> Result<ChunkId, RollBackError> {
         let _one_at_a_time = self.lock_applying();
+        // Before it is looked for: a seal that ends now could let the snapshot go, and the collector take what only it needs.
+        let mut base = self.lock_base();
+        let _writing = self.here.store.begin_session();
         let sections = self.sections();
         let is_here = |held: &Arc<Held>| held.extent != Extent::Filling && held.sections.cover(&sections);
         let held = self.served.find(snapshot).filter(is_here).ok_or(RollBackError::UnknownSnapshot(snapshot))?;
@@ -292,11 +295,9 @@ impl Keyed {
             state.log_hash().after(position, record)
         };
         let manifest = Manifest { position, log_hash, ..held.manifest.clone() };
-        let _writing = self.here.store.begin_session();
         let chunk = manifest.to_chunk();
         self.here.store.put(&chunk)?;
         self.here.store.sync()?;
-        let mut base = self.lock_base();
         let standing = Standing { chunk, manifest, extent: Extent::complete(&sections), sections };
         self.stand_on(standing, &mut base)
     }
