@@ -1,7 +1,8 @@
 //! Owns the beginning and the course of a fetch: every source is asked at once, and kept connected until the transfer ends.
 
+use std::io;
 use std::sync::Arc;
-use std::thread::Builder;
+use std::thread::{Builder, ScopedJoinHandle};
 
 use landfall_core::ChunkId;
 use landfall_core::transfer::PeerId;
@@ -51,11 +52,15 @@ impl Ways<'_> {
     /// Asks every source at once.
     pub(crate) fn ask_all(&self, question: &Question) -> Answers {
         let answers: Vec<Result<Greeted, SourceError>> = std::thread::scope(|scope| {
-            let ask = |address| {
-                named("ask").spawn_scoped(scope, move || greet(self.transport, self.trust, address, question))
+            let ask = |address: &str| greet(self.transport, self.trust, address, question);
+            let begin = |address| (address, named("ask").spawn_scoped(scope, move || ask(address)));
+            let threads: Vec<_> = self.sources.iter().map(|address| begin(address)).collect();
+            let wait = |(address, thread): (_, io::Result<ScopedJoinHandle<'_, _>>)| match thread {
+                Ok(thread) => thread.join().expect("asking does not panic"),
+                // One after the other, then.
+                Err(_) => ask(address),
             };
-            let threads: Vec<_> = self.sources.iter().map(|address| ask(address)).collect();
-            threads.into_iter().map(|thread| thread.expect(THREAD).join().expect("asking does not panic")).collect()
+            threads.into_iter().map(wait).collect()
         });
         let mut failures = Vec::new();
         let named = answers.into_iter().zip(self.sources).enumerate();

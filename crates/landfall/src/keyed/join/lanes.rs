@@ -2,8 +2,10 @@
 //! own to each source, so that no bulk stands in front of it.
 
 use std::cell::RefCell;
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread::{Builder, Scope, ScopedJoinHandle};
 
 use bytes::Bytes;
 use landfall_core::join::{Asking, GiveUp, Next, Shortfall, SourceId, Sources};
@@ -136,10 +138,10 @@ impl FaultLanes {
         // A way brings the node that it misses first.
         let beside = missing.nodes.get(missing.ways.len()..).unwrap_or_default();
         std::thread::scope(|scope| {
-            let nodes =
-                (!beside.is_empty() && !missing.ways.is_empty()).then(|| scope.spawn(|| self.fetch_nodes(beside)));
+            let fetch = move || self.fetch_nodes(beside);
+            let nodes = (!beside.is_empty() && !missing.ways.is_empty()).then(|| Fetching::begin(scope, fetch));
             self.fetch_ways(&missing.ways)?;
-            nodes.map_or(Ok(()), |nodes| nodes.join().expect("fetching does not panic"))
+            nodes.map_or(Ok(()), Fetching::wait)
         })?;
         self.fetch_nodes(&missing.nodes)?;
         self.fetch_chunks(&missing.chunks)
@@ -150,9 +152,9 @@ impl FaultLanes {
             match ways {
                 [way] => self.fetch_way(way)?,
                 ways => std::thread::scope(|scope| {
-                    let fetch = |way| scope.spawn(move || self.fetch_way(way));
-                    let threads: Vec<_> = ways.iter().map(fetch).collect();
-                    threads.into_iter().try_for_each(|thread| thread.join().expect("fetching does not panic"))
+                    let fetch = |way| Fetching::begin(scope, move || self.fetch_way(way));
+                    let fetching: Vec<_> = ways.iter().map(fetch).collect();
+                    fetching.into_iter().try_for_each(Fetching::wait)
                 })?,
             }
         }
@@ -280,6 +282,7 @@ impl FaultLanes {
         }
         let greeted = greet(&self.transport, &*self.trust, &lane.address, &self.question);
         let line = Line::new(greeted.map_err(|error| error.to_string())?, self.status.clone());
+        let line = line.map_err(|error| format!("no thread for a connection: {error}"))?;
         *open = Some(line.clone());
         Ok(line)
     }
@@ -415,6 +418,35 @@ impl FaultLanes {
     }
 }
 
+/// Something that is fetched beside other things: on a thread of its own, or before them where the system gives none.
+enum Fetching<'scope> {
+    Begun(ScopedJoinHandle<'scope, Result<(), FaultError>>),
+    Done(Result<(), FaultError>),
+}
+
+impl<'scope> Fetching<'scope> {
+    fn begin(
+        scope: &'scope Scope<'scope, '_>,
+        fetch: impl Fn() -> Result<(), FaultError> + Copy + Send + 'scope,
+    ) -> Self {
+        Self::begun(Builder::new().name("fault".into()).spawn_scoped(scope, fetch), fetch)
+    }
+
+    fn begun(
+        thread: io::Result<ScopedJoinHandle<'scope, Result<(), FaultError>>>,
+        fetch: impl FnOnce() -> Result<(), FaultError>,
+    ) -> Self {
+        thread.map_or_else(|_| Self::Done(fetch()), Self::Begun)
+    }
+
+    fn wait(self) -> Result<(), FaultError> {
+        match self {
+            Self::Begun(thread) => thread.join().expect("fetching does not panic"),
+            Self::Done(fetched) => fetched,
+        }
+    }
+}
+
 fn decode(encoded: &Encoded, base: Option<&[u8]>) -> Result<Bytes, Failure> {
     let mut plain = Vec::new();
     let (codec, payload) = (encoded.codec, &encoded.payload);
@@ -487,5 +519,22 @@ impl Nodes for CountedNodes<'_> {
         let node = self.nodes.node(id)?;
         *self.count.borrow_mut() += 1;
         Some(node)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_there_is_no_thread_for_is_fetched_all_the_same() {
+        let no_thread = || Err(io::Error::from(io::ErrorKind::WouldBlock));
+        let mut tries = 0;
+        let fetched = Fetching::begun(no_thread(), || {
+            tries += 1;
+            Err(FaultError::Ended)
+        });
+        assert!(matches!(fetched.wait(), Err(FaultError::Ended)));
+        assert_eq!(tries, 1);
     }
 }

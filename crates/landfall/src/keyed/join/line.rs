@@ -3,9 +3,10 @@
 //! It carries no bulk and shares no lock with what does.
 
 use std::collections::HashMap;
+use std::io;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::thread::JoinHandle;
+use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -63,7 +64,11 @@ struct Pending {
 }
 
 impl Line {
-    pub(super) fn new(greeted: Greeted, status: Arc<Status>) -> Arc<Self> {
+    /// A line on a connection that has asked.
+    ///
+    /// # Errors
+    /// The system gives no thread to listen on it.
+    pub(super) fn new(greeted: Greeted, status: Arc<Status>) -> io::Result<Arc<Self>> {
         let Connection { sender, mut receiver, closer, .. } = greeted.connection;
         receiver.set_idle_deadline(LEASE_CHECK);
         let line =
@@ -84,8 +89,9 @@ impl Line {
             // Whoever waits finds its channel closed.
             pending.answers.clear();
         };
-        *line.listening.lock().expect("no panic under the lock") = Some(std::thread::spawn(listen));
-        line
+        let listening = Builder::new().name("line".into()).spawn(listen)?;
+        *line.listening.lock().expect("no panic under the lock") = Some(listening);
+        Ok(line)
     }
 
     /// Asks, and gives back where the answers come.
