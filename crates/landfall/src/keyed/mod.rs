@@ -43,7 +43,7 @@ pub use records::{CarriedOut, CarryOutError};
 pub use seal::{SealReport, SealTicket};
 
 use crate::clock::{Clock, wall_seconds};
-use crate::history::{self, Held};
+use crate::history::{self, Held, History};
 use crate::nodes::NodeCache;
 use crate::source::{Content, ServedState};
 use here::Here;
@@ -96,6 +96,8 @@ pub struct Keyed {
     served: Arc<ServedState>,
     clock: Clock,
     room: Room,
+    /// Snapshots that were held and whose manifests are lost.
+    lost: Vec<ChunkId>,
     /// Held for moments: nothing is read from a disk or a peer under the writing lock.
     state: RwLock<KeyedState>,
     /// One change at a time.
@@ -111,11 +113,12 @@ pub struct Keyed {
 }
 
 impl Keyed {
-    /// Opens a state at its newest durable snapshot, or at one that a join began to fill; a new directory gives an empty state.
+    /// Opens a state at its newest durable snapshot, or at one that a join began to fill; a new directory gives an empty state. A snapshot
+    /// whose manifest is lost is passed over: [`Self::lost_snapshots`].
     pub fn open(config: KeyedConfig) -> Result<Arc<Self>, KeyedOpenError> {
         let store = Store::open(Arc::new(RealVfs), &config.directory.join("store"), StoreOptions::default())?;
         let store = Arc::new(store);
-        let held = history::load(&store)?;
+        let History { held, lost } = history::load(&store)?;
         if let Some(other) = held.iter().find(|held| held.manifest.state != config.name) {
             return Err(KeyedOpenError::OtherState { held: other.manifest.state.clone(), named: config.name });
         }
@@ -138,6 +141,7 @@ impl Keyed {
             served: Arc::new(served),
             clock: Clock::start(),
             room: Room::default(),
+            lost,
             state: RwLock::new(state),
             applying: Mutex::new(()),
             base: Mutex::new(0),
@@ -185,6 +189,12 @@ impl Keyed {
     /// The snapshots that are held here, oldest first: what a joiner's delta, or a rollback, can build on.
     pub fn snapshots(&self) -> Vec<SealedSnapshot> {
         self.served.held().iter().map(|held| SealedSnapshot::from(&**held)).collect()
+    }
+
+    /// Snapshots whose manifests could not be read when the state was opened, oldest first. If the newest was among them, the state stands at
+    /// an older one: apply the log again from [`Self::position`] on, or join.
+    pub fn lost_snapshots(&self) -> &[ChunkId] {
+        &self.lost
     }
 
     /// The value of a key. What is not here is fetched, if a join is under way; what is damaged here, if sources are known.

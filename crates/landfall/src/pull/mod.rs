@@ -335,7 +335,7 @@ fn what_is_held(placement: &Placement, store: &Store) -> Result<Holding, PullErr
     if placement.kind() != Kind::Update {
         return Ok(Holding::Nothing);
     }
-    let mut held = history::load(store)?;
+    let mut held = history::load(store)?.held;
     let indexed = placement.index().ok().map(|index| index.header().manifest);
     match held.iter().position(|held| Some(held.id) == indexed) {
         Some(at) => Ok(Holding::Snapshot(held.swap_remove(at))),

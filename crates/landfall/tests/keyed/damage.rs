@@ -6,12 +6,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use landfall::core::ChunkId;
-use landfall::keyed::{Extent, KeyedError};
+use landfall::keyed::{Extent, Keyed, KeyedError};
 use landfall::member::Member;
 use landfall::net::PlainTransport;
 use landfall::pull::TrustAll;
 
-use crate::ground::{DATA, assert_equal, fill, join_whole, key, open, put, seal, serve, value};
+use crate::ground::{DATA, assert_equal, at, fill, join_whole, key, open, put, seal, serve, value};
 
 const KEYS: u64 = 20_000;
 /// Enough for a tree whose changes are merged by several threads.
@@ -54,7 +54,7 @@ fn damage_chunk(directory: &Path, id: ChunkId) {
     panic!("{id} is in no pack");
 }
 
-fn name_sources(keyed: &landfall::keyed::Keyed, sources: &[&Member]) {
+fn name_sources(keyed: &Keyed, sources: &[&Member]) {
     let addresses = sources.iter().map(|source| source.address().unwrap()).collect();
     keyed.set_sources(addresses, Arc::new(PlainTransport), Arc::new(TrustAll));
 }
@@ -198,4 +198,26 @@ fn an_old_tree_that_cannot_be_walked_is_no_base_although_nobody_else_has_it() {
     let joiner = open(directories[2].path());
     let _joined = join_whole(&joiner, &[&member]);
     assert_equal(&newer, &joiner);
+}
+
+#[test]
+fn a_state_whose_newest_manifest_is_lost_says_so_and_goes_on_from_an_older_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let keyed = open(directory.path());
+    fill(&keyed, 1000);
+    seal(&keyed);
+    let change = |keyed: &Keyed| put(keyed, 3, DATA, [(key(1), b"later".to_vec())].into_iter());
+    change(&keyed);
+    let newest = seal(&keyed);
+    assert_eq!(keyed.lost_snapshots(), []);
+    drop(keyed);
+    damage_chunk(directory.path(), newest.snapshot);
+
+    let keyed = open(directory.path());
+    assert_eq!((keyed.position(), keyed.lost_snapshots()), (at(2), &[newest.snapshot][..]));
+    change(&keyed);
+    assert_eq!(seal(&keyed).snapshot, newest.snapshot);
+    drop(keyed);
+    let keyed = open(directory.path());
+    assert_eq!((keyed.position(), keyed.lost_snapshots()), (at(3), &[][..]));
 }
