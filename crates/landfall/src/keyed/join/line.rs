@@ -17,8 +17,11 @@ use landfall_net::{Closer, Connection, FrameReceiver, FrameSender, ReceiveError}
 use crate::fetch::greet::Greeted;
 use crate::fetch::status::Status;
 
-/// A source that owes an answer and says nothing for this long is not waited for.
+/// A source that owes an answer and of which nothing comes for this long is not waited for. While bytes come it is, however few: what they
+/// become is as large as one value.
 const SILENCE_MAX: Duration = Duration::from_secs(8);
+/// How often a line on which a long item comes slowly notes that its bytes do.
+const BYTES_CHECK: Duration = Duration::from_secs(1);
 /// How often a quiet line looks whether its lease needs renewing.
 const LEASE_CHECK: Duration = Duration::from_secs(5);
 /// Items of one request that wait to be taken.
@@ -60,6 +63,8 @@ pub(super) struct Line {
 struct Pending {
     last: u32,
     answers: HashMap<u32, SyncSender<Answer>>,
+    /// When something last came of any answer. A lease that was renewed is none.
+    heard: Option<Instant>,
     broken: bool,
 }
 
@@ -71,6 +76,7 @@ impl Line {
     pub(super) fn new(greeted: Greeted, status: Arc<Status>) -> io::Result<Arc<Self>> {
         let Connection { sender, mut receiver, closer, .. } = greeted.connection;
         receiver.set_idle_deadline(LEASE_CHECK);
+        receiver.set_unfinished_interval(BYTES_CHECK);
         let line =
             Arc::new(Self { sender: Mutex::new(sender), pending: Arc::default(), closer, listening: Mutex::new(None) });
         let (weak, pending, lease) = (Arc::downgrade(&line), line.pending.clone(), greeted.lease);
@@ -108,7 +114,7 @@ impl Line {
             request
         };
         self.say(&Message::Fetch(Fetch { request, what: Some(what) }))?;
-        Ok(Answers { answers })
+        Ok(Answers { answers, pending: self.pending.clone() })
     }
 
     fn say(&self, message: &Message<'_>) -> Result<(), LineBroken> {
@@ -144,15 +150,29 @@ impl Drop for Line {
 /// Where the answers to one request come.
 pub(super) struct Answers {
     answers: Receiver<Answer>,
+    pending: Arc<Mutex<Pending>>,
 }
 
 impl Answers {
     /// The next answer. An error if the line broke or the source is silent.
     pub(super) fn next(&self) -> Result<Answer, LineBroken> {
-        self.answers.recv_timeout(SILENCE_MAX).map_err(|error| match error {
-            RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected => LineBroken,
-        })
+        let mut wait = SILENCE_MAX;
+        loop {
+            match self.answers.recv_timeout(wait) {
+                Ok(answer) => return Ok(answer),
+                Err(RecvTimeoutError::Timeout) => {
+                    wait = left_to_wait(lock(&self.pending).heard, Instant::now()).ok_or(LineBroken)?;
+                }
+                Err(RecvTimeoutError::Disconnected) => return Err(LineBroken),
+            }
+        }
     }
+}
+
+/// How long one who waited in vain waits yet, for what comes of a line on which something was heard then; nothing if that is too long ago.
+fn left_to_wait(heard: Option<Instant>, now: Instant) -> Option<Duration> {
+    let silence = now.saturating_duration_since(heard?);
+    SILENCE_MAX.checked_sub(silence).filter(|left| !left.is_zero())
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -166,6 +186,10 @@ fn hear(receiver: &mut dyn FrameReceiver, reader: &mut ItemReader, pending: &Mut
     let frame = match receiver.receive() {
         Ok(Some(frame)) => frame,
         Err(ReceiveError::TimedOut { .. }) => return Heard::GoOn,
+        Err(ReceiveError::Unfinished { .. }) => {
+            lock(pending).heard = Some(Instant::now());
+            return Heard::GoOn;
+        }
         Ok(None) | Err(_) => return Heard::End,
     };
     match Message::decode(frame) {
@@ -196,7 +220,11 @@ fn take_item(item: Item<'_, Codec>, pending: &Mutex<Pending>) {
         }),
         ItemBody::Missing | ItemBody::Damaged => Came::Nothing,
     };
-    let asked = lock(pending).answers.get(&item.request).cloned();
+    let asked = {
+        let mut pending = lock(pending);
+        pending.heard = Some(Instant::now());
+        pending.answers.get(&item.request).cloned()
+    };
     // Who does not wait any more has gone to another source.
     if let Some(asked) = asked
         && asked.send(Answer::Item { want: item.want, came }).is_err()
@@ -234,12 +262,15 @@ mod tests {
 
     use super::*;
 
-    /// Frames that came.
+    /// Frames that came; an empty one is the part of one that is not whole yet.
     struct Frames(VecDeque<Vec<u8>>, Vec<u8>);
 
     impl FrameReceiver for Frames {
         fn receive(&mut self) -> Result<Option<&[u8]>, ReceiveError> {
             let Some(frame) = self.0.pop_front() else { return Ok(None) };
+            if frame.is_empty() {
+                return Err(ReceiveError::Unfinished { after: BYTES_CHECK });
+            }
             self.1 = frame;
             Ok(Some(&self.1))
         }
@@ -277,6 +308,29 @@ mod tests {
         let Answer::Item { came: Came::Bytes(came), .. } = answers.recv().unwrap() else { panic!("bytes came") };
         assert_eq!((came.codec, &came.payload[..]), (Codec::Raw, &b"what stands here again"[..]));
         assert_eq!(hear(&mut frames, &mut reader, &pending), Heard::End, "nothing more came");
+    }
+
+    #[test]
+    fn a_line_is_heard_while_bytes_of_an_answer_come_but_not_while_only_its_lease_is_renewed() {
+        let mut frames = frames(&[b"an answer"]);
+        frames.0.push_front(Message::Renewed(Lease::default()).encode());
+        frames.0.push_back(Vec::new());
+        let (pending, mut reader) = (Mutex::new(Pending::default()), ItemReader::new());
+        for is_heard in [false, true, true] {
+            assert_eq!(hear(&mut frames, &mut reader, &pending), Heard::GoOn);
+            assert_eq!(lock(&pending).heard.take().is_some(), is_heard);
+        }
+    }
+
+    #[test]
+    fn whoever_waits_goes_on_while_something_was_heard_lately() {
+        let now = Instant::now();
+        let left_after = |silence| left_to_wait(Some(now), now + silence);
+        assert_eq!(left_after(Duration::ZERO), Some(SILENCE_MAX));
+        assert_eq!(left_after(SILENCE_MAX - BYTES_CHECK), Some(BYTES_CHECK));
+        assert_eq!(left_after(SILENCE_MAX), None);
+        assert_eq!(left_after(SILENCE_MAX * 2), None);
+        assert_eq!(left_to_wait(None, now), None, "nothing ever came");
     }
 
     #[test]
