@@ -16,7 +16,7 @@ use landfall_core::wire::{TouchedKey, Urgency};
 use super::early::{fetch_upper_levels, fetch_whole};
 use super::hot::{Touched, fetch_hot};
 use super::landing::{KeyedLanding, LandingError};
-use super::lanes::{FaultLanes, Reach};
+use super::lanes::{FaultError, FaultLanes, Reach};
 use super::progress::{Fetch, Plan, Progress};
 use super::{Extent, JoinFailure, Keyed};
 use crate::background::give_way;
@@ -178,7 +178,14 @@ impl Run {
             match part {
                 Part::Vital => fetch_whole(&plan.lanes, here, vital.clone())?,
                 Part::Upper => fetch_upper_levels(&plan.lanes, here, bulk.clone())?,
-                Part::Hot => self.fetch_hot(plan)?,
+                Part::Hot => match self.fetch_hot(plan) {
+                    Err(JoinFailure::Fault(FaultError::Nobody(why))) => {
+                        tracing::info!(%why, "what is used most comes with the rest");
+                        self.progress.tell(|join, _| join.handle_hot_late(of));
+                        continue;
+                    }
+                    fetched => fetched?,
+                },
                 Part::Rest => {
                     self.fetch_bulk(plan, bulk.clone(), asked.take().unwrap_or_default())?;
                     here.store.sync()?;
@@ -267,7 +274,10 @@ impl Run {
             self.progress.unprotect();
             keyed.forget_carried();
         }
-        self.progress.tell(|join, now| join.handle_here(Part::Rest, plan.snapshot, now));
+        self.progress.tell(|join, now| {
+            // What is hot as well, if it could not be had before.
+            [Part::Rest, Part::Hot].into_iter().for_each(|part| join.handle_here(part, plan.snapshot, now));
+        });
         drop(base);
         Ok(let_go)
     }
