@@ -5,12 +5,13 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use landfall_core::codec::Codec;
+use landfall_core::limits::REQUESTS_UNANSWERED_MAX;
 use landfall_core::wire::{Fetch, FetchWhat, Item, ItemBody, ItemReader, Lease, Message};
 use landfall_net::{Closer, Connection, FrameReceiver, FrameSender, ReceiveError};
 
@@ -54,14 +55,23 @@ pub(super) struct LineBroken;
 /// A connection on which requests are asked as they come up.
 pub(super) struct Line {
     sender: Mutex<Box<dyn FrameSender>>,
-    pending: Arc<Mutex<Pending>>,
+    requests: Arc<Requests>,
     closer: Closer,
     listening: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What was asked on a line, shared by those who ask and the thread that listens.
+#[derive(Default)]
+struct Requests {
+    pending: Mutex<Pending>,
+    /// A request was answered to its end, or the line broke.
+    ended: Condvar,
 }
 
 #[derive(Default)]
 struct Pending {
     last: u32,
+    /// Where the answers go of those that were not answered to their end, whether or not anybody still waits.
     answers: HashMap<u32, SyncSender<Answer>>,
     /// When something last came of any answer. A lease that was renewed is none.
     heard: Option<Instant>,
@@ -77,44 +87,36 @@ impl Line {
         let Connection { sender, mut receiver, closer, .. } = greeted.connection;
         receiver.set_idle_deadline(LEASE_CHECK);
         receiver.set_unfinished_interval(BYTES_CHECK);
-        let line =
-            Arc::new(Self { sender: Mutex::new(sender), pending: Arc::default(), closer, listening: Mutex::new(None) });
-        let (weak, pending, lease) = (Arc::downgrade(&line), line.pending.clone(), greeted.lease);
+        let line = Arc::new(Self {
+            sender: Mutex::new(sender),
+            requests: Arc::default(),
+            closer,
+            listening: Mutex::new(None),
+        });
+        let (weak, requests, lease) = (Arc::downgrade(&line), line.requests.clone(), greeted.lease);
         let listen = move || {
             let mut renewal = Renewal { lease, renewed: Instant::now() };
             let (mut reader, mut counted) = (ItemReader::new(), 0);
-            while hear(&mut *receiver, &mut reader, &pending) == Heard::GoOn {
+            while hear(&mut *receiver, &mut reader, &requests) == Heard::GoOn {
                 let received = receiver.bytes_received();
                 status.note_wire(received - counted, 0);
                 counted = received;
                 let Some(line) = weak.upgrade() else { break };
                 renewal.renew_in_time(&line);
             }
-            let mut pending = lock(&pending);
-            pending.broken = true;
-            // Whoever waits finds its channel closed.
-            pending.answers.clear();
+            requests.break_off();
         };
         let listening = Builder::new().name("line".into()).spawn(listen)?;
         *line.listening.lock().expect("no panic under the lock") = Some(listening);
         Ok(line)
     }
 
-    /// Asks, and gives back where the answers come.
+    /// Asks, and gives back where the answers come. It waits while too many requests are unanswered.
     pub(super) fn ask(&self, what: FetchWhat) -> Result<Answers, LineBroken> {
         let (sender, answers) = sync_channel(ITEMS_WAITING_MAX);
-        let request = {
-            let mut pending = lock(&self.pending);
-            if pending.broken {
-                return Err(LineBroken);
-            }
-            pending.last = pending.last.wrapping_add(1);
-            let request = pending.last;
-            pending.answers.insert(request, sender);
-            request
-        };
+        let request = self.requests.begin(sender)?;
         self.say(&Message::Fetch(Fetch { request, what: Some(what) }))?;
-        Ok(Answers { answers, pending: self.pending.clone() })
+        Ok(Answers { answers, requests: self.requests.clone() })
     }
 
     fn say(&self, message: &Message<'_>) -> Result<(), LineBroken> {
@@ -132,7 +134,7 @@ impl Line {
     }
 
     pub(super) fn is_broken(&self) -> bool {
-        self.closer.is_closed() || lock(&self.pending).broken
+        self.closer.is_closed() || self.requests.lock().broken
     }
 }
 
@@ -150,7 +152,7 @@ impl Drop for Line {
 /// Where the answers to one request come.
 pub(super) struct Answers {
     answers: Receiver<Answer>,
-    pending: Arc<Mutex<Pending>>,
+    requests: Arc<Requests>,
 }
 
 impl Answers {
@@ -161,7 +163,7 @@ impl Answers {
             match self.answers.recv_timeout(wait) {
                 Ok(answer) => return Ok(answer),
                 Err(RecvTimeoutError::Timeout) => {
-                    wait = left_to_wait(lock(&self.pending).heard, Instant::now()).ok_or(LineBroken)?;
+                    wait = left_to_wait(self.requests.lock().heard, Instant::now()).ok_or(LineBroken)?;
                 }
                 Err(RecvTimeoutError::Disconnected) => return Err(LineBroken),
             }
@@ -182,12 +184,12 @@ enum Heard {
 }
 
 /// Takes one message of the source to whoever asked.
-fn hear(receiver: &mut dyn FrameReceiver, reader: &mut ItemReader, pending: &Mutex<Pending>) -> Heard {
+fn hear(receiver: &mut dyn FrameReceiver, reader: &mut ItemReader, requests: &Requests) -> Heard {
     let frame = match receiver.receive() {
         Ok(Some(frame)) => frame,
         Err(ReceiveError::TimedOut { .. }) => return Heard::GoOn,
         Err(ReceiveError::Unfinished { .. }) => {
-            lock(pending).heard = Some(Instant::now());
+            requests.lock().heard = Some(Instant::now());
             return Heard::GoOn;
         }
         Ok(None) | Err(_) => return Heard::End,
@@ -196,14 +198,11 @@ fn hear(receiver: &mut dyn FrameReceiver, reader: &mut ItemReader, pending: &Mut
         Ok(Message::Item(item)) => {
             // What nobody waits for any more is read too: what comes after it may build on it.
             let Ok(item) = reader.read(item) else { return Heard::End };
-            take_item(item, pending);
+            take_item(item, requests);
             Heard::GoOn
         }
         Ok(Message::Done { request }) => {
-            let asked = lock(pending).answers.remove(&request);
-            if let Some(asked) = asked {
-                drop(asked.send(Answer::Done));
-            }
+            requests.end(request);
             Heard::GoOn
         }
         Ok(Message::Renewed(_)) => Heard::GoOn,
@@ -211,7 +210,7 @@ fn hear(receiver: &mut dyn FrameReceiver, reader: &mut ItemReader, pending: &Mut
     }
 }
 
-fn take_item(item: Item<'_, Codec>, pending: &Mutex<Pending>) {
+fn take_item(item: Item<'_, Codec>, requests: &Requests) {
     let came = match item.body {
         ItemBody::Chunk(form) => Came::Bytes(Encoded {
             codec: form.codec,
@@ -221,15 +220,13 @@ fn take_item(item: Item<'_, Codec>, pending: &Mutex<Pending>) {
         ItemBody::Missing | ItemBody::Damaged => Came::Nothing,
     };
     let asked = {
-        let mut pending = lock(pending);
+        let mut pending = requests.lock();
         pending.heard = Some(Instant::now());
         pending.answers.get(&item.request).cloned()
     };
-    // Who does not wait any more has gone to another source.
-    if let Some(asked) = asked
-        && asked.send(Answer::Item { want: item.want, came }).is_err()
-    {
-        lock(pending).answers.remove(&item.request);
+    if let Some(asked) = asked {
+        // Who does not wait any more has gone to another source.
+        drop(asked.send(Answer::Item { want: item.want, came }));
     }
 }
 
@@ -249,8 +246,54 @@ impl Renewal {
     }
 }
 
-fn lock(pending: &Mutex<Pending>) -> MutexGuard<'_, Pending> {
-    pending.lock().expect("no panic under the lock")
+impl Requests {
+    /// The number of a new request, whose answers go to `sender`, as soon as there may be one more.
+    fn begin(&self, sender: SyncSender<Answer>) -> Result<u32, LineBroken> {
+        let mut pending = self.lock();
+        let mut wait = SILENCE_MAX;
+        while pending.is_full() && !pending.broken {
+            let (locked, waited) = self.ended.wait_timeout(pending, wait).expect("no panic under the lock");
+            pending = locked;
+            if waited.timed_out() && pending.is_full() {
+                wait = left_to_wait(pending.heard, Instant::now()).ok_or(LineBroken)?;
+            }
+        }
+        if pending.broken {
+            return Err(LineBroken);
+        }
+        pending.last = pending.last.wrapping_add(1);
+        let request = pending.last;
+        pending.answers.insert(request, sender);
+        Ok(request)
+    }
+
+    /// A request is answered to its end.
+    fn end(&self, request: u32) {
+        let asked = self.lock().answers.remove(&request);
+        self.ended.notify_one();
+        if let Some(asked) = asked {
+            drop(asked.send(Answer::Done));
+        }
+    }
+
+    /// Nothing comes any more.
+    fn break_off(&self) {
+        let mut pending = self.lock();
+        pending.broken = true;
+        // Whoever waits finds its channel closed.
+        pending.answers.clear();
+        self.ended.notify_all();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Pending> {
+        self.pending.lock().expect("no panic under the lock")
+    }
+}
+
+impl Pending {
+    fn is_full(&self) -> bool {
+        self.answers.len() >= REQUESTS_UNANSWERED_MAX as usize
+    }
 }
 
 #[cfg(test)]
@@ -300,14 +343,15 @@ mod tests {
     fn what_nobody_waits_for_any_more_is_read_all_the_same() {
         let mut frames = frames(&[b"what stands here", b"stands here", b"what stands here again"]);
         let (sender, answers) = sync_channel(ITEMS_WAITING_MAX);
-        let pending = Mutex::new(Pending { answers: HashMap::from([(2, sender)]), ..Pending::default() });
+        let requests = Requests::default();
+        requests.lock().answers.insert(2, sender);
         let mut reader = ItemReader::new();
         for _ in 0..3 {
-            assert_eq!(hear(&mut frames, &mut reader, &pending), Heard::GoOn);
+            assert_eq!(hear(&mut frames, &mut reader, &requests), Heard::GoOn);
         }
         let Answer::Item { came: Came::Bytes(came), .. } = answers.recv().unwrap() else { panic!("bytes came") };
         assert_eq!((came.codec, &came.payload[..]), (Codec::Raw, &b"what stands here again"[..]));
-        assert_eq!(hear(&mut frames, &mut reader, &pending), Heard::End, "nothing more came");
+        assert_eq!(hear(&mut frames, &mut reader, &requests), Heard::End, "nothing more came");
     }
 
     #[test]
@@ -315,11 +359,31 @@ mod tests {
         let mut frames = frames(&[b"an answer"]);
         frames.0.push_front(Message::Renewed(Lease::default()).encode());
         frames.0.push_back(Vec::new());
-        let (pending, mut reader) = (Mutex::new(Pending::default()), ItemReader::new());
+        let (requests, mut reader) = (Requests::default(), ItemReader::new());
         for is_heard in [false, true, true] {
-            assert_eq!(hear(&mut frames, &mut reader, &pending), Heard::GoOn);
-            assert_eq!(lock(&pending).heard.take().is_some(), is_heard);
+            assert_eq!(hear(&mut frames, &mut reader, &requests), Heard::GoOn);
+            assert_eq!(requests.lock().heard.take().is_some(), is_heard);
         }
+    }
+
+    #[test]
+    fn no_more_are_asked_at_once_than_a_source_lets_wait() {
+        let requests = Requests::default();
+        // Nobody waits for these any more; the source has them before it all the same.
+        let begin = || requests.begin(sync_channel(ITEMS_WAITING_MAX).0);
+        let first = begin().unwrap();
+        while !requests.lock().is_full() {
+            begin().unwrap();
+        }
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(begin);
+            requests.end(first);
+            waiting.join().unwrap().unwrap();
+            assert_eq!(requests.lock().answers.len(), REQUESTS_UNANSWERED_MAX as usize);
+            let waiting = scope.spawn(begin);
+            requests.break_off();
+            waiting.join().unwrap().unwrap_err();
+        });
     }
 
     #[test]
@@ -337,6 +401,6 @@ mod tests {
     fn a_stream_that_is_out_of_step_ends_the_line() {
         let mut frames = frames(&[b"what stands here", b"what stands here again"]);
         frames.0.pop_front();
-        assert_eq!(hear(&mut frames, &mut ItemReader::new(), &Mutex::default()), Heard::End);
+        assert_eq!(hear(&mut frames, &mut ItemReader::new(), &Requests::default()), Heard::End);
     }
 }
