@@ -32,6 +32,9 @@ pub enum LandingError {
     /// A leaf does not refer to the chunk that was asked for.
     #[error("a leaf does not refer to the chunk that was asked for")]
     NoSuchChunk,
+    /// The system gives no thread for the work: join again when it has some.
+    #[error("the system gave no thread for comparing what is here")]
+    NoThread,
     /// Whoever began the join let it go.
     #[error("the join was stopped")]
     Stopped,
@@ -119,6 +122,10 @@ impl Landing for KeyedLanding {
 
     fn node_lost(&self, node: ChunkId) -> LandingError {
         LandingError::NodeLost(node)
+    }
+
+    fn no_thread(&self) -> LandingError {
+        LandingError::NoThread
     }
 
     fn no_such_chunk(&self) -> LandingError {

@@ -114,10 +114,10 @@ impl JoinFailure {
             Self::Fault(FaultError::Store(_)) | Self::Store(_) => Failure::Disk,
             Self::Landing(LandingError::Tree(_) | LandingError::NoSuchChunk) => Failure::BrokenSnapshot,
             Self::Landing(LandingError::Stopped) | Self::Stopped => Failure::Cancelled,
-            Self::Landing(_) => Failure::Disk,
+            Self::Landing(LandingError::Store(_) | LandingError::NodeLost(_)) => Failure::Disk,
             Self::Fault(FaultError::Tree(_)) | Self::Schema(_) | Self::Tree(_) => Failure::BrokenSnapshot,
             Self::Sections(_) | Self::SomeSections => Failure::Cancelled,
-            Self::NoThread => Failure::NoThread,
+            Self::NoThread | Self::Landing(LandingError::NoThread) => Failure::NoThread,
         }
     }
 }
