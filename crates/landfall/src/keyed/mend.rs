@@ -61,13 +61,15 @@ impl Keyed {
 /// succeed again.
 pub(super) struct Mending<'a> {
     keyed: &'a Keyed,
+    /// How often the state had been re-based when it was frozen.
+    rebased_before: u64,
     /// How often each node was fetched.
     tries: BTreeMap<ChunkId, u32>,
 }
 
 impl<'a> Mending<'a> {
-    pub(super) fn new(keyed: &'a Keyed) -> Self {
-        Self { keyed, tries: BTreeMap::new() }
+    pub(super) fn new(keyed: &'a Keyed, rebased_before: u64) -> Self {
+        Self { keyed, rebased_before, tries: BTreeMap::new() }
     }
 
     /// Takes a step, which keeps its place where something is missing, until nothing is.
@@ -81,6 +83,10 @@ impl<'a> Mending<'a> {
     }
 
     fn fetch(&mut self, nodes: Vec<NodeWant>) -> Result<(), SealError> {
+        // Another snapshot has taken the place of what is merged into: that may have been let go, and nobody need have it.
+        if *self.keyed.lock_base() != self.rebased_before {
+            return Err(SealError::Outdated);
+        }
         for node in &nodes {
             let tries = self.tries.entry(node.id).or_default();
             *tries += 1;
@@ -110,8 +116,19 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let keyed = open(directory.path());
         let node = NodeWant { id: ChunkId::of(Domain::Node, b"lost again and again"), base: None };
-        let mut mending = Mending { keyed: &keyed, tries: BTreeMap::from([(node.id, TRIES_MAX)]) };
+        let mut mending = Mending { tries: BTreeMap::from([(node.id, TRIES_MAX)]), ..Mending::new(&keyed, 0) };
         let ended = mending.until_here(|| Err::<(), _>(TreeError::Missing(vec![node]).into()));
         assert!(matches!(ended, Err(SealError::Tree(TreeError::Missing(nodes))) if nodes == [node]));
+    }
+
+    #[test]
+    fn nothing_is_fetched_for_a_seal_that_was_overtaken() {
+        let directory = tempfile::tempdir().unwrap();
+        let keyed = open(directory.path());
+        let mut mending = Mending::new(&keyed, 0);
+        *keyed.lock_base() += 1;
+        let ended = mending.until_here(|| Err::<(), _>(TreeError::Missing(Vec::new()).into()));
+        assert!(matches!(ended, Err(SealError::Outdated)));
+        assert!(mending.tries.is_empty());
     }
 }

@@ -111,7 +111,8 @@ impl Run<'_> {
     fn make_snapshot(&self, sealing: &mut Sealing) -> Result<(SealReport, LetGo), SealError> {
         let here = &self.keyed.here;
         let writing = here.store.begin_session();
-        let Merged { sealed, kept } = merge(here, &writing, sealing, &mut Mending::new(self.keyed))?;
+        let Merged { sealed, kept } =
+            merge(here, &writing, sealing, &mut Mending::new(self.keyed, self.rebased_before))?;
         let held = self.make_durable(&sealed)?;
         let report = self.report(&held, sealing.entries_done(), &kept);
         let let_go = self.publish(&sealed, held)?;
