@@ -20,6 +20,10 @@ pub const UNIT_BYTES_TARGET: u32 = 4 * 1024 * 1024;
 pub const STREAM_WINDOW_BYTES_LOG: u32 = 20;
 /// How much longer than its plaintext an item of a stream may be: the frame's head, and three bytes for each 128 KiB.
 pub const STREAM_OVERHEAD_BYTES_MAX: u32 = 64;
+/// Requests that a source lets wait on one connection; one more ends the conversation. Renewals of its lease count.
+pub const REQUESTS_WAITING_MAX: u32 = 256;
+/// Requests of one connection that a joiner leaves without their last answer; the rest is for renewals.
+pub const REQUESTS_UNANSWERED_MAX: u32 = REQUESTS_WAITING_MAX / 2;
 /// Longest name of a state.
 pub const STATE_NAME_BYTES_MAX: u32 = 128;
 

@@ -56,24 +56,37 @@ pub(crate) enum HistoryError {
     BadId,
 }
 
-/// Reads the snapshots that `store` holds, oldest first. One whose manifest is lost is left out.
-pub(crate) fn load(store: &Store) -> Result<Vec<Held>, HistoryError> {
-    let Some(record) = store.record(RECORD)? else { return Ok(Vec::new()) };
-    let mut held = Vec::new();
+/// What a store holds, by its record.
+#[derive(Debug, Default)]
+pub(crate) struct History {
+    /// Its snapshots, oldest first.
+    pub(crate) held: Vec<Held>,
+    /// Those whose manifests the disk no longer gives, in the same order. Who opens an older one in their place tells so.
+    pub(crate) lost: Vec<ChunkId>,
+}
+
+/// Reads which snapshots `store` holds.
+pub(crate) fn load(store: &Store) -> Result<History, HistoryError> {
+    let Some(record) = store.record(RECORD)? else { return Ok(History::default()) };
+    let (mut held, mut lost) = (Vec::new(), Vec::new());
     for record in HistoryRecord::decode(&record[..])?.snapshots {
         let id = ChunkId::from_slice(&record.id).ok_or(HistoryError::BadId)?;
         let frame = match store.get_encoded(id) {
             Err(StoreError::Damaged(_)) => None,
             found => found?,
         };
-        let Some(frame) = frame.filter(|frame| frame.domain == Domain::Manifest) else { continue };
+        let Some(frame) = frame.filter(|frame| frame.domain == Domain::Manifest) else {
+            tracing::error!(%id, "the manifest of a snapshot is lost: the disk does not give it as it was written");
+            lost.push(id);
+            continue;
+        };
         let manifest = Manifest::decode(&frame.bytes).map_err(|source| HistoryError::Manifest { id, source })?;
         let sections = Sections::of_names(&record.sections);
         let extent = if record.filling { Extent::Filling } else { Extent::complete(&sections) };
         let (head, since) = (record.head, record.since);
         held.push(Held { id, manifest, manifest_bytes: frame.bytes, head, since, extent, sections });
     }
-    Ok(held)
+    Ok(History { held, lost })
 }
 
 /// Makes `held`, oldest first, the snapshots that are held, each of them pinned.

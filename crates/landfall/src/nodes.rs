@@ -26,8 +26,6 @@ pub(crate) struct NodeCache {
     store: Arc<Store>,
     /// By the first byte of an id.
     recent: Vec<Mutex<Generations>>,
-    /// The first failure of the store under a reader that cannot return one.
-    failure: Mutex<Option<StoreError>>,
 }
 
 impl NodeCache {
@@ -40,7 +38,7 @@ impl NodeCache {
         let parts = (cache_bytes / PART_BYTES_MIN).clamp(1, PARTS_MAX);
         let part = || Mutex::new(Generations { young_bytes_max: cache_bytes / parts / 2, ..Generations::default() });
         let recent = std::iter::repeat_with(part).take(parts as usize).collect();
-        Self { store, recent, failure: Mutex::new(None) }
+        Self { store, recent }
     }
 
     /// Keeps a node for good.
@@ -233,14 +231,9 @@ impl NodeCache {
         Ok(node)
     }
 
-    /// Remembers why something looked missing to a reader that cannot be told.
-    pub(crate) fn note_failure(&self, failure: StoreError) {
-        self.failure.lock().expect("no panic under the lock").get_or_insert(failure);
-    }
-
-    /// The failure that made a node look missing, if there was one.
-    pub(crate) fn take_failure(&self) -> Option<StoreError> {
-        self.failure.lock().expect("no panic under the lock").take()
+    /// The nodes for one reader, who is told if the store fails under it.
+    pub(crate) fn reader(&self) -> NodeReader<'_> {
+        NodeReader { cache: self, failure: FirstFailure::default() }
     }
 
     fn remember(&self, id: ChunkId, kept: Kept) {
@@ -253,19 +246,62 @@ impl NodeCache {
     }
 }
 
+/// For those to whom a node that cannot be read is as good as absent. All others use a [`NodeReader`].
 impl Nodes for NodeCache {
     fn node(&self, id: ChunkId) -> Option<Bytes> {
-        self.get(id).unwrap_or_else(|failure| {
-            self.note_failure(failure);
+        self.get(id).unwrap_or_else(|failure| told(id, &failure))
+    }
+
+    fn read(&self, id: ChunkId) -> Option<Result<Node, TreeError>> {
+        self.get_read(id).unwrap_or_else(|failure| told(id, &failure))
+    }
+}
+
+fn told<T>(id: ChunkId, failure: &StoreError) -> Option<T> {
+    tracing::warn!(%id, %failure, "a tree node cannot be read, and counts as absent");
+    None
+}
+
+/// Nodes of a cache as one reader sees them. Where the store fails a node looks absent; that it only looked so is this reader's to ask, and
+/// no other's.
+pub(crate) struct NodeReader<'a> {
+    cache: &'a NodeCache,
+    failure: FirstFailure,
+}
+
+impl NodeReader<'_> {
+    /// An error if the store failed under this reader since it was last asked.
+    pub(crate) fn check(&self) -> Result<(), StoreError> {
+        self.failure.check()
+    }
+}
+
+impl Nodes for NodeReader<'_> {
+    fn node(&self, id: ChunkId) -> Option<Bytes> {
+        self.failure.noting(self.cache.get(id))
+    }
+
+    fn read(&self, id: ChunkId) -> Option<Result<Node, TreeError>> {
+        self.failure.noting(self.cache.get_read(id))
+    }
+}
+
+/// The first failure of the store under a reader that can only say whether something is here.
+#[derive(Default)]
+pub(crate) struct FirstFailure(RefCell<Option<StoreError>>);
+
+impl FirstFailure {
+    /// What was found; a failure is noted, and nothing was.
+    pub(crate) fn noting<T>(&self, found: Result<Option<T>, StoreError>) -> Option<T> {
+        found.unwrap_or_else(|failure| {
+            self.0.borrow_mut().get_or_insert(failure);
             None
         })
     }
 
-    fn read(&self, id: ChunkId) -> Option<Result<Node, TreeError>> {
-        self.get_read(id).unwrap_or_else(|failure| {
-            self.note_failure(failure);
-            None
-        })
+    /// The failure, if there was one since this was last asked.
+    pub(crate) fn check(&self) -> Result<(), StoreError> {
+        self.0.take().map_or(Ok(()), Err)
     }
 }
 
@@ -414,6 +450,7 @@ impl Generations {
 mod tests {
     use landfall_core::codec::{Copied, Encoder};
     use landfall_store::vfs::RealVfs;
+    use landfall_store::vfs::faulty::{Fault, FaultyVfs};
     use landfall_store::{StoreOptions, StoreStats};
 
     use super::*;
@@ -568,5 +605,23 @@ mod tests {
         };
         assert!(kept <= 3, "{kept}");
         assert!((0..8).all(|version| cache.get(node(version).id()).unwrap().is_some()));
+    }
+
+    #[test]
+    fn a_failure_under_one_reader_is_told_to_that_one_once() {
+        let disk = FaultyVfs::new(1);
+        let open = || Store::open(Arc::new(disk.clone()), "store".as_ref(), StoreOptions::default()).unwrap();
+        // What was written just now would come from memory.
+        open().put(&node(0)).unwrap();
+        let cache = NodeCache::with_cache_bytes(Arc::new(open()), 0);
+        let (first, second) = (cache.reader(), cache.reader());
+        disk.fault_at(1, Fault::Fail);
+        assert!(first.node(node(0).id()).is_none());
+        second.check().unwrap();
+        assert!(second.node(node(1).id()).is_none(), "that one is not here");
+        second.check().unwrap();
+        assert!(matches!(first.check(), Err(StoreError::Io { .. })));
+        first.check().unwrap();
+        assert_eq!(first.node(node(0).id()).as_ref(), Some(node(0).bytes()));
     }
 }

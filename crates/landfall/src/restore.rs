@@ -160,7 +160,7 @@ fn held(store: &Store) -> Result<Vec<Held>, RestoreError> {
     match history::load(store) {
         Err(HistoryError::Store(error)) => Err(error.into()),
         // It only says more about what the way back leads to.
-        result => Ok(result.unwrap_or_default()),
+        result => Ok(result.unwrap_or_default().held),
     }
 }
 

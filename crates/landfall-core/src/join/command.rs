@@ -204,6 +204,8 @@ pub enum Failure {
     IdentityTaken,
     /// Someone asked for it.
     Cancelled,
+    /// The system gave no thread for it.
+    NoThread,
 }
 
 impl fmt::Display for Failure {
@@ -215,6 +217,7 @@ impl fmt::Display for Failure {
             Self::BadRecord => "a record cannot be applied here",
             Self::IdentityTaken => "another member has this identity",
             Self::Cancelled => "it was cancelled",
+            Self::NoThread => "the system gave no thread",
         })
     }
 }

@@ -166,6 +166,15 @@ impl Join {
         }
     }
 
+    /// What the sources' readers use most cannot be had by itself: it comes with the rest, which is fetched now.
+    pub fn handle_hot_late(&mut self, of: ChunkId) {
+        let Stage::Viable(filling) = &self.stage else { return };
+        let waits = [Part::Hot, Part::Rest].iter().all(|&part| filling.waits_for(Wait::Part(part)));
+        if filling.snapshot.id == of && waits && filling.rebase.is_none() {
+            self.commands.push_back(Command::FetchRest { of });
+        }
+    }
+
     /// The log streams from here on: `after` is the position before its first record.
     pub fn handle_log_attached(&mut self, after: Position, now: Time) {
         let applied = self.applied;

@@ -65,4 +65,5 @@ stories! {
     newer_snapshots_wait_for_the_rebase_under_way
     the_disk_fills_up
     what_is_here_already_is_not_fetched
+    what_is_hot_and_cannot_be_had_by_itself_comes_with_the_rest
 }

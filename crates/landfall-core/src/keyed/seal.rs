@@ -126,16 +126,16 @@ impl Sealing {
     ///
     /// # Errors
     /// As [`Self::step`].
-    pub fn adopt(&mut self, nodes: &dyn Nodes, part: MergedPart, sink: &mut impl SealSink) -> Result<(), TreeError> {
+    pub fn adopt(&mut self, nodes: &dyn Nodes, part: &MergedPart, sink: &mut impl SealSink) -> Result<(), TreeError> {
         let (nodes, mut all) = (&WithEmptyLeaf(nodes), usize::MAX);
         while self.section < part.section.index() {
             self.merge_section(nodes, &mut all, sink)?;
             self.section += 1;
         }
-        let Some(unit) = part.unit.filter(|_| self.section == part.section.index()) else { return Ok(()) };
+        let Some(unit) = part.unit.as_ref().filter(|_| self.section == part.section.index()) else { return Ok(()) };
         self.merge_entries(nodes, Bound::Excluded(unit.first_key()), &mut all, sink)?;
         let Some(merge) = self.merge.as_mut().filter(|merge| merge.is_before(unit.first_key())) else { return Ok(()) };
-        if merge.editor.adopt(nodes, &unit, sink)? == Adopted::Yes {
+        if merge.editor.adopt(nodes, unit, sink)? == Adopted::Yes {
             merge.last_key = Some(unit.last_key().clone());
             self.entries_done += part.entries;
         }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::command::Lane;
 use crate::Time;
-use crate::limits::UNIT_BYTES_TARGET;
+use crate::limits::{REQUESTS_UNANSWERED_MAX, UNIT_BYTES_TARGET};
 
 /// Most requests that wait on one lane.
 const REQUESTS_PER_LANE_MAX: u32 = 32;
@@ -18,6 +18,8 @@ const LANE_AHEAD: Duration = Duration::from_millis(200);
 const RATE_ASSUMED: u64 = 100_000_000;
 /// A rate is measured over at least this long.
 const RATE_WINDOW: Duration = Duration::from_millis(50);
+
+const _: () = assert!(REQUESTS_PER_LANE_MAX <= REQUESTS_UNANSWERED_MAX);
 
 /// Bytes of unfinished items that count as progress. Less may be anything, such as the renewal of a lease.
 const BYTES_PROGRESS_MIN: u64 = 16 * 1024;

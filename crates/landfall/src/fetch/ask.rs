@@ -1,7 +1,8 @@
 //! Owns the beginning and the course of a fetch: every source is asked at once, and kept connected until the transfer ends.
 
+use std::io;
 use std::sync::Arc;
-use std::thread::Builder;
+use std::thread::{Builder, ScopedJoinHandle};
 
 use landfall_core::ChunkId;
 use landfall_core::transfer::PeerId;
@@ -45,17 +46,19 @@ fn named(name: &str) -> Builder {
     Builder::new().name(name.to_owned())
 }
 
-const THREAD: &str = "the system gives a thread";
-
 impl Ways<'_> {
     /// Asks every source at once.
     pub(crate) fn ask_all(&self, question: &Question) -> Answers {
         let answers: Vec<Result<Greeted, SourceError>> = std::thread::scope(|scope| {
-            let ask = |address| {
-                named("ask").spawn_scoped(scope, move || greet(self.transport, self.trust, address, question))
+            let ask = |address: &str| greet(self.transport, self.trust, address, question);
+            let begin = |address| (address, named("ask").spawn_scoped(scope, move || ask(address)));
+            let threads: Vec<_> = self.sources.iter().map(|address| begin(address)).collect();
+            let wait = |(address, thread): (_, io::Result<ScopedJoinHandle<'_, _>>)| match thread {
+                Ok(thread) => thread.join().expect("asking does not panic"),
+                // One after the other, then.
+                Err(_) => ask(address),
             };
-            let threads: Vec<_> = self.sources.iter().map(|address| ask(address)).collect();
-            threads.into_iter().map(|thread| thread.expect(THREAD).join().expect("asking does not panic")).collect()
+            threads.into_iter().map(wait).collect()
         });
         let mut failures = Vec::new();
         let named = answers.into_iter().zip(self.sources).enumerate();
@@ -76,32 +79,38 @@ impl Ways<'_> {
         asked: Vec<Asked>,
     ) -> SessionEnd<L::Failure> {
         std::thread::scope(|scope| {
-            for _ in 0..lanes() {
-                named("inspect").spawn_scoped(scope, || session.inspect_until_end()).expect(THREAD);
-            }
+            let inspect = || named("inspect").spawn_scoped(scope, || session.inspect_until_end()).map(drop);
+            session.begin_inspecting(lanes(), inspect);
             for source in &asked {
                 session.expect_peer(source.peer);
             }
-            let keep = move |Asked { peer, address, greeted }| {
+            let keep = move |Asked { peer, address, greeted }: Asked| {
                 let (transport, trust, question) = (self.transport, self.trust, question.clone());
                 let source = Source { peer, address: &address, transport, trust, question, lanes: lanes() };
                 // A source that offered another snapshot has to be asked again for this one.
                 let first = greeted.filter(|greeted: &Greeted| greeted.snapshot == snapshot);
                 source.keep(session, first);
             };
+            let begin = move |asked: Asked| {
+                let (peer, address) = (asked.peer, asked.address.clone());
+                if let Err(error) = named("bulk").spawn_scoped(scope, move || keep(asked)) {
+                    // Others may do without it.
+                    session.status.note(format!("{address} is not asked for bulk: no thread for it: {error}"));
+                    session.give_up_peer(peer);
+                }
+            };
             let newcomers_from = asked.len() as u32;
-            for asked in asked {
-                named("bulk").spawn_scoped(scope, move || keep(asked)).expect(THREAD);
-            }
+            asked.into_iter().for_each(begin);
             let take_in = move || {
                 for peer in (newcomers_from..).map(PeerId) {
                     let Some(address) = session.next_newcomer() else { return };
                     session.expect_peer(peer);
-                    let asked = Asked { peer, address, greeted: None };
-                    named("bulk").spawn_scoped(scope, move || keep(asked)).expect(THREAD);
+                    begin(Asked { peer, address, greeted: None });
                 }
             };
-            named("newcomers").spawn_scoped(scope, take_in).expect(THREAD);
+            if let Err(error) = named("newcomers").spawn_scoped(scope, take_in) {
+                session.status.note(format!("sources that are named from now on are not asked for bulk: {error}"));
+            }
             session.run()
         })
     }

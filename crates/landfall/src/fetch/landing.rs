@@ -46,6 +46,9 @@ pub(crate) trait Landing: Send + Sync {
     /// A node that was here is gone.
     fn node_lost(&self, node: ChunkId) -> Self::Failure;
 
+    /// The system gives no thread for what must be done here.
+    fn no_thread(&self) -> Self::Failure;
+
     /// A leaf has no such chunk.
     fn no_such_chunk(&self) -> Self::Failure;
 

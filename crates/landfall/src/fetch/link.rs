@@ -1,6 +1,8 @@
 //! Owns the connections to one source: opens them, listens on them, and opens them again when they break.
 
+use std::fmt;
 use std::sync::{Arc, Mutex};
+use std::thread::Builder;
 use std::time::{Duration, Instant};
 
 use landfall_core::Pauses;
@@ -104,14 +106,18 @@ impl Source<'_> {
         std::thread::scope(|scope| {
             for (index, (receiver, lease)) in receivers.into_iter().enumerate() {
                 let lane = Lane { peer: self.peer, index: index as u32 };
-                scope.spawn(move || {
-                    let why = listen(session, lane, receiver, lease);
+                let end = move |why: &dyn fmt::Display| {
                     if !session.is_over() {
                         tracing::debug!(%lane, %why, "a connection ended");
                         // One broken lane ends them all: the source is asked anew from the start.
                         session.lose_peer(self.peer);
                     }
-                });
+                };
+                let listen = move || end(&listen(session, lane, receiver, lease));
+                if let Err(error) = Builder::new().name("lane".into()).spawn_scoped(scope, listen) {
+                    end(&error);
+                    break;
+                }
             }
         });
         for handle in handles {
@@ -282,6 +288,10 @@ mod tests {
             AssemblyError::NodeLost(node)
         }
 
+        fn no_thread(&self) -> AssemblyError {
+            AssemblyError::NoThread
+        }
+
         fn no_such_chunk(&self) -> AssemblyError {
             AssemblyError::NotAFileTree
         }
@@ -296,6 +306,17 @@ mod tests {
         encoder.encode(WireCodec::ZstdStream, plain, None, &mut payload).unwrap();
         let form = ItemForm { codec: WireCodec::ZstdStream, plain_bytes: plain.len() as u32, payload: &payload };
         Message::Item(Item { request: 7, want: 0, body: ItemBody::Chunk(form) }).encode()
+    }
+
+    #[test]
+    fn a_transfer_for_which_no_thread_compares_what_is_here_has_failed() {
+        let session = Session::new(Vec::new(), Arc::new(Nowhere), Arc::new(Status::default()));
+        let mut left = Some(());
+        let mut spawn = || left.take().ok_or(std::io::ErrorKind::WouldBlock.into());
+        session.begin_inspecting(2, &mut spawn);
+        assert!(session.late_failure().is_none(), "one is enough");
+        session.begin_inspecting(2, &mut spawn);
+        assert!(matches!(session.late_failure(), Some(AssemblyError::NoThread)));
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod arrivals;
 mod requests;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -176,6 +177,14 @@ impl<L: Landing> Session<L> {
     /// The failure that came after the end, if there was one: a duplicate may still be on its way into a file.
     pub(crate) fn late_failure(&self) -> Option<L::Failure> {
         self.driver().failure.take()
+    }
+
+    /// Starts up to so many threads that compare leaves with what is here. Without one the transfer cannot end well.
+    pub(crate) fn begin_inspecting(&self, threads_max: u32, mut spawn: impl FnMut() -> io::Result<()>) {
+        let begun = (0..threads_max).map_while(|_| spawn().ok()).count();
+        if begun == 0 {
+            self.fail(self.landing.no_thread());
+        }
     }
 
     /// Compares leaves with what is here until the transfer ends.

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use landfall_core::keyed::{Missing, Sections};
 use landfall_core::snapshot::{Manifest, StateName};
-use landfall_core::tree::{Change, Diff, NodeWant, Nodes, Root, TreeError};
+use landfall_core::tree::{Change, Diff, NodeWant, Root, TreeError};
 
 use super::here::Here;
 use super::{FaultError, JoinHandle, Keyed, KeyedError};
@@ -56,10 +56,11 @@ impl JoinHandle {
 
 /// Lanes end with their join, maybe just before they were asked. What they were asked for came with the rest, if the join ended well.
 fn or_here(fetched: Result<(), FaultError>, here: &Here, nodes: &[NodeWant]) -> Result<(), KeyedError> {
-    match fetched {
-        Err(FaultError::Ended) if nodes.iter().all(|want| here.nodes.node(want.id).is_some()) => Ok(()),
-        fetched => Ok(fetched?),
+    let Err(FaultError::Ended) = fetched else { return Ok(fetched?) };
+    for want in nodes {
+        here.nodes.get(want.id)?.ok_or(FaultError::Ended)?;
     }
+    Ok(())
 }
 
 /// The differences in sections that are held here: of the others there is nothing to compare.
@@ -74,11 +75,15 @@ fn differences(
     for section in first.sections.iter().filter(|section| sections.has(&section.name)) {
         let other = second.sections.iter().find(|other| other.name == section.name);
         let mut diff = Diff::new(section.root, other.map_or_else(Root::empty, |other| other.root));
+        let reader = here.nodes.reader();
         while found.len() < keys_max {
-            match diff.next(&*here.nodes) {
+            match diff.next(&reader) {
                 Ok(None) => break,
                 Ok(Some(change)) => found.push(Difference::of(&section.name, change)),
-                Err(TreeError::Missing(nodes)) => fetch(nodes)?,
+                Err(TreeError::Missing(nodes)) => {
+                    reader.check()?;
+                    fetch(nodes)?;
+                }
                 Err(error) => return Err(KeyedError::Broken(error)),
             }
         }

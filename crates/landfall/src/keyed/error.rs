@@ -174,6 +174,9 @@ pub enum SealError {
     /// The tree below cannot be read: the data directory is damaged.
     #[error("the tree below the state cannot be read: {0}")]
     Tree(#[from] TreeError),
+    /// The tree below is damaged, and did not come again: what it says of a read is to be done.
+    #[error("the tree below the state cannot be read: {0}")]
+    NotMended(Box<KeyedError>),
     /// The state was re-based meanwhile: a newer snapshot took its place.
     #[error("the state was re-based while it was sealed")]
     Outdated,

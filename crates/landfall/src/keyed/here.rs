@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use landfall_core::join::Holdings;
 use landfall_core::keyed::Chunks;
 use landfall_core::tree::{Node, Nodes, TreeError};
 use landfall_core::{Chunk, ChunkId, Domain};
 use landfall_store::{Store, StoreError};
 
 use crate::content::{ContentError, PackedContent};
-use crate::nodes::{NodeCache, with_decoder};
+use crate::nodes::{FirstFailure, NodeCache, with_decoder};
 
 /// The nodes and chunks that are here.
 #[derive(Clone)]
@@ -19,6 +20,11 @@ pub(super) struct Here {
 }
 
 impl Here {
+    /// What is here, for one reader.
+    pub(super) fn reader(&self) -> HereReader<'_> {
+        HereReader { here: self, failure: FirstFailure::default() }
+    }
+
     /// The plaintext of a chunk, or nothing if it is not here.
     pub(super) fn read_chunk(&self, id: ChunkId) -> Result<Option<Bytes>, StoreError> {
         let packs = PackedContent::new(&self.store);
@@ -39,21 +45,37 @@ impl Here {
     }
 }
 
-impl Nodes for Here {
-    fn node(&self, id: ChunkId) -> Option<Bytes> {
-        self.nodes.node(id)
-    }
+/// What is here as one reader sees it, who is told if the store fails under it.
+pub(super) struct HereReader<'a> {
+    here: &'a Here,
+    failure: FirstFailure,
+}
 
-    fn read(&self, id: ChunkId) -> Option<Result<Node, TreeError>> {
-        self.nodes.read(id)
+impl HereReader<'_> {
+    /// An error if the store failed under this reader since it was last asked: what it missed need not be absent.
+    pub(super) fn check(&self) -> Result<(), StoreError> {
+        self.failure.check()
     }
 }
 
-impl Chunks for Here {
+impl Nodes for HereReader<'_> {
+    fn node(&self, id: ChunkId) -> Option<Bytes> {
+        self.failure.noting(self.here.nodes.get(id))
+    }
+
+    fn read(&self, id: ChunkId) -> Option<Result<Node, TreeError>> {
+        self.failure.noting(self.here.nodes.get_read(id))
+    }
+}
+
+impl Chunks for HereReader<'_> {
     fn chunk(&self, id: ChunkId) -> Option<Bytes> {
-        self.read_chunk(id).unwrap_or_else(|failure| {
-            self.nodes.note_failure(failure);
-            None
-        })
+        self.failure.noting(self.here.read_chunk(id))
+    }
+}
+
+impl Holdings for HereReader<'_> {
+    fn has_chunk(&self, id: ChunkId) -> bool {
+        self.failure.noting(self.here.store.contains(id).map(Some)).unwrap_or(false)
     }
 }

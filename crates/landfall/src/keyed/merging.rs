@@ -17,8 +17,9 @@ use landfall_store::{Session, SoundBase, StoreError};
 
 use super::SealError;
 use super::here::Here;
+use super::mend::Mending;
 use crate::background::Courtesy;
-use crate::nodes::{Once, Patching, Replaced};
+use crate::nodes::{FirstFailure, Once, Patching, Replaced};
 
 /// Threads that merge beside the one that puts their parts together, which has little to do.
 const HANDS_MAX: usize = 4;
@@ -53,20 +54,30 @@ impl Kept {
     }
 }
 
-/// Merges everything. `writing` is the session in which that happens.
-pub(super) fn merge(here: &Here, writing: &Session, sealing: &mut Sealing) -> Result<Merged, SealError> {
+/// Merges everything. `writing` is the session in which that happens; what is damaged of the old trees is `mending`'s to bring.
+pub(super) fn merge(
+    here: &Here,
+    writing: &Session,
+    sealing: &mut Sealing,
+    mending: &mut Mending<'_>,
+) -> Result<Merged, SealError> {
     let read = ReadOnce::new(here, writing);
     let mut sink = StoreSink::new(&read);
-    let parts = sealing.parts(&read);
-    let parts = sink.checked(parts)?;
+    let parts = mending.until_here(|| {
+        let parts = sealing.parts(&read);
+        sink.checked(parts)
+    })?;
     let hands = hands_for(&parts);
     // One hand more would only wait for the other.
     if hands > 1 {
-        merge_apart(sealing, &parts, hands, &mut sink)?;
+        merge_apart(sealing, &parts, hands, &mut sink, mending)?;
     }
     loop {
-        let step = sealing.step(&read, SLICE_ENTRIES_MAX, &mut sink);
-        if let Step::Done(sealed) = sink.checked(step)? {
+        let step = mending.until_here(|| {
+            let step = sealing.step(&read, SLICE_ENTRIES_MAX, &mut sink);
+            sink.checked(step)
+        })?;
+        if let Step::Done(sealed) = step {
             return Ok(Merged { sealed, kept: sink.kept });
         }
     }
@@ -109,17 +120,26 @@ fn hands_for(parts: &[Part]) -> usize {
     thread::available_parallelism().map_or(1, usize::from).min(HANDS_MAX).min(parts.len())
 }
 
-/// Has parts merged by other threads, and puts them together in their order. What there is no thread for is left to the steps.
+/// Has parts merged by other threads, and puts them together in their order. What there is no thread for, or what is damaged, is left to the
+/// steps.
 fn merge_apart(
     sealing: &mut Sealing,
     parts: &[Part],
     hands: usize,
     sink: &mut StoreSink<'_, '_>,
+    mending: &mut Mending<'_>,
 ) -> Result<(), SealError> {
     let read = sink.read;
     let kept = merge_each(read, parts, hands, merge_part, |merged| {
-        let adopted = sealing.adopt(read, merged?, sink);
-        sink.checked(adopted)
+        let part = match merged {
+            // It is left to the steps. They miss what is still missing when they come to it.
+            Err(SealError::Tree(TreeError::Missing(_))) => return Ok(()),
+            merged => merged?,
+        };
+        mending.until_here(|| {
+            let adopted = sealing.adopt(read, &part, sink);
+            sink.checked(adopted)
+        })
     })?;
     sink.kept.add(kept);
     Ok(())
@@ -228,6 +248,7 @@ struct ReadOnce<'a> {
     writing: &'a Session,
     /// The last that were read, oldest first.
     last: RefCell<VecDeque<OldNode<'a>>>,
+    failure: FirstFailure,
 }
 
 /// A node that was read, and whether it is known that a patch can be put on it.
@@ -240,7 +261,7 @@ struct OldNode<'a> {
 
 impl<'a> ReadOnce<'a> {
     fn new(here: &'a Here, writing: &'a Session) -> Self {
-        Self { here, writing, last: RefCell::default() }
+        Self { here, writing, last: RefCell::default(), failure: FirstFailure::default() }
     }
 
     /// A node that was read; one that was read lately is not read again.
@@ -273,11 +294,8 @@ impl Nodes for ReadOnce<'_> {
     }
 
     fn read(&self, id: ChunkId) -> Option<Result<Node, TreeError>> {
-        let old = self.old(id).unwrap_or_else(|failure| {
-            self.here.nodes.note_failure(failure);
-            None
-        });
-        old.map(|old| old.map(|old| old.node))
+        let old = self.failure.noting(self.old(id))?;
+        Some(old.map(|old| old.node))
     }
 }
 
@@ -299,10 +317,9 @@ impl<'r, 'a> StoreSink<'r, 'a> {
 
     /// The result of an operation that this sink was given to, unless the store failed under it.
     fn checked<T>(&mut self, result: Result<T, TreeError>) -> Result<T, SealError> {
-        match self.failure.take().or_else(|| self.read.here.nodes.take_failure()) {
-            Some(failure) => Err(failure.into()),
-            None => Ok(result?),
-        }
+        self.failure.take().map_or(Ok(()), Err)?;
+        self.read.failure.check()?;
+        Ok(result?)
     }
 
     fn keep(&mut self, node: &Chunk, old: Option<ChunkId>, copied: &[Copied]) -> Result<(), StoreError> {

@@ -43,7 +43,7 @@ pub use records::{CarriedOut, CarryOutError};
 pub use seal::{SealReport, SealTicket};
 
 use crate::clock::{Clock, wall_seconds};
-use crate::history::{self, Held};
+use crate::history::{self, Held, History};
 use crate::nodes::NodeCache;
 use crate::source::{Content, ServedState};
 use here::Here;
@@ -96,6 +96,8 @@ pub struct Keyed {
     served: Arc<ServedState>,
     clock: Clock,
     room: Room,
+    /// Snapshots that were held and whose manifests are lost.
+    lost: Vec<ChunkId>,
     /// Held for moments: nothing is read from a disk or a peer under the writing lock.
     state: RwLock<KeyedState>,
     /// One change at a time.
@@ -111,11 +113,12 @@ pub struct Keyed {
 }
 
 impl Keyed {
-    /// Opens a state at its newest durable snapshot, or at one that a join began to fill; a new directory gives an empty state.
+    /// Opens a state at its newest durable snapshot, or at one that a join began to fill; a new directory gives an empty state. A snapshot
+    /// whose manifest is lost is passed over: [`Self::lost_snapshots`].
     pub fn open(config: KeyedConfig) -> Result<Arc<Self>, KeyedOpenError> {
         let store = Store::open(Arc::new(RealVfs), &config.directory.join("store"), StoreOptions::default())?;
         let store = Arc::new(store);
-        let held = history::load(&store)?;
+        let History { held, lost } = history::load(&store)?;
         if let Some(other) = held.iter().find(|held| held.manifest.state != config.name) {
             return Err(KeyedOpenError::OtherState { held: other.manifest.state.clone(), named: config.name });
         }
@@ -138,6 +141,7 @@ impl Keyed {
             served: Arc::new(served),
             clock: Clock::start(),
             room: Room::default(),
+            lost,
             state: RwLock::new(state),
             applying: Mutex::new(()),
             base: Mutex::new(0),
@@ -187,6 +191,12 @@ impl Keyed {
         self.served.held().iter().map(|held| SealedSnapshot::from(&**held)).collect()
     }
 
+    /// Snapshots whose manifests could not be read when the state was opened, oldest first. If the newest was among them, the state stands at
+    /// an older one: apply the log again from [`Self::position`] on, or join.
+    pub fn lost_snapshots(&self) -> &[ChunkId] {
+        &self.lost
+    }
+
     /// The value of a key. What is not here is fetched, if a join is under way; what is damaged here, if sources are known.
     pub fn get(&self, section: SectionId, key: &[u8]) -> Result<Option<Bytes>, KeyedError> {
         self.served.touched.note(section.0, key);
@@ -201,9 +211,13 @@ impl Keyed {
                 Look::NotHeld(section) => return Err(KeyedError::NotHeld { section }),
             };
             // What is below is read without the lock. Its snapshot may be let go meanwhile: then a newer one has taken its place.
-            match read_below(&self.here, &root, key) {
+            let reader = self.here.reader();
+            match read_below(&reader, &root, key) {
                 Ok(value) => return Ok(value),
-                Err(ReadError::Missing(missing)) => self.fetch(&missing, base)?,
+                Err(ReadError::Missing(missing)) => {
+                    reader.check()?;
+                    self.fetch(&missing, base)?;
+                }
                 Err(error) => return Err(KeyedError::of_read(error)),
             }
         }
@@ -250,12 +264,13 @@ impl Keyed {
     ) -> Result<Option<R>, KeyedError> {
         let _one_at_a_time = self.lock_applying();
         loop {
+            let reader = self.here.reader();
             let (tried, base) = {
                 let state = self.read_state();
                 if position <= state.position() {
                     return Ok(None);
                 }
-                let mut transaction = state.begin(&self.here);
+                let mut transaction = state.begin(&reader);
                 let tried = run(&mut transaction).and_then(|result| Ok((result, transaction.finish()?)));
                 (tried, state.base_position())
             };
@@ -264,7 +279,10 @@ impl Keyed {
                     let applied = self.write_state().commit(position, record, &changes);
                     return Ok((applied == Applied::Now).then_some(result));
                 }
-                Err(ReadError::Missing(missing)) => self.fetch(&missing, base)?,
+                Err(ReadError::Missing(missing)) => {
+                    reader.check()?;
+                    self.fetch(&missing, base)?;
+                }
                 Err(error) => return Err(KeyedError::of_read(error)),
             }
         }
@@ -273,6 +291,9 @@ impl Keyed {
     /// Makes the content of a snapshot that is held here the state's content at `position`, where the log says so with `record`.
     pub fn roll_back(&self, snapshot: ChunkId, position: Position, record: &[u8]) -> Result<ChunkId, RollBackError> {
         let _one_at_a_time = self.lock_applying();
+        // Before it is looked for: a seal that ends now could let the snapshot go, and the collector take what only it needs.
+        let mut base = self.lock_base();
+        let _writing = self.here.store.begin_session();
         let sections = self.sections();
         let is_here = |held: &Arc<Held>| held.extent != Extent::Filling && held.sections.cover(&sections);
         let held = self.served.find(snapshot).filter(is_here).ok_or(RollBackError::UnknownSnapshot(snapshot))?;
@@ -284,11 +305,9 @@ impl Keyed {
             state.log_hash().after(position, record)
         };
         let manifest = Manifest { position, log_hash, ..held.manifest.clone() };
-        let _writing = self.here.store.begin_session();
         let chunk = manifest.to_chunk();
         self.here.store.put(&chunk)?;
         self.here.store.sync()?;
-        let mut base = self.lock_base();
         let standing = Standing { chunk, manifest, extent: Extent::complete(&sections), sections };
         self.stand_on(standing, &mut base)
     }
@@ -345,9 +364,6 @@ impl Keyed {
     }
 
     fn fetch_now(&self, missing: &Missing) -> Result<(), KeyedError> {
-        if let Some(failure) = self.here.nodes.take_failure() {
-            return Err(failure.into());
-        }
         let lanes = self.lanes.read().expect("no panic under the lock").clone();
         let Some(lanes) = lanes else {
             return if self.is_filling() { Err(KeyedError::of_missing(missing)) } else { self.mend(missing) };

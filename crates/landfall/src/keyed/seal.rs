@@ -10,6 +10,7 @@ use landfall_core::keyed::{Sealed, Sealing, Sections};
 use landfall_core::snapshot::{Manifest, Position, StateRoot};
 
 use super::frozen::{Frozen, Pending, Work, thread_named};
+use super::mend::Mending;
 use super::merging::{Kept, Merged, merge};
 use super::{Extent, Keyed, SealError, SealRefused};
 use crate::background::give_way;
@@ -110,7 +111,8 @@ impl Run<'_> {
     fn make_snapshot(&self, sealing: &mut Sealing) -> Result<(SealReport, LetGo), SealError> {
         let here = &self.keyed.here;
         let writing = here.store.begin_session();
-        let Merged { sealed, kept } = merge(here, &writing, sealing)?;
+        let Merged { sealed, kept } =
+            merge(here, &writing, sealing, &mut Mending::new(self.keyed, self.rebased_before))?;
         let held = self.make_durable(&sealed)?;
         let report = self.report(&held, sealing.entries_done(), &kept);
         let let_go = self.publish(&sealed, held)?;

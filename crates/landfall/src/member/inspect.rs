@@ -270,15 +270,14 @@ fn verify_tree(publisher: &Publisher, root: Root, report: &mut VerifyReport) -> 
     let state = &publisher.state;
     let mut cursor = Cursor::new(root, Bound::Unbounded);
     let mut reader = ChunkReader { state, decoder: Decoder::new(), plain: Vec::new() };
+    let nodes = state.nodes.reader();
     loop {
-        let (key, value) = match cursor.next(&*state.nodes) {
+        let (key, value) = match cursor.next(&nodes) {
             Ok(None) => return Ok(()),
             Ok(Some(entry)) => entry,
             Err(error) => {
                 // A store that cannot be read is not a tree that is damaged.
-                if let Some(failure) = state.nodes.take_failure() {
-                    return Err(failure.into());
-                }
+                nodes.check()?;
                 let span = cursor.pass_over();
                 report.damaged("tree of the snapshot", lost(&error, span.as_ref()));
                 match span {

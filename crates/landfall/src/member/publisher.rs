@@ -133,7 +133,7 @@ impl Publisher {
             Keep::Store => Content::Packs,
             Keep::Frozen => Content::Files(FilesInPlace::open(&directory).map_err(failed)?),
         };
-        let held = history::load(&store)?;
+        let held = history::load(&store)?.held;
         if let Some(other) = held.iter().find(|held| held.manifest.state != config.name) {
             let (pulled, named) = (other.manifest.state.clone(), config.name);
             return Err(ServeError::OtherState { directory: data, pulled, named });
@@ -149,7 +149,7 @@ impl Publisher {
         let control = std::fs::File::open(pulled).map_err(failed)?;
         let index = IndexReader::open(&control, Path::new(INDEX)).map_err(|_| incomplete())?;
         let store = Arc::new(open_store(pulled)?);
-        let held = history::load(&store)?.into_iter().find(|held| held.id == index.header().manifest);
+        let held = history::load(&store)?.held.into_iter().find(|held| held.id == index.header().manifest);
         let held = held.ok_or_else(incomplete)?;
         if held.manifest.state != config.name {
             let (pulled, named) = (held.manifest.state, config.name);

@@ -57,6 +57,9 @@ pub enum AssemblyError {
     /// A local file was changed while it was being built upon.
     #[error("{0} changed in the destination while the pull ran: pull again with --discard-local-changes")]
     BaseChanged(String),
+    /// The system gives no thread for the work: pull again when it has some.
+    #[error("the system gave no thread for comparing what is here")]
+    NoThread,
 }
 
 /// Where a chunk goes.
@@ -270,7 +273,7 @@ impl Assembly {
 
     fn old_chunks(&self, path: &FilePath) -> Result<Option<OldChunks>, AssemblyError> {
         let Some(base) = self.base else { return Ok(None) };
-        let mut contents = Contents::new(&self.nodes, base, path);
+        let mut contents = Contents::new(&*self.nodes, base, path);
         let mut old = OldChunks { offsets: HashMap::new(), in_order: Vec::new() };
         while let Some((offset, chunk)) = contents.next()? {
             if old.in_order.len() >= OLD_CHUNKS_MAX {
@@ -375,6 +378,10 @@ impl Landing for Assembly {
 
     fn node_lost(&self, node: ChunkId) -> AssemblyError {
         AssemblyError::NodeLost(node)
+    }
+
+    fn no_thread(&self) -> AssemblyError {
+        AssemblyError::NoThread
     }
 
     fn no_such_chunk(&self) -> AssemblyError {

@@ -3,20 +3,19 @@
 use std::ops::Bound;
 
 use landfall_core::files::{FileKey, FilePath};
-use landfall_core::tree::{ChunkRef, Cursor, Root};
+use landfall_core::tree::{ChunkRef, Cursor, Nodes, Root};
 
 use super::assembly::AssemblyError;
-use crate::nodes::NodeCache;
 
 /// The chunks of one file in one tree, by offset.
 pub(super) struct Contents<'a> {
-    nodes: &'a NodeCache,
+    nodes: &'a dyn Nodes,
     path: &'a FilePath,
     cursor: Cursor,
 }
 
 impl<'a> Contents<'a> {
-    pub(super) fn new(nodes: &'a NodeCache, root: Root, path: &'a FilePath) -> Self {
+    pub(super) fn new(nodes: &'a dyn Nodes, root: Root, path: &'a FilePath) -> Self {
         let start = FileKey::Content { path: path.clone(), offset: 0 }.encode();
         Self { nodes, path, cursor: Cursor::new(root, Bound::Included(&start)) }
     }

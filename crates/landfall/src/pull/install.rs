@@ -11,7 +11,6 @@ use super::assembly::{Assembly, AssemblyError, Building, holds};
 use super::contents::Contents;
 use crate::content::PackedContent;
 use crate::files::place::{Copied, Operation};
-use crate::nodes::NodeCache;
 
 /// What a pull changed, in paths.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
@@ -27,7 +26,7 @@ pub struct ChangedPaths {
 }
 
 /// Records every step that turns the old directory into the new one.
-pub(super) fn record_changes(assembly: &Assembly, nodes: &NodeCache) -> Result<ChangedPaths, AssemblyError> {
+pub(super) fn record_changes(assembly: &Assembly, nodes: &dyn Nodes) -> Result<ChangedPaths, AssemblyError> {
     let mut recorder = Recorder { assembly, nodes, changed: ChangedPaths::default() };
     let mut changes = Changes::new(assembly);
     let mut group: Option<PathChanges> = None;
@@ -90,7 +89,7 @@ impl PathChanges {
 
 struct Recorder<'a> {
     assembly: &'a Assembly,
-    nodes: &'a NodeCache,
+    nodes: &'a dyn Nodes,
     changed: ChangedPaths,
 }
 
@@ -196,7 +195,7 @@ struct ContentEntries<'a> {
 }
 
 impl<'a> ContentEntries<'a> {
-    fn new(assembly: &Assembly, nodes: &'a NodeCache, path: &'a FilePath) -> Self {
+    fn new(assembly: &Assembly, nodes: &'a dyn Nodes, path: &'a FilePath) -> Self {
         let contents = |root| Contents::new(nodes, root, path);
         Self { new: contents(assembly.target), old: assembly.base.map(contents), old_next: None }
     }

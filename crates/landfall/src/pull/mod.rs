@@ -215,11 +215,12 @@ impl Destination {
         status.enter(Stage::Fetching);
         fetch(options, plan, asked, &assembly, status)?;
         status.enter(Stage::Installing);
-        let changed = install::record_changes(&assembly, &nodes)?;
+        let reader = nodes.reader();
+        let recorded = install::record_changes(&assembly, &reader);
         assembly.close_files();
-        if let Some(failure) = nodes.take_failure() {
-            return Err(failure.into());
-        }
+        // What only looked missing because the disk failed is that failure.
+        reader.check()?;
+        let changed = recorded?;
         store.put(&plan.manifest_chunk)?;
         store.sync()?;
         history::save(&store, &held_after(plan, base))?;
@@ -334,7 +335,7 @@ fn what_is_held(placement: &Placement, store: &Store) -> Result<Holding, PullErr
     if placement.kind() != Kind::Update {
         return Ok(Holding::Nothing);
     }
-    let mut held = history::load(store)?;
+    let mut held = history::load(store)?.held;
     let indexed = placement.index().ok().map(|index| index.header().manifest);
     match held.iter().position(|held| Some(held.id) == indexed) {
         Some(at) => Ok(Holding::Snapshot(held.swap_remove(at))),

@@ -7,6 +7,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use landfall_core::codec::{CodecSet, WireCodec, WireEncoder};
+use landfall_core::limits::REQUESTS_WAITING_MAX;
 use landfall_core::snapshot::StateName;
 use landfall_core::wire::{
     Ask, Fetch, Hello, Lease, Message, Open, Refusal, RefusalReason, VERSION_MAX, VERSION_MIN, common_version,
@@ -19,8 +20,6 @@ use super::offering;
 use super::state::{ServedState, ServedStates};
 use crate::clock::Clock;
 
-/// Requests that a joiner may have waiting on one connection.
-const REQUESTS_WAITING_MAX: usize = 256;
 /// A joiner that says nothing for this long is gone; it renews its lease well before.
 const SILENCE_MAX: Duration = LEASE_DURATION;
 
@@ -128,7 +127,8 @@ impl Inbox {
             Err(error) => refuse(&error.to_string()),
         };
         let mut queue = self.lock();
-        let todo = if queue.messages.len() < REQUESTS_WAITING_MAX { todo } else { refuse("too many requests wait") };
+        let todo =
+            if queue.messages.len() < REQUESTS_WAITING_MAX as usize { todo } else { refuse("too many requests wait") };
         // What follows an opening is the service's to read.
         let more = if matches!(todo, Todo::Refuse(_) | Todo::Open(_)) { More::No } else { More::Yes };
         queue.messages.push_back(todo);

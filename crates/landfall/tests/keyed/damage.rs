@@ -6,14 +6,16 @@ use std::path::Path;
 use std::sync::Arc;
 
 use landfall::core::ChunkId;
-use landfall::keyed::{Extent, KeyedError};
+use landfall::keyed::{Extent, Keyed, KeyedError};
 use landfall::member::Member;
 use landfall::net::PlainTransport;
 use landfall::pull::TrustAll;
 
-use crate::ground::{DATA, assert_equal, fill, join_whole, key, open, put, seal, serve, value};
+use crate::ground::{DATA, assert_equal, at, fill, join_whole, key, open, put, seal, serve, value};
 
 const KEYS: u64 = 20_000;
+/// Enough for a tree whose changes are merged by several threads.
+const KEYS_OF_MANY_PARTS: u64 = 80_000;
 /// Bytes between two that are changed: several in each pack, and most nodes stay whole.
 const STEP: usize = 100_000;
 /// In the payload of a frame that holds an inner node.
@@ -52,7 +54,7 @@ fn damage_chunk(directory: &Path, id: ChunkId) {
     panic!("{id} is in no pack");
 }
 
-fn name_sources(keyed: &landfall::keyed::Keyed, sources: &[&Member]) {
+fn name_sources(keyed: &Keyed, sources: &[&Member]) {
     let addresses = sources.iter().map(|source| source.address().unwrap()).collect();
     keyed.set_sources(addresses, Arc::new(PlainTransport), Arc::new(TrustAll));
 }
@@ -87,6 +89,39 @@ fn what_is_damaged_at_a_whole_member_is_fetched_again_and_stays_right() {
     // It was put right for good: nobody is asked any more.
     let second = open(directories[1].path());
     assert_equal(&source, &second);
+    assert_eq!(seal(&source).snapshot, seal(&second).snapshot);
+}
+
+#[test]
+fn a_damaged_member_that_is_written_and_never_read_seals_all_the_same() {
+    let directories = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let [source, second] = directories.each_ref().map(|directory| open(directory.path()));
+    for keyed in [&source, &second] {
+        fill(keyed, KEYS_OF_MANY_PARTS);
+        seal(keyed);
+    }
+    drop(second);
+    assert!(damage(directories[1].path(), STEP) > 20);
+    let second = open(directories[1].path());
+    for keyed in [&source, &second] {
+        let changed = (0..KEYS_OF_MANY_PARTS).step_by(20).map(|number| (key(number), value(number, 1)));
+        put(keyed, 3, DATA, changed);
+    }
+
+    // Nobody is known who could give what is damaged: the error names it, and the changes wait.
+    let refused = second.seal().unwrap().wait().unwrap_err().to_string();
+    assert!(refused.contains("name sources"), "{refused}");
+    let member = serve(&source);
+    name_sources(&second, &[&member]);
+    assert_eq!(seal(&source).snapshot, seal(&second).snapshot);
+    drop(member);
+    // It was put right for good.
+    drop(second);
+    let second = open(directories[1].path());
+    let changed = |number| [&b"again"[..], &value(number, 1)].concat();
+    for keyed in [&source, &second] {
+        put(keyed, 4, DATA, (0..KEYS_OF_MANY_PARTS).step_by(20).map(|number| (key(number), changed(number))));
+    }
     assert_eq!(seal(&source).snapshot, seal(&second).snapshot);
 }
 
@@ -163,4 +198,26 @@ fn an_old_tree_that_cannot_be_walked_is_no_base_although_nobody_else_has_it() {
     let joiner = open(directories[2].path());
     let _joined = join_whole(&joiner, &[&member]);
     assert_equal(&newer, &joiner);
+}
+
+#[test]
+fn a_state_whose_newest_manifest_is_lost_says_so_and_goes_on_from_an_older_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let keyed = open(directory.path());
+    fill(&keyed, 1000);
+    seal(&keyed);
+    let change = |keyed: &Keyed| put(keyed, 3, DATA, [(key(1), b"later".to_vec())].into_iter());
+    change(&keyed);
+    let newest = seal(&keyed);
+    assert_eq!(keyed.lost_snapshots(), []);
+    drop(keyed);
+    damage_chunk(directory.path(), newest.snapshot);
+
+    let keyed = open(directory.path());
+    assert_eq!((keyed.position(), keyed.lost_snapshots()), (at(2), &[newest.snapshot][..]));
+    change(&keyed);
+    assert_eq!(seal(&keyed).snapshot, newest.snapshot);
+    drop(keyed);
+    let keyed = open(directory.path());
+    assert_eq!((keyed.position(), keyed.lost_snapshots()), (at(3), &[][..]));
 }

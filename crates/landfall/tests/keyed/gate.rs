@@ -5,7 +5,7 @@
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
-use landfall::core::wire::Message;
+use landfall::core::wire::{Fetch, FetchWhat, Message, NodeRequest};
 use landfall::net::{Closer, ConnectError, Connection, ListenError, Listener, PlainTransport, ReceiveError, Transport};
 
 use crate::between::{Between, with_between};
@@ -32,6 +32,9 @@ struct State {
     urgent_bytes_passed: u64,
     /// The member at this address falsifies every item.
     liar: Option<String>,
+    urgent_connections: u64,
+    /// On this one of the connections for what cannot wait, nodes are asked for that nobody has.
+    vain_connection: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +53,8 @@ impl Gate {
             urgent_requests: 0,
             urgent_bytes_passed: 0,
             liar: None,
+            urgent_connections: 0,
+            vain_connection: None,
         };
         Self(Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() }))
     }
@@ -87,6 +92,11 @@ impl Gate {
         self.lock().liar = Some(address.to_owned());
     }
 
+    /// Lets the `nth` connection for what cannot wait ask in vain.
+    pub(crate) fn let_ask_in_vain(&self, nth: u64) {
+        self.lock().vain_connection = Some(nth);
+    }
+
     pub(crate) fn transport(&self) -> Arc<dyn Transport> {
         Arc::new(self.clone())
     }
@@ -98,10 +108,12 @@ impl Gate {
 
 impl Transport for Gate {
     fn connect(&self, address: &str, deadline: Duration) -> Result<Connection, ConnectError> {
-        let (purpose, lies) = {
-            let is_bulk = matches!(std::thread::current().name(), Some("ask" | "bulk"));
-            let lies = self.lock().liar.as_deref() == Some(address);
-            (if is_bulk { Purpose::Bulk } else { Purpose::Urgent }, lies)
+        let is_bulk = matches!(std::thread::current().name(), Some("ask" | "bulk"));
+        let purpose = if is_bulk { Purpose::Bulk } else { Purpose::Urgent };
+        let asks_in_vain = purpose == Purpose::Urgent && {
+            let mut state = self.lock();
+            state.urgent_connections += 1;
+            state.vain_connection == Some(state.urgent_connections)
         };
         let connection = PlainTransport.connect(address, deadline)?;
         let (gate, inner) = (self.clone(), connection.closer.clone());
@@ -109,7 +121,8 @@ impl Transport for Gate {
             inner.close();
             gate.0.changed.notify_all();
         });
-        let frames = GateFrames { gate: self.clone(), purpose, lies, frames: 0, closer: closer.clone() };
+        let (gate, address) = (self.clone(), address.into());
+        let frames = GateFrames { gate, purpose, address, asks_in_vain, frames: 0, closer: closer.clone() };
         Ok(Connection { closer, ..with_between(connection, frames) })
     }
 
@@ -123,7 +136,8 @@ impl Transport for Gate {
 struct GateFrames {
     gate: Gate,
     purpose: Purpose,
-    lies: bool,
+    address: Arc<str>,
+    asks_in_vain: bool,
     frames: u64,
     closer: Closer,
 }
@@ -152,15 +166,20 @@ impl Between for GateFrames {
             Purpose::Urgent => self.gate.lock().urgent_bytes_passed += frame.len() as u64,
         }
         let is_item = matches!(Message::decode(frame), Ok(Message::Item(_)));
-        if self.lies && is_item {
+        let lies = self.gate.lock().liar.as_deref() == Some(&*self.address);
+        if lies && is_item {
             *frame.last_mut().unwrap() ^= 1;
         }
     }
 
     fn leaves(&mut self, head: &[u8], _: &[u8]) -> Option<Vec<u8>> {
-        if self.purpose == Purpose::Urgent && matches!(Message::decode(head), Ok(Message::Fetch(_))) {
+        let Ok(Message::Fetch(fetch)) = Message::decode(head) else { return None };
+        if self.purpose == Purpose::Urgent {
             self.gate.lock().urgent_requests += 1;
         }
-        None
+        let Fetch { request, what: Some(FetchWhat::Nodes(nodes)) } = fetch else { return None };
+        let ids = nodes.ids.iter().map(|id| id.iter().rev().copied().collect()).collect();
+        let what = Some(FetchWhat::Nodes(NodeRequest { ids, ..nodes }));
+        self.asks_in_vain.then(|| Message::Fetch(Fetch { request, what }).encode())
     }
 }

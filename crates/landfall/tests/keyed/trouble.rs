@@ -209,6 +209,48 @@ fn a_source_that_lies_is_not_believed() {
 }
 
 #[test]
+fn a_join_that_failed_when_it_could_serve_is_adopted_and_the_next_goes_on_from_it() {
+    let directories = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let [source, joiner] = directories.each_ref().map(|directory| open(directory.path()));
+    fill(&source, 20_000);
+    seal(&source);
+    let member = serve(&source);
+    let gate = Gate::new(0);
+    let handle = joiner.join(options(&[&member], gate.transport()));
+    handle.wait(Milestone::Viable).unwrap();
+    gate.believe_nothing_from(&member.address().unwrap());
+    gate.open();
+    handle.wait(Milestone::Complete).unwrap_err();
+    assert_eq!(handle.adopt().unwrap(), at(2));
+    drop(handle);
+    assert_eq!(joiner.get(CONFIG, b"members").unwrap().unwrap(), &b"a, b, c"[..]);
+    assert_eq!(joiner.sealed().unwrap().extent, Extent::Filling);
+
+    let _joined = join_whole(&joiner, &[&member]);
+    assert_equal(&source, &joiner);
+}
+
+#[test]
+fn what_is_used_most_and_cannot_be_had_by_itself_comes_with_the_rest() {
+    let directories = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let [source, joiner] = directories.each_ref().map(|directory| open(directory.path()));
+    fill(&source, 20_000);
+    seal(&source);
+    let member = serve(&source);
+    for _ in 0..2000 {
+        source.get(DATA, &key(12_345)).unwrap().unwrap();
+    }
+    let gate = Gate::new(u64::MAX);
+    // The first is for what serving needs.
+    gate.let_ask_in_vain(2);
+    let handle = joiner.join(options(&[&member], gate.transport()));
+    handle.wait(Milestone::Complete).unwrap();
+    handle.wait(Milestone::Warm).unwrap();
+    handle.adopt().unwrap();
+    assert_equal(&source, &joiner);
+}
+
+#[test]
 fn a_relay_that_is_still_filling_gives_what_it_has() {
     let directories = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
     let [source, relay, joiner] = directories.each_ref().map(|directory| open(directory.path()));

@@ -5,7 +5,7 @@
 //! join lag=10 sections                 begins to join some sections
 //! offer S1 1.100 v3                    a snapshot, its position, the lease's version
 //! received 4 MiB
-//! here vital|upper|hot|rest S1
+//! here vital|upper|hot|rest S1 | hot-late S1
 //! log 1.100 | log-lost                 attached after that position
 //! applied 1.120 of 1.125
 //! newer S2 1.200 log-cap|log-gap|overlay-cap|gone|mark
@@ -98,6 +98,7 @@ fn step(world: &mut Option<World>, line: &str) {
         }
         ["received", count, "MiB"] => world.join.handle_received(count.parse::<u64>().unwrap() << 20),
         ["here", what, name] => world.join.handle_here(part(what), id(name), now),
+        ["hot-late", name] => world.join.handle_hot_late(id(name)),
         ["log", after] => world.join.handle_log_attached(position(after), now),
         ["log-lost"] => world.join.handle_log_lost(),
         ["applied", applied, "of", head] => world.join.handle_applied(position(applied), position(head), now),

@@ -56,7 +56,7 @@ fn merge_apart(
     }
     for (place, part) in merged {
         if is_taken(place) {
-            sealing.adopt(chunks, part, &mut made)?;
+            sealing.adopt(chunks, &part, &mut made)?;
         }
     }
     loop {
@@ -109,7 +109,7 @@ fn a_part_that_the_steps_have_merged_already_is_left_alone() {
     let mut made = MemoryChunks::default();
     let first = sealing.parts(&case.chunks).unwrap().remove(0).merge(&case.chunks, &mut made).unwrap();
     sealing.step(&case.chunks, 500, &mut made).unwrap();
-    sealing.adopt(&case.chunks, first, &mut made).unwrap();
+    sealing.adopt(&case.chunks, &first, &mut made).unwrap();
     case.chunks.absorb(made);
     assert_eq!(merge(sealing, &mut case.chunks, 100).manifest, case.expected());
 }

@@ -33,14 +33,18 @@ pub(super) fn fetch_hot(lanes: &FaultLanes, here: &Here, touched: &[Touched<'_>]
 
 /// The leaf that covers a touched key, and the one that did in the old tree.
 fn leaf_that_covers(lanes: &FaultLanes, here: &Here, touched: &Touched<'_>) -> Result<NodeWant, FaultError> {
+    let reader = here.nodes.reader();
     let id = loop {
-        match leaf_of(&*here.nodes, &touched.trees.target, touched.key) {
+        match leaf_of(&reader, &touched.trees.target, touched.key) {
             Ok(id) => break id,
-            Err(TreeError::Missing(wants)) => lanes.fetch_nodes(&wants)?,
+            Err(TreeError::Missing(wants)) => {
+                reader.check()?;
+                lanes.fetch_nodes(&wants)?;
+            }
             Err(error) => return Err(FaultError::Tree(error)),
         }
     };
-    let base = touched.trees.base.and_then(|base| leaf_of(&*here.nodes, &base, touched.key).ok());
+    let base = touched.trees.base.and_then(|base| leaf_of(&reader, &base, touched.key).ok());
     Ok(NodeWant { id, base })
 }
 
@@ -48,7 +52,7 @@ fn leaf_that_covers(lanes: &FaultLanes, here: &Here, touched: &Touched<'_>) -> R
 fn long_values(here: &Here, touched: &[Touched<'_>]) -> Result<Vec<ChunkRef>, FaultError> {
     let mut wants: Vec<ChunkRef> = Vec::new();
     for Touched { trees, key } in touched {
-        // A leaf that is not hot need not be here; one that is malformed is reported by whoever reads it.
+        // A leaf that is not hot need not be here; one that is malformed, or cannot be read, is reported by whoever reads it.
         let Ok(Some(value)) = get(&*here.nodes, &trees.target, key) else { continue };
         let Some(chunk) = value.chunk else { continue };
         if !here.store.contains(chunk.id)? && !wants.iter().any(|want| want.id == chunk.id) {

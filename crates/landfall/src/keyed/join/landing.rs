@@ -32,6 +32,9 @@ pub enum LandingError {
     /// A leaf does not refer to the chunk that was asked for.
     #[error("a leaf does not refer to the chunk that was asked for")]
     NoSuchChunk,
+    /// The system gives no thread for the work: join again when it has some.
+    #[error("the system gave no thread for comparing what is here")]
+    NoThread,
     /// Whoever began the join let it go.
     #[error("the join was stopped")]
     Stopped,
@@ -64,7 +67,7 @@ impl KeyedLanding {
         let Some(base) = self.trees.get(tree).and_then(|trees| trees.base) else { return Ok(None) };
         match get(&*self.here.nodes, &base, key) {
             Ok(value) => Ok(value.and_then(|value| value.chunk).map(|chunk| chunk.id)),
-            // The older tree was damaged here: then there is nothing to build on.
+            // The older tree is damaged here, or cannot be read now: then there is nothing to build on.
             Err(TreeError::Missing(_)) => Ok(None),
             Err(error) => Err(error.into()),
         }
@@ -119,6 +122,10 @@ impl Landing for KeyedLanding {
 
     fn node_lost(&self, node: ChunkId) -> LandingError {
         LandingError::NodeLost(node)
+    }
+
+    fn no_thread(&self) -> LandingError {
+        LandingError::NoThread
     }
 
     fn no_such_chunk(&self) -> LandingError {

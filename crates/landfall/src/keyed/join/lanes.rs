@@ -2,8 +2,10 @@
 //! own to each source, so that no bulk stands in front of it.
 
 use std::cell::RefCell;
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread::{Builder, Scope, ScopedJoinHandle};
 
 use bytes::Bytes;
 use landfall_core::join::{Asking, GiveUp, Next, Shortfall, SourceId, Sources};
@@ -136,10 +138,10 @@ impl FaultLanes {
         // A way brings the node that it misses first.
         let beside = missing.nodes.get(missing.ways.len()..).unwrap_or_default();
         std::thread::scope(|scope| {
-            let nodes =
-                (!beside.is_empty() && !missing.ways.is_empty()).then(|| scope.spawn(|| self.fetch_nodes(beside)));
+            let fetch = move || self.fetch_nodes(beside);
+            let nodes = (!beside.is_empty() && !missing.ways.is_empty()).then(|| Fetching::begin(scope, fetch));
             self.fetch_ways(&missing.ways)?;
-            nodes.map_or(Ok(()), |nodes| nodes.join().expect("fetching does not panic"))
+            nodes.map_or(Ok(()), Fetching::wait)
         })?;
         self.fetch_nodes(&missing.nodes)?;
         self.fetch_chunks(&missing.chunks)
@@ -150,9 +152,9 @@ impl FaultLanes {
             match ways {
                 [way] => self.fetch_way(way)?,
                 ways => std::thread::scope(|scope| {
-                    let fetch = |way| scope.spawn(move || self.fetch_way(way));
-                    let threads: Vec<_> = ways.iter().map(fetch).collect();
-                    threads.into_iter().try_for_each(|thread| thread.join().expect("fetching does not panic"))
+                    let fetch = |way| Fetching::begin(scope, move || self.fetch_way(way));
+                    let fetching: Vec<_> = ways.iter().map(fetch).collect();
+                    fetching.into_iter().try_for_each(Fetching::wait)
                 })?,
             }
         }
@@ -280,6 +282,7 @@ impl FaultLanes {
         }
         let greeted = greet(&self.transport, &*self.trust, &lane.address, &self.question);
         let line = Line::new(greeted.map_err(|error| error.to_string())?, self.status.clone());
+        let line = line.map_err(|error| format!("no thread for a connection: {error}"))?;
         *open = Some(line.clone());
         Ok(line)
     }
@@ -327,18 +330,17 @@ impl FaultLanes {
         bases.into_iter().enumerate().map(|(level, base)| base.filter(|base| is_useful(level, base))).collect()
     }
 
-    /// A node that was damaged or let go is nothing to build on: the patch could not be read, and its source would count as corrupt.
+    /// A node that cannot be read, or was let go, is nothing to build on: the patch could not be read, and its source would count as corrupt.
     fn can_build_on(&self, base: ChunkId) -> bool {
-        self.here.node(base).is_some()
+        self.here.nodes.node(base).is_some()
     }
 
     /// How many nodes of the way to a key are here, and what comes next; nothing if all of it is here.
     fn way(&self, root: &Root, key: &[u8]) -> Result<Option<(usize, OnTheWay)>, Failure> {
-        let counted = CountedNodes { nodes: &*self.here.nodes, count: RefCell::new(0) };
+        let reader = self.here.nodes.reader();
+        let counted = CountedNodes { nodes: &reader, count: RefCell::new(0) };
         let found = get(&counted, root, key);
-        if let Some(failure) = self.here.nodes.take_failure() {
-            return Err(failure.into());
-        }
+        reader.check()?;
         let held = *counted.count.borrow();
         let what = match found {
             Err(TreeError::Missing(wants)) => wants.first().map(|want| Further::Node(want.id)),
@@ -352,9 +354,12 @@ impl FaultLanes {
     }
 
     fn nodes_from(&self, line: &Line, wants: &[NodeWant]) -> Result<(), Failure> {
-        let missing = wants.iter().filter(|want| self.here.node(want.id).is_none());
-        let missing: Vec<NodeWant> =
-            missing.map(|want| NodeWant { base: want.base.filter(|base| self.can_build_on(*base)), ..*want }).collect();
+        let mut missing = Vec::new();
+        for want in wants {
+            if self.here.nodes.get(want.id)?.is_none() {
+                missing.push(NodeWant { base: want.base.filter(|base| self.can_build_on(*base)), ..*want });
+            }
+        }
         if missing.is_empty() {
             return Ok(());
         }
@@ -410,6 +415,35 @@ impl FaultLanes {
         let chunk = Chunk::verify(want.id, Domain::Data, plain).map_err(|_| Failure::Corrupt)?;
         self.bytes.fetch_add(chunk.bytes().len() as u64, Ordering::Relaxed);
         Ok(self.here.store.put(&chunk)?)
+    }
+}
+
+/// Something that is fetched beside other things: on a thread of its own, or before them where the system gives none.
+enum Fetching<'scope> {
+    Begun(ScopedJoinHandle<'scope, Result<(), FaultError>>),
+    Done(Result<(), FaultError>),
+}
+
+impl<'scope> Fetching<'scope> {
+    fn begin(
+        scope: &'scope Scope<'scope, '_>,
+        fetch: impl Fn() -> Result<(), FaultError> + Copy + Send + 'scope,
+    ) -> Self {
+        Self::begun(Builder::new().name("fault".into()).spawn_scoped(scope, fetch), fetch)
+    }
+
+    fn begun(
+        thread: io::Result<ScopedJoinHandle<'scope, Result<(), FaultError>>>,
+        fetch: impl FnOnce() -> Result<(), FaultError>,
+    ) -> Self {
+        thread.map_or_else(|_| Self::Done(fetch()), Self::Begun)
+    }
+
+    fn wait(self) -> Result<(), FaultError> {
+        match self {
+            Self::Begun(thread) => thread.join().expect("fetching does not panic"),
+            Self::Done(fetched) => fetched,
+        }
     }
 }
 
@@ -485,5 +519,22 @@ impl Nodes for CountedNodes<'_> {
         let node = self.nodes.node(id)?;
         *self.count.borrow_mut() += 1;
         Some(node)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_there_is_no_thread_for_is_fetched_all_the_same() {
+        let no_thread = || Err(io::Error::from(io::ErrorKind::WouldBlock));
+        let mut tries = 0;
+        let fetched = Fetching::begun(no_thread(), || {
+            tries += 1;
+            Err(FaultError::Ended)
+        });
+        assert!(matches!(fetched.wait(), Err(FaultError::Ended)));
+        assert_eq!(tries, 1);
     }
 }

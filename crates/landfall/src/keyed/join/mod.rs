@@ -11,8 +11,9 @@ mod line;
 mod progress;
 mod run;
 
+use std::io;
 use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle as Thread;
+use std::thread::{Builder, JoinHandle as Thread};
 use std::time::Duration;
 
 use landfall_core::join::{Command, Failure, Join, Scope, Snapshot};
@@ -30,6 +31,7 @@ pub use lanes::FaultError;
 pub(super) use lanes::{FaultLanes, Reach};
 pub use progress::{JoinStatus, ReachedAfter};
 
+use super::frozen::Work;
 use super::{Extent, Keyed, RollBackError};
 use crate::fetch::greet::Trust;
 use progress::Progress;
@@ -98,6 +100,9 @@ pub enum JoinFailure {
     /// Whoever began it let it go.
     #[error("the join was stopped")]
     Stopped,
+    /// The system gave no thread for it: join again when it has some.
+    #[error("the system gave no thread for a join")]
+    NoThread,
 }
 
 impl JoinFailure {
@@ -109,9 +114,10 @@ impl JoinFailure {
             Self::Fault(FaultError::Store(_)) | Self::Store(_) => Failure::Disk,
             Self::Landing(LandingError::Tree(_) | LandingError::NoSuchChunk) => Failure::BrokenSnapshot,
             Self::Landing(LandingError::Stopped) | Self::Stopped => Failure::Cancelled,
-            Self::Landing(_) => Failure::Disk,
+            Self::Landing(LandingError::Store(_) | LandingError::NodeLost(_)) => Failure::Disk,
             Self::Fault(FaultError::Tree(_)) | Self::Schema(_) | Self::Tree(_) => Failure::BrokenSnapshot,
             Self::Sections(_) | Self::SomeSections => Failure::Cancelled,
+            Self::NoThread | Self::Landing(LandingError::NoThread) => Failure::NoThread,
         }
     }
 }
@@ -145,6 +151,10 @@ impl From<RollBackError> for AdoptError {
     }
 }
 
+fn join_thread(run: Work) -> io::Result<Thread<()>> {
+    Builder::new().name("join".into()).spawn(run)
+}
+
 /// A join under way. Dropping it stops the join; what came is kept.
 pub struct JoinHandle {
     pub(super) keyed: Arc<Keyed>,
@@ -155,16 +165,22 @@ pub struct JoinHandle {
 impl Keyed {
     /// Begins to fetch a snapshot from other members. The state is what it was until [`JoinHandle::adopt`].
     pub fn join(self: &Arc<Self>, options: JoinOptions) -> JoinHandle {
-        self.begin_join(options, Past::Refused)
+        self.begin_join(options, Past::Refused, join_thread)
     }
 
     /// Begins to fetch a snapshot that is to take the place of a state which differs from it, with [`JoinHandle::heal`]: it may be older than
     /// what the state stands on.
     pub fn join_to_heal(self: &Arc<Self>, options: JoinOptions) -> JoinHandle {
-        self.begin_join(options, Past::Welcome)
+        self.begin_join(options, Past::Welcome, join_thread)
     }
 
-    fn begin_join(self: &Arc<Self>, options: JoinOptions, past: Past) -> JoinHandle {
+    /// Joins on the thread that `spawn` starts. Without one the join has failed from the beginning.
+    fn begin_join(
+        self: &Arc<Self>,
+        options: JoinOptions,
+        past: Past,
+        spawn: impl FnOnce(Work) -> io::Result<Thread<()>>,
+    ) -> JoinHandle {
         let sections = options.sections.within(&self.schema());
         let scope = if matches!(sections, Ok(Sections::Only(_))) { Scope::Sections } else { Scope::Whole };
         let JoinOptions { sources, transport, trust, wanted, .. } = options;
@@ -172,9 +188,11 @@ impl Keyed {
         let reach = Reach { transport, trust };
         let run =
             Run { keyed: self.clone(), reach, wanted, sections, past, bases: Bases::new(), progress: progress.clone() };
-        let thread = std::thread::Builder::new().name("join".into()).spawn(move || run.carry_out());
-        let thread = thread.expect("a thread for a join");
-        JoinHandle { keyed: self.clone(), progress, thread: Mutex::new(Some(thread)) }
+        let thread = spawn(Box::new(move || run.carry_out())).map_err(|error| {
+            tracing::warn!(state = %self.name(), %error, "no thread for a join");
+            progress.end(Err(JoinFailure::NoThread));
+        });
+        JoinHandle { keyed: self.clone(), progress, thread: Mutex::new(thread.ok()) }
     }
 
     /// The join of a member that was restarted when all was here: nothing is fetched, the state is as good as adopted, and what is left is to
@@ -208,7 +226,8 @@ impl JoinHandle {
     }
 
     /// Puts the snapshot below the state: from now on reads see it, faulting in what is not here. It is recorded first, so that the state is
-    /// opened on it next time. Changes that are later than the snapshot stay.
+    /// opened on it next time. Changes that are later than the snapshot stay. A join that ended early after [`Milestone::Viable`] can be
+    /// adopted too: the next one goes on from there.
     pub fn adopt(&self) -> Result<Position, AdoptError> {
         let plan = self.progress.plan().filter(|_| self.progress.has_reached(Milestone::Viable));
         let plan = plan.ok_or(AdoptError::TooEarly)?;
@@ -280,5 +299,48 @@ impl Drop for JoinHandle {
     fn drop(&mut self) {
         self.stop();
         self.progress.unprotect();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use landfall_net::PlainTransport;
+
+    use super::*;
+    use crate::keyed::alone::open;
+    use crate::pull::TrustAll;
+
+    fn nobody() -> JoinOptions {
+        JoinOptions {
+            sources: Vec::new(),
+            transport: Arc::new(PlainTransport),
+            trust: Arc::new(TrustAll),
+            wanted: None,
+            sections: Sections::All,
+        }
+    }
+
+    #[test]
+    fn what_came_for_a_join_that_failed_is_kept_until_its_handle_goes() {
+        let directory = tempfile::tempdir().unwrap();
+        let keyed = open(directory.path());
+        let handle = keyed.join(nobody());
+        let failure = handle.wait(Milestone::Viable).unwrap_err();
+        assert!(matches!(*failure.0, JoinFailure::NoSource { .. }), "{failure}");
+        assert_eq!(keyed.here.store.stats().sessions, 1, "it might be adopted yet");
+        drop(handle);
+        assert_eq!(keyed.here.store.stats().sessions, 0);
+    }
+
+    #[test]
+    fn a_join_without_a_thread_says_so_to_whoever_waits() {
+        let directory = tempfile::tempdir().unwrap();
+        let keyed = open(directory.path());
+        let no_thread = |_| Err(io::Error::from(io::ErrorKind::WouldBlock));
+        let handle = keyed.begin_join(nobody(), Past::Refused, no_thread);
+        let failure = handle.wait(Milestone::Viable).unwrap_err();
+        assert!(matches!(*failure.0, JoinFailure::NoThread), "{failure}");
+        assert!(matches!(handle.adopt(), Err(AdoptError::TooEarly)));
+        handle.stop();
     }
 }

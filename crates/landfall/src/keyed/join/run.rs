@@ -16,7 +16,7 @@ use landfall_core::wire::{TouchedKey, Urgency};
 use super::early::{fetch_upper_levels, fetch_whole};
 use super::hot::{Touched, fetch_hot};
 use super::landing::{KeyedLanding, LandingError};
-use super::lanes::{FaultLanes, Reach};
+use super::lanes::{FaultError, FaultLanes, Reach};
 use super::progress::{Fetch, Plan, Progress};
 use super::{Extent, JoinFailure, Keyed};
 use crate::background::give_way;
@@ -58,7 +58,7 @@ impl Run {
         let ended = self.run();
         let ended = ended.map_err(|failure| if self.progress.was_stopped() { JoinFailure::Stopped } else { failure });
         if let Err(failure) = &ended {
-            self.progress.unprotect();
+            self.unprotect_what_is_pinned();
             tracing::info!(state = %self.keyed.name(), %failure, "a join ended early");
         }
         let Self { keyed, progress, .. } = self;
@@ -66,8 +66,15 @@ impl Run {
         progress.end(ended);
     }
 
+    /// A join that failed may yet be adopted if what serving needs had come. So what no snapshot pins is kept until the handle goes.
+    fn unprotect_what_is_pinned(&self) {
+        if self.progress.plan().is_some_and(|plan| self.keyed.served.find(plan.snapshot).is_some()) {
+            self.progress.unprotect();
+        }
+    }
+
     fn run(&self) -> Result<(), JoinFailure> {
-        // What comes is protected until all of it came and its snapshot is pinned; whoever never adopts it lets it go with the handle.
+        // What comes is protected until its snapshot is pinned; whoever never adopts it lets it go with the handle.
         self.progress.protect(self.keyed.here.store.begin_session());
         let (plan, asked) = self.plan()?;
         let fetched = self.fetch(&plan, asked);
@@ -171,7 +178,14 @@ impl Run {
             match part {
                 Part::Vital => fetch_whole(&plan.lanes, here, vital.clone())?,
                 Part::Upper => fetch_upper_levels(&plan.lanes, here, bulk.clone())?,
-                Part::Hot => self.fetch_hot(plan)?,
+                Part::Hot => match self.fetch_hot(plan) {
+                    Err(JoinFailure::Fault(FaultError::Nobody(why))) => {
+                        tracing::info!(%why, "what is used most comes with the rest");
+                        self.progress.tell(|join, _| join.handle_hot_late(of));
+                        continue;
+                    }
+                    fetched => fetched?,
+                },
                 Part::Rest => {
                     self.fetch_bulk(plan, bulk.clone(), asked.take().unwrap_or_default())?;
                     here.store.sync()?;
@@ -202,7 +216,7 @@ impl Run {
     /// Are the inner nodes of a tree here? One that was damaged would be wanted of sources that may have let it go, and without it the walk
     /// would not go on. Those that are here are read now instead of a little later.
     fn can_be_walked(&self, root: Root) -> bool {
-        let missing = UpperLevels::new(vec![TreePair { base: None, target: root }]).next(&self.keyed.here, 0);
+        let missing = UpperLevels::new(vec![TreePair { base: None, target: root }]).next(&self.keyed.here.reader(), 0);
         missing.is_ok_and(|missing| missing.is_empty())
     }
 
@@ -260,7 +274,10 @@ impl Run {
             self.progress.unprotect();
             keyed.forget_carried();
         }
-        self.progress.tell(|join, now| join.handle_here(Part::Rest, plan.snapshot, now));
+        self.progress.tell(|join, now| {
+            // What is hot as well, if it could not be had before.
+            [Part::Rest, Part::Hot].into_iter().for_each(|part| join.handle_here(part, plan.snapshot, now));
+        });
         drop(base);
         Ok(let_go)
     }
