@@ -157,6 +157,8 @@ fn not_changed(error: RosterError) -> Unavailable {
     match error {
         RosterError::NotLeader(leader) => not_leader(leader),
         RosterError::Unknown => Unavailable::Unknown,
+        RosterError::NoQuorum => Unavailable::NoQuorum,
+        RosterError::Unconfirmed => Unavailable::Unconfirmed,
         RosterError::Stopped => Unavailable::Stopping,
         other => Unavailable::Refused(other.to_string()),
     }

@@ -227,6 +227,8 @@ impl<S: Service> Node<S> {
 
     /// Takes a member out of the cluster: one that has stopped, for one that runs goes on asking for votes. Only the leader can, and not itself.
     pub async fn remove(&self, member: MemberId) -> Result<(), RosterError> {
+        // Without a majority it would be begun and not end.
+        self.read_linearizable().await?;
         roster::remove(&self.cluster, member).await
     }
 

@@ -12,6 +12,7 @@ use openraft::ChangeMembers;
 use openraft::error::{ChangeMembershipError, ClientWriteError, RaftError};
 use tokio::time::Instant;
 
+use crate::barrier::ReadBarrierError;
 use crate::cluster::{Cluster, Role};
 use crate::consensus::{MemberAddress, MemberId, RaftMembership};
 use crate::entry::{self, Lease, LogTime, Payload};
@@ -56,9 +57,25 @@ pub enum RosterError {
     /// The change may have happened or may still: look.
     #[error("the leader changed before this was confirmed")]
     Unknown,
+    /// Nothing happened: too few members answer.
+    #[error("too few members answer")]
+    NoQuorum,
+    /// No majority confirmed it in time. It may have happened or may still: look.
+    #[error("no majority confirmed this in time")]
+    Unconfirmed,
     /// This member has stopped.
     #[error("this member has stopped")]
     Stopped,
+}
+
+impl From<ReadBarrierError> for RosterError {
+    fn from(error: ReadBarrierError) -> Self {
+        match error {
+            ReadBarrierError::NotLeader(leader) => Self::NotLeader(leader),
+            ReadBarrierError::NoQuorum => Self::NoQuorum,
+            ReadBarrierError::Stopped => Self::Stopped,
+        }
+    }
 }
 
 impl From<ProposeError> for RosterError {
@@ -321,7 +338,10 @@ async fn change_alone(
     let mut metrics = cluster.raft.metrics();
     loop {
         metrics.mark_unchanged();
-        let busy = match cluster.raft.change_membership(change.clone(), true).await {
+        let changed = tokio::time::timeout_at(deadline, cluster.raft.change_membership(change.clone(), true)).await;
+        // openraft waits for as long as it takes; whoever asked must hear something.
+        let Ok(changed) = changed else { return Err(RosterError::Unconfirmed) };
+        let busy = match changed {
             Ok(done) => return Ok(done.membership().clone().unwrap_or_default()),
             Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(ChangeMembershipError::InProgress(
                 busy,

@@ -157,6 +157,7 @@ fn a_leader_without_a_majority_says_what_became_of_writes_and_takes_more_when_it
     let refused = leader.ask("SET k never");
     assert!(refused.starts_with("-CLUSTERDOWN"), "{refused}");
     assert!(leader.ask("GET k").starts_with("-CLUSTERDOWN"));
+    assert!(leader.ask("LANDFALL REMOVE 7").starts_with("-CLUSTERDOWN"));
     cluster.start(1);
     cluster.start(2);
     let value = cluster.leader().ask("GET k");
