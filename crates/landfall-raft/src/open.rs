@@ -289,6 +289,7 @@ impl<S: Service> Node<S> {
             candidacy: Candidacy::new(raft.clone()),
             healing: tokio::sync::Mutex::default(),
             changing: tokio::sync::Mutex::default(),
+            granting: tokio::sync::Mutex::default(),
             log_kept_bytes_max: config.log_kept_bytes_max,
         });
         let serving = match listen(&cluster, &config, runtime).await {
