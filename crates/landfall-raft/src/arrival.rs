@@ -5,11 +5,14 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use landfall::core::ChunkId;
+use landfall::core::snapshot::Position;
 use landfall::keyed::{Extent, JoinHandle, JoinOptions, JoinStatus, Keyed, Milestone, Sections};
 use landfall::net::Transport;
 use landfall::pull::TrustAll;
 use tokio::sync::watch;
 
+use crate::ballot::Pending;
+use crate::consensus::MemberId;
 use crate::reference::Reference;
 
 /// Snapshots on their way in: at most one that the state stands on and that is not all here, one that is to follow it, and one that is to heal
@@ -37,7 +40,8 @@ struct Pulls {
 const CLOSED: &str = "this member is closing";
 
 struct Arrival {
-    snapshot: ChunkId,
+    /// The snapshot, if it was decided before anybody was asked; else it is the newest that is offered.
+    wanted: Option<ChunkId>,
     join: Arc<JoinHandle>,
 }
 
@@ -50,7 +54,11 @@ impl Pulls {
 impl Arrival {
     /// Whether this pull brings a snapshot, or brought it, and has not failed.
     fn brings(&self, snapshot: ChunkId) -> bool {
-        self.snapshot == snapshot && self.join.status().failure.is_none()
+        self.is_of(snapshot) && self.join.status().failure.is_none()
+    }
+
+    fn is_of(&self, snapshot: ChunkId) -> bool {
+        self.wanted.or_else(|| self.join.snapshot().map(|(chosen, _)| chosen)) == Some(snapshot)
     }
 }
 
@@ -71,11 +79,56 @@ impl Arrivals {
 
     /// Puts the state onto a snapshot. It takes milliseconds if it was pulled before; else it pulls first. It blocks.
     pub(crate) fn adopt(&self, reference: &Reference) -> Result<(), String> {
-        let join = self.begin(reference.snapshot(), reference.sources())?;
-        join.wait(Milestone::Viable).map_err(|error| error.to_string())?;
+        self.adopt_after(Milestone::Viable, reference)
+    }
+
+    /// Puts the state onto the snapshot that openraft installs: it purges the log that led there, so there is no way back. Where that snapshot
+    /// cannot be had, because those who held it let it go meanwhile, the newest that others offer does as well; it is compared at the next mark
+    /// as any other. So does what the state has come to stand on by another way. It blocks.
+    ///
+    /// A voter acknowledges the log from then on, so all of the snapshot comes first.
+    pub(crate) fn adopt_or_newer(&self, pending: &Pending, own: MemberId) -> Result<(), String> {
+        let Pending { meta, reference } = pending;
+        let votes = meta.last_membership.voter_ids().any(|voter| voter == own);
+        let milestone = if votes { Milestone::Complete } else { Milestone::Viable };
+        let stands = || self.keyed.position() >= reference.position();
+        let Err(reason) = self.adopt_after(milestone, reference) else { return Ok(()) };
+        if stands() {
+            return Ok(());
+        }
+        tracing::warn!(position = %reference.position(), reason, "a snapshot cannot be had; looks for a newer one");
+        match self.adopt_newest(milestone, reference, sources_of(pending, own)) {
+            Err(newer) if !stands() => Err(format!("{reason}; a newer one: {newer}")),
+            _ => Ok(()),
+        }
+    }
+
+    fn adopt_after(&self, milestone: Milestone, reference: &Reference) -> Result<(), String> {
+        let join = self.begin(Some(reference.snapshot()), reference.sources())?;
+        self.stand_on(&join, milestone)
+    }
+
+    /// Puts the state onto the newest snapshot that sources offer, if it can take the place of the one that is referred to.
+    fn adopt_newest(&self, milestone: Milestone, old: &Reference, sources: Vec<String>) -> Result<(), String> {
+        let join = self.begin(None, sources)?;
+        join.wait(Milestone::Planned).map_err(|error| error.to_string())?;
+        // Another one of the same position is that of a member which went wrong.
+        let takes_place = |(id, position): &(ChunkId, Position)| *id == old.snapshot() || *position > old.position();
+        match join.snapshot().filter(|offered| !takes_place(offered)) {
+            Some((_, position)) => {
+                join.stop();
+                Err(format!("the newest that is offered stands at {position}"))
+            }
+            None => self.stand_on(&join, milestone),
+        }
+    }
+
+    fn stand_on(&self, join: &Arc<JoinHandle>, milestone: Milestone) -> Result<(), String> {
+        join.wait(milestone).map_err(|error| error.to_string())?;
         join.adopt().map_err(|error| error.to_string())?;
         let mut pulls = self.pulls();
-        if pulls.coming.as_ref().is_some_and(|coming| coming.snapshot == reference.snapshot()) {
+        let adopted = join.snapshot().map(|(snapshot, _)| snapshot);
+        if pulls.coming.as_ref().zip(adopted).is_some_and(|(coming, adopted)| coming.is_of(adopted)) {
             // Only now: until then, reads fetched through the old one.
             let coming = pulls.coming.take();
             let old = std::mem::replace(&mut pulls.adopted, coming);
@@ -97,7 +150,7 @@ impl Arrivals {
         let snapshot = self.keyed.sealed().map(|held| held.id);
         let mut pulls = self.pulls();
         if let Some(snapshot) = snapshot.filter(|_| pulls.adopted.is_none()) {
-            pulls.adopted = Some(Arrival { snapshot, join: Arc::new(join) });
+            pulls.adopted = Some(Arrival { wanted: Some(snapshot), join: Arc::new(join) });
         }
     }
 
@@ -109,8 +162,8 @@ impl Arrivals {
         }
         let old = pulls.healing.take_if(|healing| !healing.brings(snapshot));
         let begin = || {
-            let join = Arc::new(self.keyed.join_to_heal(self.options(snapshot, sources)));
-            Arrival { snapshot, join }
+            let join = Arc::new(self.keyed.join_to_heal(self.options(Some(snapshot), sources)));
+            Arrival { wanted: Some(snapshot), join }
         };
         let join = pulls.healing.get_or_insert_with(begin).join.clone();
         drop(pulls);
@@ -139,7 +192,7 @@ impl Arrivals {
     pub(crate) fn go_on(&self, sources: Vec<String>) {
         let mut pulls = self.pulls();
         let Some(snapshot) = self.stalled(&pulls).filter(|_| !pulls.is_closed) else { return };
-        let old = pulls.adopted.replace(self.pull_anew(snapshot, sources));
+        let old = pulls.adopted.replace(self.pull_anew(Some(snapshot), sources));
         drop(pulls);
         // It has ended; its thread may be on its last words.
         old.inspect(|old| old.join.stop());
@@ -177,18 +230,20 @@ impl Arrivals {
     }
 
     fn pull(&self, reference: &Reference, milestone: Milestone) -> Result<(), String> {
-        let join = self.begin(reference.snapshot(), reference.sources())?;
+        let join = self.begin(Some(reference.snapshot()), reference.sources())?;
         join.wait(milestone).map_err(|error| error.to_string())
     }
 
-    /// Pulls a snapshot, unless it is being pulled already. A pull that was to follow ends; what it brought stays.
-    fn begin(&self, snapshot: ChunkId, sources: Vec<String>) -> Result<Arc<JoinHandle>, String> {
+    /// Pulls a snapshot, unless it is being pulled already; the newest that is offered where none is wanted. A pull that was to follow ends; what
+    /// it brought stays.
+    fn begin(&self, wanted: Option<ChunkId>, sources: Vec<String>) -> Result<Arc<JoinHandle>, String> {
         let mut pulls = loop {
             let mut pulls = self.pulls();
             if pulls.is_closed {
                 return Err(CLOSED.into());
             }
-            if let Some(arrival) = pulls.to_stand_on().find(|arrival| arrival.brings(snapshot)) {
+            let brings = |arrival: &&Arrival| wanted.is_some_and(|wanted| arrival.brings(wanted));
+            if let Some(arrival) = pulls.to_stand_on().find(brings) {
                 return Ok(arrival.join.clone());
             }
             let Some(old) = pulls.coming.take() else { break pulls };
@@ -196,24 +251,24 @@ impl Arrivals {
             drop(pulls);
             old.join.stop();
         };
-        let arrival = self.pull_anew(snapshot, sources);
+        let arrival = self.pull_anew(wanted, sources);
         let join = arrival.join.clone();
         pulls.coming = Some(arrival);
         Ok(join)
     }
 
-    fn pull_anew(&self, snapshot: ChunkId, sources: Vec<String>) -> Arrival {
-        let join = Arc::new(self.keyed.join(self.options(snapshot, sources)));
+    fn pull_anew(&self, wanted: Option<ChunkId>, sources: Vec<String>) -> Arrival {
+        let join = Arc::new(self.keyed.join(self.options(wanted, sources)));
         self.tell_changes(join.clone());
-        Arrival { snapshot, join }
+        Arrival { wanted, join }
     }
 
-    fn options(&self, snapshot: ChunkId, sources: Vec<String>) -> JoinOptions {
+    fn options(&self, wanted: Option<ChunkId>, sources: Vec<String>) -> JoinOptions {
         JoinOptions {
             sources,
             transport: self.transport.clone(),
             trust: Arc::new(TrustAll),
-            wanted: Some(snapshot),
+            wanted,
             sections: Sections::All,
         }
     }
@@ -244,4 +299,16 @@ impl Arrivals {
         // Nothing that runs under the lock can panic half way.
         self.pulls.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Where to ask for a snapshot and for what came after it: who was said to hold it, then everybody else of its time.
+fn sources_of(pending: &Pending, own: MemberId) -> Vec<String> {
+    let mut sources = pending.reference.sources();
+    let others = pending.meta.last_membership.nodes().filter(|(member, _)| **member != own);
+    for (_, address) in others {
+        if !sources.contains(&address.peers) {
+            sources.push(address.peers.clone());
+        }
+    }
+    sources
 }

@@ -189,7 +189,7 @@ fn complete_install(ballot: &mut Ballot, log: &Log, keyed: &Keyed, arrivals: &Ar
     let binding = ballot.facts().binding_reference(log.purged_through()).cloned();
     if let Some(pending) = binding.filter(|pending| pending.reference.position() > keyed.position()) {
         tracing::info!(position = %pending.reference.position(), "completes the install of a snapshot");
-        arrivals.adopt(&pending.reference).map_err(OpenError::Incomplete)?;
+        arrivals.adopt_or_newer(&pending, ballot.facts().member).map_err(OpenError::Incomplete)?;
     }
     if ballot.facts().pending.is_some() {
         ballot.change(|facts| facts.pending = None)?;
