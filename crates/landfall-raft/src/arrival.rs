@@ -18,6 +18,7 @@ use crate::reference::Reference;
 /// Snapshots on their way in: at most one that the state stands on and that is not all here, one that is to follow it, and one that is to heal
 /// it.
 pub(crate) struct Arrivals {
+    member: MemberId,
     keyed: Arc<Keyed>,
     transport: Arc<dyn Transport>,
     pulls: Mutex<Pulls>,
@@ -63,8 +64,8 @@ impl Arrival {
 }
 
 impl Arrivals {
-    pub(crate) fn new(keyed: Arc<Keyed>, transport: Arc<dyn Transport>) -> Self {
-        Self { keyed, transport, pulls: Mutex::default(), changed: Arc::new(watch::Sender::new(0)) }
+    pub(crate) fn new(member: MemberId, keyed: Arc<Keyed>, transport: Arc<dyn Transport>) -> Self {
+        Self { member, keyed, transport, pulls: Mutex::default(), changed: Arc::new(watch::Sender::new(0)) }
     }
 
     /// Pulls what a reference names until a learner may install it: it serves, faulting in the rest. It blocks.
@@ -87,9 +88,9 @@ impl Arrivals {
     /// as any other. So does what the state has come to stand on by another way. It blocks.
     ///
     /// A voter acknowledges the log from then on, so all of the snapshot comes first.
-    pub(crate) fn adopt_or_newer(&self, pending: &Pending, own: MemberId) -> Result<(), String> {
+    pub(crate) fn adopt_or_newer(&self, pending: &Pending) -> Result<(), String> {
         let Pending { meta, reference } = pending;
-        let votes = meta.last_membership.voter_ids().any(|voter| voter == own);
+        let votes = meta.last_membership.voter_ids().any(|voter| voter == self.member);
         let milestone = if votes { Milestone::Complete } else { Milestone::Viable };
         let stands = || self.keyed.position() >= reference.position();
         let Err(reason) = self.adopt_after(milestone, reference) else { return Ok(()) };
@@ -97,15 +98,29 @@ impl Arrivals {
             return Ok(());
         }
         tracing::warn!(position = %reference.position(), reason, "a snapshot cannot be had; looks for a newer one");
-        match self.adopt_newest(milestone, reference, sources_of(pending, own)) {
+        match self.adopt_newest(milestone, reference, sources_of(pending, self.member)) {
             Err(newer) if !stands() => Err(format!("{reason}; a newer one: {newer}")),
             _ => Ok(()),
         }
     }
 
     fn adopt_after(&self, milestone: Milestone, reference: &Reference) -> Result<(), String> {
-        let join = self.begin(Some(reference.snapshot()), reference.sources())?;
+        let join = match self.has_brought(milestone, reference.snapshot()) {
+            Some(join) => join,
+            None => self.begin(Some(reference.snapshot()), reference.sources())?,
+        };
         self.stand_on(&join, milestone)
+    }
+
+    /// The pull that brought as much of a snapshot. Whether it failed later does not matter: the state can stand on what is here, and upkeep goes on
+    /// with the rest.
+    fn has_brought(&self, milestone: Milestone, snapshot: ChunkId) -> Option<Arc<JoinHandle>> {
+        let pulls = self.pulls();
+        let has_brought = |arrival: &&Arrival| {
+            let reached = arrival.join.status().reached;
+            arrival.is_of(snapshot) && reached.iter().any(|(reached, _)| *reached == milestone)
+        };
+        pulls.to_stand_on().find(has_brought).map(|arrival| arrival.join.clone())
     }
 
     /// Puts the state onto the newest snapshot that sources offer, if it can take the place of the one that is referred to.
@@ -311,4 +326,126 @@ fn sources_of(pending: &Pending, own: MemberId) -> Vec<String> {
         }
     }
     sources
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::time::Duration;
+
+    use landfall::core::keyed::{ReadError, SectionId, SectionSchema, Transaction};
+    use landfall::core::snapshot::{KeyRange, SectionPriority, StateName};
+    use landfall::net::{ConnectError, Connection, ListenError, Listener, PlainTransport, ReceiveError};
+
+    use super::*;
+    use crate::between::{Between, with_between};
+    use crate::cluster::Role;
+    use crate::entry::LogTime;
+    use crate::node::{Node, NodeConfig};
+    use crate::open::Parts;
+    use crate::service::Service;
+    use crate::suite;
+
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    /// A service that writes a value of each number that it is told.
+    struct Bulky;
+
+    const DATA: SectionId = SectionId(1);
+    const VALUES: u32 = 2000;
+    const VALUE_BYTES: usize = 2000;
+
+    impl Service for Bulky {
+        type Command = u32;
+        type Reply = ();
+
+        fn sections(&self) -> Vec<SectionSchema> {
+            let section = |name: &str, priority| SectionSchema {
+                name: StateName::new(name).unwrap(),
+                priority,
+                range: KeyRange::default(),
+            };
+            vec![section("config", SectionPriority::Vital), section("data", SectionPriority::Bulk)]
+        }
+
+        fn apply(&self, _: LogTime, command: &u32, state: &mut Transaction<'_>) -> Result<(), ReadError> {
+            // Nothing makes it shorter.
+            let value: Vec<u8> = (0..VALUE_BYTES as u32 / 4)
+                .flat_map(|part| (command.wrapping_mul(0x9e37_79b9) ^ part).wrapping_mul(0x85eb_ca6b).to_le_bytes())
+                .collect();
+            state.put(DATA, command.to_be_bytes().to_vec(), value)?;
+            Ok(())
+        }
+    }
+
+    /// Loopback that ends after so many bytes.
+    #[derive(Clone)]
+    struct EndsAfter {
+        bytes_left: Arc<AtomicU64>,
+    }
+
+    impl Transport for EndsAfter {
+        fn connect(&self, address: &str, deadline: Duration) -> Result<Connection, ConnectError> {
+            Ok(with_between(PlainTransport.connect(address, deadline)?, self.clone()))
+        }
+
+        fn listen(&self, address: &str) -> Result<Box<dyn Listener>, ListenError> {
+            PlainTransport.listen(address)
+        }
+    }
+
+    impl Between for EndsAfter {
+        fn before_frame(&mut self) -> Result<(), ReceiveError> {
+            if self.bytes_left.load(Ordering::Acquire) == 0 { Err(ReceiveError::Truncated) } else { Ok(()) }
+        }
+
+        fn came(&mut self, frame: &mut [u8]) {
+            let less = |left: u64| Some(left.saturating_sub(frame.len() as u64));
+            // The update is always made.
+            let _ = self.bytes_left.fetch_update(Ordering::AcqRel, Ordering::Acquire, less);
+        }
+    }
+
+    /// A leader with a seal of some megabytes, and what it would tell a follower to install.
+    async fn leader(directory: &Path) -> (Node<Bulky>, Pending) {
+        let node = Node::open(Bulky, suite::config(&directory.join("1"))).await.unwrap();
+        node.bootstrap().await.unwrap();
+        node.wait_for(PATIENCE, |status| status.role == Role::Leader).await.unwrap();
+        let written: Vec<_> = (0..VALUES).map(|number| node.submit(&number).unwrap()).collect();
+        for written in written {
+            written.await.unwrap();
+        }
+        node.audit(PATIENCE).await.unwrap();
+        let sealed = node.cluster.seals.newest().unwrap();
+        let pending = Pending { meta: sealed.meta(), reference: node.cluster.seals.reference(&sealed) };
+        (node, pending)
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_state_stands_on_what_a_pull_brought_before_its_only_source_went() {
+        let directory = tempfile::tempdir().unwrap();
+        let (leader, pending) = leader(directory.path()).await;
+        let bytes_left = Arc::new(AtomicU64::new(1_000_000));
+        let transport = EndsAfter { bytes_left: bytes_left.clone() };
+        let config =
+            NodeConfig { member: 2, transport: Arc::new(transport), ..suite::config(&directory.path().join("2")) };
+        let install = move || {
+            let parts = Parts::open(&Bulky, &config).unwrap();
+            let reference = &pending.reference;
+            let join = parts.arrivals.begin(Some(reference.snapshot()), reference.sources()).unwrap();
+            join.wait(Milestone::Viable).unwrap();
+            // It ends as when it gives its source up, and sooner.
+            bytes_left.store(0, Ordering::Release);
+            join.stop();
+            assert!(join.status().failure.is_some());
+            parts.arrivals.adopt_or_newer(&pending).unwrap();
+            assert_eq!(parts.keyed.position(), reference.position());
+            assert_eq!(parts.keyed.sealed().unwrap().extent, Extent::Filling);
+            assert!(parts.arrivals.has_stalled(), "the rest is to be asked for again");
+            parts.arrivals.stop();
+        };
+        tokio::task::spawn_blocking(install).await.unwrap();
+        leader.close().await;
+    }
 }

@@ -140,6 +140,24 @@ async fn a_member_whose_reference_was_let_go_while_it_was_down_stands_on_what_ot
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_moved_on_meanwhile_need_not_install_what_is_older() {
+    let directory = tempfile::tempdir().unwrap();
+    let (leader, pending) = leader(directory.path()).await;
+    let_go(&leader, &pending.reference).await;
+    let newer = leader.cluster.seals.reference(&leader.cluster.seals.newest().unwrap());
+    let config = config(directory.path(), 2);
+    let install = move || {
+        let parts = Parts::open(&Counter, &config).unwrap();
+        parts.arrivals.adopt(&newer).unwrap();
+        parts.arrivals.adopt_or_newer(&pending).unwrap();
+        assert_eq!(parts.keyed.position(), newer.position());
+        parts.arrivals.stop();
+    };
+    tokio::task::spawn_blocking(install).await.unwrap();
+    leader.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_kill_before_the_purge_leaves_a_member_that_goes_on_by_its_log() {
     let directory = tempfile::tempdir().unwrap();
     let (leader, pending) = leader(directory.path()).await;

@@ -139,7 +139,7 @@ impl Parts {
             cache_bytes: config.cache_bytes,
             salt_seed: ballot.facts().salt_seed,
         })?;
-        let arrivals = Arc::new(Arrivals::new(keyed.clone(), config.transport.clone()));
+        let arrivals = Arc::new(Arrivals::new(config.member, keyed.clone(), config.transport.clone()));
         complete_install(&mut ballot, &log, &keyed, &arrivals)?;
         check_log_leads_on(&log, &keyed, &state)?;
         let cluster = ballot.facts().cluster.filter(|_| !is_pristine(&log, &keyed));
@@ -189,7 +189,7 @@ fn complete_install(ballot: &mut Ballot, log: &Log, keyed: &Keyed, arrivals: &Ar
     let binding = ballot.facts().binding_reference(log.purged_through()).cloned();
     if let Some(pending) = binding.filter(|pending| pending.reference.position() > keyed.position()) {
         tracing::info!(position = %pending.reference.position(), "completes the install of a snapshot");
-        arrivals.adopt_or_newer(&pending, ballot.facts().member).map_err(OpenError::Incomplete)?;
+        arrivals.adopt_or_newer(&pending).map_err(OpenError::Incomplete)?;
     }
     if ballot.facts().pending.is_some() {
         ballot.change(|facts| facts.pending = None)?;
