@@ -199,8 +199,10 @@ impl<S: Service> Applier<S> {
 
     fn membership(&mut self, at: Position, record: &Bytes, membership: StoredMembership) -> Result<(), ApplyError> {
         let config = self.config;
-        self.transact(at, record, |state| reserved::put_membership(&membership, config, state))?;
-        self.reserved.membership = membership;
+        let applied = self.transact(at, record, |state| reserved::put_membership(&membership, config, state))?;
+        if applied.is_some() {
+            self.reserved.membership = membership;
+        }
         Ok(())
     }
 
@@ -208,14 +210,12 @@ impl<S: Service> Applier<S> {
         self.reserved.time = self.reserved.time.max(lease.time);
         let admitted = self.reserved.admits(&lease);
         let config = self.config;
-        self.transact(position, record, |state| match admitted {
+        let applied = self.transact(position, record, |state| match admitted {
             true => reserved::put_lease(&lease, config, state),
             false => Ok(()),
         })?;
-        if admitted && lease.until > lease.time {
-            self.reserved.leases.insert(lease.holder, lease);
-        } else if admitted {
-            self.reserved.leases.remove(&lease.holder);
+        if applied.is_some() && admitted {
+            self.reserved.set_lease(lease);
         }
         Ok(())
     }
