@@ -13,13 +13,14 @@ use landfall::net::Transport;
 use openraft::error::{Fatal, RPCError, RaftError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{Backoff, RPCOption, RaftNetwork, RaftNetworkFactory};
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse};
+use tokio::time::Instant;
 
 use crate::consensus::{Consensus, MemberAddress, MemberId, RaftLogId, RaftVote};
 use crate::identity::Identity;
 use crate::link::{Call, Link, LinkError};
 use crate::message::{Answer, Control, Install, Reply, Request};
 
-/// A follower that pulls a snapshot says how far it is at least this often, or its pull has failed.
+/// A follower that pulls a snapshot gets on with it at least this often, or its pull has failed.
 pub(crate) const INSTALL_SILENCE_MAX: Duration = Duration::from_secs(30);
 /// Pause before an unreachable member is tried again.
 const UNREACHABLE_PAUSE: Duration = Duration::from_millis(200);
@@ -164,15 +165,19 @@ impl Peer {
     async fn install(&self, install: Install) -> Result<SnapshotResponse<MemberId>, InstallError> {
         let lost = |error: &LinkError| StreamingError::Unreachable(Unreachable::new(error));
         let mut call = self.link.call(&Request::Control(Control::Install(install))).map_err(|error| lost(&error))?;
+        let mut progress = Progress::new(Instant::now());
         loop {
             let silent = |_| {
                 let error = std::io::Error::from(std::io::ErrorKind::TimedOut);
                 StreamingError::Unreachable(Unreachable::new(&error))
             };
-            let next = tokio::time::timeout(INSTALL_SILENCE_MAX, call.next()).await.map_err(silent)?;
+            let next = tokio::time::timeout_at(progress.deadline(), call.next()).await.map_err(silent)?;
             match next.map_err(|error| lost(&error))? {
                 Answer::Reply(Reply::Installed(vote)) => return Ok(SnapshotResponse::new(vote)),
-                Answer::Progress(bytes) => tracing::debug!(member = self.target, bytes, "pulls a snapshot"),
+                Answer::Progress(bytes) => {
+                    tracing::debug!(member = self.target, bytes, "pulls a snapshot");
+                    progress.handle_bytes(bytes, Instant::now());
+                }
                 other => {
                     let error = std::io::Error::other(format!("an unexpected answer: {other:?}"));
                     return Err(StreamingError::Unreachable(Unreachable::new(&error)));
@@ -187,7 +192,53 @@ impl Peer {
     }
 }
 
+/// How far a follower is with a snapshot, by what it says. That it says something means only that it lives.
+struct Progress {
+    bytes: u64,
+    since: Instant,
+}
+
+impl Progress {
+    fn new(now: Instant) -> Self {
+        Self { bytes: 0, since: now }
+    }
+
+    /// So many bytes are here. It got on if that is another number: a pull that is begun anew counts from 0.
+    fn handle_bytes(&mut self, bytes: u64, now: Instant) {
+        if bytes != self.bytes {
+            *self = Self { bytes, since: now };
+        }
+    }
+
+    /// When it must have got on.
+    fn deadline(&self) -> Instant {
+        self.since + INSTALL_SILENCE_MAX
+    }
+}
+
 /// Whatever went wrong, openraft pauses before it tries again: it repeats other failures at once, for ever.
 fn rpc_error(error: LinkError) -> RpcError {
     RPCError::Unreachable(Unreachable::new(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn only_a_follower_that_gets_on_with_a_snapshot_is_given_more_time() {
+        let began = Instant::now();
+        let mut progress = Progress::new(began);
+        let mut says = |bytes, after: u32| {
+            progress.handle_bytes(bytes, began + SECOND * after);
+            progress.deadline() - began
+        };
+        assert_eq!(says(0, 1), INSTALL_SILENCE_MAX, "it lives, and has nothing");
+        assert_eq!(says(70, 2), SECOND * 2 + INSTALL_SILENCE_MAX);
+        assert_eq!(says(70, 29), SECOND * 2 + INSTALL_SILENCE_MAX);
+        assert_eq!(says(0, 30), SECOND * 30 + INSTALL_SILENCE_MAX, "it begins anew");
+        assert_eq!(says(1, 31), SECOND * 31 + INSTALL_SILENCE_MAX);
+    }
 }
