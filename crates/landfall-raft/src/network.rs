@@ -50,6 +50,12 @@ impl Network {
         let new = || Link::new(self.transport.clone(), self.identity.clone(), address.to_owned());
         link.or_insert_with(|| Arc::new(new())).clone()
     }
+
+    /// Lets go of the links to all other addresses. Whoever still talks on one keeps it for that long; a link that is wanted again is made anew.
+    pub(crate) fn keep_only(&self, addresses: &[String]) {
+        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        links.retain(|address, _| addresses.contains(address));
+    }
 }
 
 impl RaftNetworkFactory<Consensus> for Network {
@@ -223,7 +229,23 @@ fn rpc_error(error: LinkError) -> RpcError {
 
 #[cfg(test)]
 mod tests {
+    use landfall::net::PlainTransport;
+
     use super::*;
+    use crate::ballot::Ballot;
+    use crate::owner::Owner;
+
+    #[test]
+    fn a_link_to_whoever_left_is_let_go() {
+        let directory = tempfile::tempdir().unwrap();
+        let ballot = Ballot::open(directory.path(), 1, [1; 32]).unwrap();
+        let identity = Identity::new(None, Arc::new(Owner::start("ballot", ballot).unwrap()));
+        let network = Network::new(Arc::new(PlainTransport), Arc::new(identity));
+        let [stays, leaves] = ["127.0.0.1:1", "127.0.0.1:2"].map(|address| Arc::downgrade(&network.link(address)));
+        network.keep_only(&["127.0.0.1:1".to_owned()]);
+        assert!(stays.upgrade().is_some());
+        assert!(leaves.upgrade().is_none());
+    }
 
     const SECOND: Duration = Duration::from_secs(1);
 
