@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use landfall::core::keyed::{Missing, ReadError, SectionId, Transaction};
 use landfall::core::snapshot::Position;
-use landfall::keyed::{AdoptError, Extent, Keyed, KeyedError, SealRefused};
+use landfall::keyed::{AdoptError, Extent, FaultError, Keyed, KeyedError, SealRefused};
 use tokio::sync::watch;
 
 use crate::cadence;
@@ -199,8 +199,10 @@ impl<S: Service> Applier<S> {
 
     fn membership(&mut self, at: Position, record: &Bytes, membership: StoredMembership) -> Result<(), ApplyError> {
         let config = self.config;
-        self.transact(at, record, |state| reserved::put_membership(&membership, config, state))?;
-        self.reserved.membership = membership;
+        let applied = self.transact(at, record, |state| reserved::put_membership(&membership, config, state))?;
+        if applied.is_some() {
+            self.reserved.membership = membership;
+        }
         Ok(())
     }
 
@@ -208,14 +210,12 @@ impl<S: Service> Applier<S> {
         self.reserved.time = self.reserved.time.max(lease.time);
         let admitted = self.reserved.admits(&lease);
         let config = self.config;
-        self.transact(position, record, |state| match admitted {
+        let applied = self.transact(position, record, |state| match admitted {
             true => reserved::put_lease(&lease, config, state),
             false => Ok(()),
         })?;
-        if admitted && lease.until > lease.time {
-            self.reserved.leases.insert(lease.holder, lease);
-        } else if admitted {
-            self.reserved.leases.remove(&lease.holder);
+        if applied.is_some() && admitted {
+            self.reserved.set_lease(lease);
         }
         Ok(())
     }
@@ -244,6 +244,7 @@ impl<S: Service> Applier<S> {
         record: &Bytes,
         mut run: impl FnMut(&mut Transaction<'_>) -> Result<R, ReadError>,
     ) -> Result<Option<R>, ApplyError> {
+        let mut is_waiting = false;
         loop {
             match self.keyed.transact(position, record, &mut run) {
                 // A newer snapshot took the place of the state beneath: what the cluster knows of itself is what stands there.
@@ -251,7 +252,10 @@ impl<S: Service> Applier<S> {
                     self.reserved = Reserved::read(&self.keyed, self.config)?;
                     return Ok(None);
                 }
-                Err(KeyedError::NotHere { .. } | KeyedError::Fault(_)) if self.may_wait() => {
+                Err(error) if is_to_come(&error) && self.may_wait() => {
+                    if !std::mem::replace(&mut is_waiting, true) {
+                        tracing::info!(%position, %error, "waits for a part of the state");
+                    }
                     self.patience.starved.send_modify(|count| *count += 1);
                     std::thread::sleep(STARVED_PAUSE);
                 }
@@ -310,6 +314,11 @@ impl<S: Service> Applier<S> {
     }
 }
 
+/// Whether what an entry missed may still come: from another member, or with another snapshot. A disk that fails is not cured by waiting.
+fn is_to_come(error: &KeyedError) -> bool {
+    matches!(error, KeyedError::NotHere { .. } | KeyedError::Fault(FaultError::Nobody(_) | FaultError::Ended))
+}
+
 fn decode_all<S: Service>(position: Position, encoded: &[Bytes]) -> Result<Vec<S::Command>, ApplyError> {
     let decode = |(number, bytes): (usize, &Bytes)| {
         rmp_serde::from_slice(bytes).map_err(|error| ApplyError::Command {
@@ -347,5 +356,28 @@ fn run_all<S: Service>(
     match missing {
         Some(missing) => Err(ReadError::Missing(missing)),
         None => Ok(replies),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use landfall::core::ChunkId;
+    use landfall::core::tree::TreeError;
+    use landfall_store::StoreError;
+
+    use super::*;
+
+    #[test]
+    fn what_others_may_still_give_is_waited_for_and_a_disk_that_fails_is_not() {
+        let id = ChunkId::from_bytes([7; 32]);
+        assert!(is_to_come(&KeyedError::NotHere { first: id, nodes: 1, chunks: 0 }));
+        assert!(is_to_come(&FaultError::Nobody("all of them were asked".into()).into()));
+        assert!(is_to_come(&FaultError::Ended.into()));
+        let full = || StoreError::Full { action: "write", path: PathBuf::new() };
+        assert!(!is_to_come(&FaultError::Store(full()).into()));
+        assert!(!is_to_come(&FaultError::Tree(TreeError::Malformed { id, reason: "nonsense" }).into()));
+        assert!(!is_to_come(&full().into()));
     }
 }

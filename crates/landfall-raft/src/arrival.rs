@@ -5,16 +5,20 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use landfall::core::ChunkId;
+use landfall::core::snapshot::Position;
 use landfall::keyed::{Extent, JoinHandle, JoinOptions, JoinStatus, Keyed, Milestone, Sections};
 use landfall::net::Transport;
 use landfall::pull::TrustAll;
 use tokio::sync::watch;
 
+use crate::ballot::Pending;
+use crate::consensus::MemberId;
 use crate::reference::Reference;
 
 /// Snapshots on their way in: at most one that the state stands on and that is not all here, one that is to follow it, and one that is to heal
 /// it.
 pub(crate) struct Arrivals {
+    member: MemberId,
     keyed: Arc<Keyed>,
     transport: Arc<dyn Transport>,
     pulls: Mutex<Pulls>,
@@ -37,7 +41,8 @@ struct Pulls {
 const CLOSED: &str = "this member is closing";
 
 struct Arrival {
-    snapshot: ChunkId,
+    /// The snapshot, if it was decided before anybody was asked; else it is the newest that is offered.
+    wanted: Option<ChunkId>,
     join: Arc<JoinHandle>,
 }
 
@@ -50,13 +55,17 @@ impl Pulls {
 impl Arrival {
     /// Whether this pull brings a snapshot, or brought it, and has not failed.
     fn brings(&self, snapshot: ChunkId) -> bool {
-        self.snapshot == snapshot && self.join.status().failure.is_none()
+        self.is_of(snapshot) && self.join.status().failure.is_none()
+    }
+
+    fn is_of(&self, snapshot: ChunkId) -> bool {
+        self.wanted.or_else(|| self.join.snapshot().map(|(chosen, _)| chosen)) == Some(snapshot)
     }
 }
 
 impl Arrivals {
-    pub(crate) fn new(keyed: Arc<Keyed>, transport: Arc<dyn Transport>) -> Self {
-        Self { keyed, transport, pulls: Mutex::default(), changed: Arc::new(watch::Sender::new(0)) }
+    pub(crate) fn new(member: MemberId, keyed: Arc<Keyed>, transport: Arc<dyn Transport>) -> Self {
+        Self { member, keyed, transport, pulls: Mutex::default(), changed: Arc::new(watch::Sender::new(0)) }
     }
 
     /// Pulls what a reference names until a learner may install it: it serves, faulting in the rest. It blocks.
@@ -71,11 +80,70 @@ impl Arrivals {
 
     /// Puts the state onto a snapshot. It takes milliseconds if it was pulled before; else it pulls first. It blocks.
     pub(crate) fn adopt(&self, reference: &Reference) -> Result<(), String> {
-        let join = self.begin(reference.snapshot(), reference.sources())?;
-        join.wait(Milestone::Viable).map_err(|error| error.to_string())?;
+        self.adopt_after(Milestone::Viable, reference)
+    }
+
+    /// Puts the state onto the snapshot that openraft installs: it purges the log that led there, so there is no way back. Where that snapshot
+    /// cannot be had, because those who held it let it go meanwhile, the newest that others offer does as well; it is compared at the next mark
+    /// as any other. So does what the state has come to stand on by another way. It blocks.
+    ///
+    /// A voter acknowledges the log from then on, so all of the snapshot comes first.
+    pub(crate) fn adopt_or_newer(&self, pending: &Pending) -> Result<(), String> {
+        let Pending { meta, reference } = pending;
+        let votes = meta.last_membership.voter_ids().any(|voter| voter == self.member);
+        let milestone = if votes { Milestone::Complete } else { Milestone::Viable };
+        let stands = || self.keyed.position() >= reference.position();
+        let Err(reason) = self.adopt_after(milestone, reference) else { return Ok(()) };
+        if stands() {
+            return Ok(());
+        }
+        tracing::warn!(position = %reference.position(), reason, "a snapshot cannot be had; looks for a newer one");
+        match self.adopt_newest(milestone, reference, sources_of(pending, self.member)) {
+            Err(newer) if !stands() => Err(format!("{reason}; a newer one: {newer}")),
+            _ => Ok(()),
+        }
+    }
+
+    fn adopt_after(&self, milestone: Milestone, reference: &Reference) -> Result<(), String> {
+        let join = match self.has_brought(milestone, reference.snapshot()) {
+            Some(join) => join,
+            None => self.begin(Some(reference.snapshot()), reference.sources())?,
+        };
+        self.stand_on(&join, milestone)
+    }
+
+    /// The pull that brought as much of a snapshot. Whether it failed later does not matter: the state can stand on what is here, and upkeep goes on
+    /// with the rest.
+    fn has_brought(&self, milestone: Milestone, snapshot: ChunkId) -> Option<Arc<JoinHandle>> {
+        let pulls = self.pulls();
+        let has_brought = |arrival: &&Arrival| {
+            let reached = arrival.join.status().reached;
+            arrival.is_of(snapshot) && reached.iter().any(|(reached, _)| *reached == milestone)
+        };
+        pulls.to_stand_on().find(has_brought).map(|arrival| arrival.join.clone())
+    }
+
+    /// Puts the state onto the newest snapshot that sources offer, if it can take the place of the one that is referred to.
+    fn adopt_newest(&self, milestone: Milestone, old: &Reference, sources: Vec<String>) -> Result<(), String> {
+        let join = self.begin(None, sources)?;
+        join.wait(Milestone::Planned).map_err(|error| error.to_string())?;
+        // Another one of the same position is that of a member which went wrong.
+        let takes_place = |(id, position): &(ChunkId, Position)| *id == old.snapshot() || *position > old.position();
+        match join.snapshot().filter(|offered| !takes_place(offered)) {
+            Some((_, position)) => {
+                join.stop();
+                Err(format!("the newest that is offered stands at {position}"))
+            }
+            None => self.stand_on(&join, milestone),
+        }
+    }
+
+    fn stand_on(&self, join: &Arc<JoinHandle>, milestone: Milestone) -> Result<(), String> {
+        join.wait(milestone).map_err(|error| error.to_string())?;
         join.adopt().map_err(|error| error.to_string())?;
         let mut pulls = self.pulls();
-        if pulls.coming.as_ref().is_some_and(|coming| coming.snapshot == reference.snapshot()) {
+        let adopted = join.snapshot().map(|(snapshot, _)| snapshot);
+        if pulls.coming.as_ref().zip(adopted).is_some_and(|(coming, adopted)| coming.is_of(adopted)) {
             // Only now: until then, reads fetched through the old one.
             let coming = pulls.coming.take();
             let old = std::mem::replace(&mut pulls.adopted, coming);
@@ -97,7 +165,7 @@ impl Arrivals {
         let snapshot = self.keyed.sealed().map(|held| held.id);
         let mut pulls = self.pulls();
         if let Some(snapshot) = snapshot.filter(|_| pulls.adopted.is_none()) {
-            pulls.adopted = Some(Arrival { snapshot, join: Arc::new(join) });
+            pulls.adopted = Some(Arrival { wanted: Some(snapshot), join: Arc::new(join) });
         }
     }
 
@@ -109,8 +177,8 @@ impl Arrivals {
         }
         let old = pulls.healing.take_if(|healing| !healing.brings(snapshot));
         let begin = || {
-            let join = Arc::new(self.keyed.join_to_heal(self.options(snapshot, sources)));
-            Arrival { snapshot, join }
+            let join = Arc::new(self.keyed.join_to_heal(self.options(Some(snapshot), sources)));
+            Arrival { wanted: Some(snapshot), join }
         };
         let join = pulls.healing.get_or_insert_with(begin).join.clone();
         drop(pulls);
@@ -139,7 +207,7 @@ impl Arrivals {
     pub(crate) fn go_on(&self, sources: Vec<String>) {
         let mut pulls = self.pulls();
         let Some(snapshot) = self.stalled(&pulls).filter(|_| !pulls.is_closed) else { return };
-        let old = pulls.adopted.replace(self.pull_anew(snapshot, sources));
+        let old = pulls.adopted.replace(self.pull_anew(Some(snapshot), sources));
         drop(pulls);
         // It has ended; its thread may be on its last words.
         old.inspect(|old| old.join.stop());
@@ -177,18 +245,20 @@ impl Arrivals {
     }
 
     fn pull(&self, reference: &Reference, milestone: Milestone) -> Result<(), String> {
-        let join = self.begin(reference.snapshot(), reference.sources())?;
+        let join = self.begin(Some(reference.snapshot()), reference.sources())?;
         join.wait(milestone).map_err(|error| error.to_string())
     }
 
-    /// Pulls a snapshot, unless it is being pulled already. A pull that was to follow ends; what it brought stays.
-    fn begin(&self, snapshot: ChunkId, sources: Vec<String>) -> Result<Arc<JoinHandle>, String> {
+    /// Pulls a snapshot, unless it is being pulled already; the newest that is offered where none is wanted. A pull that was to follow ends; what
+    /// it brought stays.
+    fn begin(&self, wanted: Option<ChunkId>, sources: Vec<String>) -> Result<Arc<JoinHandle>, String> {
         let mut pulls = loop {
             let mut pulls = self.pulls();
             if pulls.is_closed {
                 return Err(CLOSED.into());
             }
-            if let Some(arrival) = pulls.to_stand_on().find(|arrival| arrival.brings(snapshot)) {
+            let brings = |arrival: &&Arrival| wanted.is_some_and(|wanted| arrival.brings(wanted));
+            if let Some(arrival) = pulls.to_stand_on().find(brings) {
                 return Ok(arrival.join.clone());
             }
             let Some(old) = pulls.coming.take() else { break pulls };
@@ -196,24 +266,24 @@ impl Arrivals {
             drop(pulls);
             old.join.stop();
         };
-        let arrival = self.pull_anew(snapshot, sources);
+        let arrival = self.pull_anew(wanted, sources);
         let join = arrival.join.clone();
         pulls.coming = Some(arrival);
         Ok(join)
     }
 
-    fn pull_anew(&self, snapshot: ChunkId, sources: Vec<String>) -> Arrival {
-        let join = Arc::new(self.keyed.join(self.options(snapshot, sources)));
+    fn pull_anew(&self, wanted: Option<ChunkId>, sources: Vec<String>) -> Arrival {
+        let join = Arc::new(self.keyed.join(self.options(wanted, sources)));
         self.tell_changes(join.clone());
-        Arrival { snapshot, join }
+        Arrival { wanted, join }
     }
 
-    fn options(&self, snapshot: ChunkId, sources: Vec<String>) -> JoinOptions {
+    fn options(&self, wanted: Option<ChunkId>, sources: Vec<String>) -> JoinOptions {
         JoinOptions {
             sources,
             transport: self.transport.clone(),
             trust: Arc::new(TrustAll),
-            wanted: Some(snapshot),
+            wanted,
             sections: Sections::All,
         }
     }
@@ -243,5 +313,139 @@ impl Arrivals {
     fn pulls(&self) -> MutexGuard<'_, Pulls> {
         // Nothing that runs under the lock can panic half way.
         self.pulls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Where to ask for a snapshot and for what came after it: who was said to hold it, then everybody else of its time.
+fn sources_of(pending: &Pending, own: MemberId) -> Vec<String> {
+    let mut sources = pending.reference.sources();
+    let others = pending.meta.last_membership.nodes().filter(|(member, _)| **member != own);
+    for (_, address) in others {
+        if !sources.contains(&address.peers) {
+            sources.push(address.peers.clone());
+        }
+    }
+    sources
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::time::Duration;
+
+    use landfall::core::keyed::{ReadError, SectionId, SectionSchema, Transaction};
+    use landfall::core::snapshot::{KeyRange, SectionPriority, StateName};
+    use landfall::net::{ConnectError, Connection, ListenError, Listener, PlainTransport, ReceiveError};
+
+    use super::*;
+    use crate::between::{Between, with_between};
+    use crate::cluster::Role;
+    use crate::entry::LogTime;
+    use crate::node::{Node, NodeConfig};
+    use crate::open::Parts;
+    use crate::service::Service;
+    use crate::suite;
+
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    /// A service that writes a value of each number that it is told.
+    struct Bulky;
+
+    const DATA: SectionId = SectionId(1);
+    const VALUES: u32 = 2000;
+    const VALUE_BYTES: usize = 2000;
+
+    impl Service for Bulky {
+        type Command = u32;
+        type Reply = ();
+
+        fn sections(&self) -> Vec<SectionSchema> {
+            let section = |name: &str, priority| SectionSchema {
+                name: StateName::new(name).unwrap(),
+                priority,
+                range: KeyRange::default(),
+            };
+            vec![section("config", SectionPriority::Vital), section("data", SectionPriority::Bulk)]
+        }
+
+        fn apply(&self, _: LogTime, command: &u32, state: &mut Transaction<'_>) -> Result<(), ReadError> {
+            // Nothing makes it shorter.
+            let value: Vec<u8> = (0..VALUE_BYTES as u32 / 4)
+                .flat_map(|part| (command.wrapping_mul(0x9e37_79b9) ^ part).wrapping_mul(0x85eb_ca6b).to_le_bytes())
+                .collect();
+            state.put(DATA, command.to_be_bytes().to_vec(), value)?;
+            Ok(())
+        }
+    }
+
+    /// Loopback that ends after so many bytes.
+    #[derive(Clone)]
+    struct EndsAfter {
+        bytes_left: Arc<AtomicU64>,
+    }
+
+    impl Transport for EndsAfter {
+        fn connect(&self, address: &str, deadline: Duration) -> Result<Connection, ConnectError> {
+            Ok(with_between(PlainTransport.connect(address, deadline)?, self.clone()))
+        }
+
+        fn listen(&self, address: &str) -> Result<Box<dyn Listener>, ListenError> {
+            PlainTransport.listen(address)
+        }
+    }
+
+    impl Between for EndsAfter {
+        fn before_frame(&mut self) -> Result<(), ReceiveError> {
+            if self.bytes_left.load(Ordering::Acquire) == 0 { Err(ReceiveError::Truncated) } else { Ok(()) }
+        }
+
+        fn came(&mut self, frame: &mut [u8]) {
+            let less = |left: u64| Some(left.saturating_sub(frame.len() as u64));
+            // The update is always made.
+            let _ = self.bytes_left.fetch_update(Ordering::AcqRel, Ordering::Acquire, less);
+        }
+    }
+
+    /// A leader with a seal of some megabytes, and what it would tell a follower to install.
+    async fn leader(directory: &Path) -> (Node<Bulky>, Pending) {
+        let node = Node::open(Bulky, suite::config(&directory.join("1"))).await.unwrap();
+        node.bootstrap().await.unwrap();
+        node.wait_for(PATIENCE, |status| status.role == Role::Leader).await.unwrap();
+        let written: Vec<_> = (0..VALUES).map(|number| node.submit(&number).unwrap()).collect();
+        for written in written {
+            written.await.unwrap();
+        }
+        node.audit(PATIENCE).await.unwrap();
+        let sealed = node.cluster.seals.newest().unwrap();
+        let pending = Pending { meta: sealed.meta(), reference: node.cluster.seals.reference(&sealed) };
+        (node, pending)
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_state_stands_on_what_a_pull_brought_before_its_only_source_went() {
+        let directory = tempfile::tempdir().unwrap();
+        let (leader, pending) = leader(directory.path()).await;
+        let bytes_left = Arc::new(AtomicU64::new(1_000_000));
+        let transport = EndsAfter { bytes_left: bytes_left.clone() };
+        let config =
+            NodeConfig { member: 2, transport: Arc::new(transport), ..suite::config(&directory.path().join("2")) };
+        let install = move || {
+            let parts = Parts::open(&Bulky, &config).unwrap();
+            let reference = &pending.reference;
+            let join = parts.arrivals.begin(Some(reference.snapshot()), reference.sources()).unwrap();
+            join.wait(Milestone::Viable).unwrap();
+            // It ends as when it gives its source up, and sooner.
+            bytes_left.store(0, Ordering::Release);
+            join.stop();
+            assert!(join.status().failure.is_some());
+            parts.arrivals.adopt_or_newer(&pending).unwrap();
+            assert_eq!(parts.keyed.position(), reference.position());
+            assert_eq!(parts.keyed.sealed().unwrap().extent, Extent::Filling);
+            assert!(parts.arrivals.has_stalled(), "the rest is to be asked for again");
+            parts.arrivals.stop();
+        };
+        tokio::task::spawn_blocking(install).await.unwrap();
+        leader.close().await;
     }
 }

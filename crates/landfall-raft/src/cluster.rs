@@ -55,6 +55,8 @@ pub(crate) struct Cluster {
     pub(crate) healing: tokio::sync::Mutex<()>,
     /// Held while the membership changes: openraft does it in two steps, and takes a second change for the second step of the first.
     pub(crate) changing: tokio::sync::Mutex<()>,
+    /// Held while a lease on the log is granted.
+    pub(crate) granting: tokio::sync::Mutex<()>,
     /// Bytes of log that are kept for whoever lags.
     pub(crate) log_kept_bytes_max: u64,
 }

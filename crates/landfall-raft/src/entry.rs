@@ -84,7 +84,7 @@ pub(crate) struct Mark {
 pub struct Lease {
     /// Who holds it.
     pub holder: MemberId,
-    /// Grows with every lease that the holder takes.
+    /// Grows with every lease that the holder takes, also after the last one ended: at most the index at which it was granted.
     pub version: u64,
     /// The index of the first position that is needed.
     pub keep_from: u64,

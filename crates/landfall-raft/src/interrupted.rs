@@ -16,11 +16,15 @@ use crate::joining::{Aim, JoinConfig};
 use crate::message::Newcomer;
 use crate::node::{Node, NodeConfig};
 use crate::open::Parts;
+use crate::reference::Reference;
 use crate::roster;
 use crate::service::Service;
 use crate::suite;
 
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A leader that holds a snapshot after so many more seals never lets it go.
+const SEALS_MAX: u64 = 32;
 
 /// A service that counts under one key.
 struct Counter;
@@ -92,13 +96,64 @@ async fn a_kill_between_purge_and_install_leaves_a_member_that_stands_on_the_ref
     assert_eq!(status.log_hash, pending.reference.log_hash());
     // The membership came with it, and the log goes on from there.
     assert_eq!(status.members.len(), 1);
+    check_goes_on(&leader, &node).await;
+    node.close().await;
+    leader.close().await;
+}
+
+/// Has the log sent to a member, which comes to the same as the leader by it.
+async fn check_goes_on(leader: &Node<Counter>, node: &Node<Counter>) {
     let newcomer = Newcomer { member: 2, address: node.address() };
     roster::try_admit(&leader.cluster, newcomer).await.unwrap();
     leader.propose(&77).await.unwrap();
     let position = leader.status().applied;
     node.wait_for(PATIENCE, |status| status.applied >= position).await.unwrap();
     assert_eq!(node.status().log_hash, leader.status().log_hash);
+}
+
+/// Has a leader go on until it holds a snapshot no more.
+async fn let_go(leader: &Node<Counter>, reference: &Reference) {
+    let holds = || leader.state().snapshots().iter().any(|held| held.id == reference.snapshot());
+    for count in 0..SEALS_MAX {
+        leader.propose(&count).await.unwrap();
+        leader.audit(PATIENCE).await.unwrap();
+        if !holds() {
+            return;
+        }
+    }
+    panic!("it is held for ever");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_whose_reference_was_let_go_while_it_was_down_stands_on_what_others_sealed_since() {
+    let directory = tempfile::tempdir().unwrap();
+    let (leader, pending) = leader(directory.path()).await;
+    leave_behind(&leader, directory.path(), &pending, Purged::ThroughTheReference).await;
+    let_go(&leader, &pending.reference).await;
+    let node = Node::open(Counter, config(directory.path(), 2)).await.unwrap();
+    let sealed = leader.cluster.seals.newest().unwrap();
+    assert!(sealed.position > pending.reference.position());
+    assert_eq!((node.status().applied, node.status().log_hash), (sealed.position, sealed.log_hash));
+    check_goes_on(&leader, &node).await;
     node.close().await;
+    leader.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_moved_on_meanwhile_need_not_install_what_is_older() {
+    let directory = tempfile::tempdir().unwrap();
+    let (leader, pending) = leader(directory.path()).await;
+    let_go(&leader, &pending.reference).await;
+    let newer = leader.cluster.seals.reference(&leader.cluster.seals.newest().unwrap());
+    let config = config(directory.path(), 2);
+    let install = move || {
+        let parts = Parts::open(&Counter, &config).unwrap();
+        parts.arrivals.adopt(&newer).unwrap();
+        parts.arrivals.adopt_or_newer(&pending).unwrap();
+        assert_eq!(parts.keyed.position(), newer.position());
+        parts.arrivals.stop();
+    };
+    tokio::task::spawn_blocking(install).await.unwrap();
     leader.close().await;
 }
 

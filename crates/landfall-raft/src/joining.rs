@@ -17,8 +17,8 @@ use crate::identity::IdentityError;
 use crate::link::LinkError;
 use crate::message::{Beginning, Control, Newcomer, Renewal, Reply, Request};
 use crate::network::Network;
-use crate::node::{Node, NodeConfig, release};
-use crate::open::{OpenError, Parts, address_before_listening, open_parts, resume_fetching};
+use crate::node::{Node, NodeConfig};
+use crate::open::{OpenError, address_before_listening, open_parts, resume_fetching};
 use crate::promotion::{Outcome, Promotion};
 use crate::roster::LEASE_DURATION;
 use crate::service::Service;
@@ -89,7 +89,7 @@ impl<S: Service> Node<S> {
             let arrivals = parts.arrivals.clone();
             let adopted = tokio::task::spawn_blocking(move || arrivals.adopt(&beginning.start)).await;
             if let Err(reason) = adopted.unwrap_or_else(|error| Err(error.to_string())) {
-                let_go(parts).await;
+                parts.let_go().await;
                 return Err(JoinError::Pull(reason));
             }
             lease = Some(beginning.lease);
@@ -99,8 +99,11 @@ impl<S: Service> Node<S> {
         let mut node = Self::start(service, config, parts).await?;
         let newcomer = Newcomer { address: node.address(), ..newcomer };
         // Who comes back as what it was needs nobody's leave; its seeds may be gone meanwhile.
-        if !node.cluster.knows(&newcomer) {
-            asking.admit(&newcomer).await?;
+        if !node.cluster.knows(&newcomer)
+            && let Err(error) = asking.admit(&newcomer).await
+        {
+            node.close().await;
+            return Err(error);
         }
         node.tasks.spawn(settle(node.cluster.clone(), join, lease));
         Ok(node)
@@ -112,14 +115,6 @@ fn not_noted(error: IdentityError) -> JoinError {
         IdentityError::Other { .. } => JoinError::Refused(error.to_string()),
         IdentityError::Io(error) => JoinError::Open(error.into()),
     }
-}
-
-/// Gives a directory back, so that the join can be tried again; what came is kept.
-async fn let_go(parts: Parts) {
-    let Parts { keyed, log, arrivals, .. } = parts;
-    // A pull that cannot be stopped is waited for below.
-    let _ = tokio::task::spawn_blocking(move || arrivals.stop()).await;
-    release(keyed, log).await;
 }
 
 /// Asks the cluster from outside, until it answers or patience ends.

@@ -14,6 +14,9 @@ mod arrival;
 mod audit;
 mod ballot;
 mod barrier;
+#[cfg(test)]
+#[path = "../../landfall/tests/between/mod.rs"]
+mod between;
 mod cadence;
 mod candidacy;
 mod cluster;

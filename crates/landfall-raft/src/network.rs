@@ -13,13 +13,14 @@ use landfall::net::Transport;
 use openraft::error::{Fatal, RPCError, RaftError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{Backoff, RPCOption, RaftNetwork, RaftNetworkFactory};
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse};
+use tokio::time::Instant;
 
 use crate::consensus::{Consensus, MemberAddress, MemberId, RaftLogId, RaftVote};
 use crate::identity::Identity;
 use crate::link::{Call, Link, LinkError};
 use crate::message::{Answer, Control, Install, Reply, Request};
 
-/// A follower that pulls a snapshot says how far it is at least this often, or its pull has failed.
+/// A follower that pulls a snapshot gets on with it at least this often, or its pull has failed.
 pub(crate) const INSTALL_SILENCE_MAX: Duration = Duration::from_secs(30);
 /// Pause before an unreachable member is tried again.
 const UNREACHABLE_PAUSE: Duration = Duration::from_millis(200);
@@ -48,6 +49,12 @@ impl Network {
         let link = links.entry(address.to_owned());
         let new = || Link::new(self.transport.clone(), self.identity.clone(), address.to_owned());
         link.or_insert_with(|| Arc::new(new())).clone()
+    }
+
+    /// Lets go of the links to all other addresses. Whoever still talks on one keeps it for that long; a link that is wanted again is made anew.
+    pub(crate) fn keep_only(&self, addresses: &[String]) {
+        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        links.retain(|address, _| addresses.contains(address));
     }
 }
 
@@ -164,15 +171,19 @@ impl Peer {
     async fn install(&self, install: Install) -> Result<SnapshotResponse<MemberId>, InstallError> {
         let lost = |error: &LinkError| StreamingError::Unreachable(Unreachable::new(error));
         let mut call = self.link.call(&Request::Control(Control::Install(install))).map_err(|error| lost(&error))?;
+        let mut progress = Progress::new(Instant::now());
         loop {
             let silent = |_| {
                 let error = std::io::Error::from(std::io::ErrorKind::TimedOut);
                 StreamingError::Unreachable(Unreachable::new(&error))
             };
-            let next = tokio::time::timeout(INSTALL_SILENCE_MAX, call.next()).await.map_err(silent)?;
+            let next = tokio::time::timeout_at(progress.deadline(), call.next()).await.map_err(silent)?;
             match next.map_err(|error| lost(&error))? {
                 Answer::Reply(Reply::Installed(vote)) => return Ok(SnapshotResponse::new(vote)),
-                Answer::Progress(bytes) => tracing::debug!(member = self.target, bytes, "pulls a snapshot"),
+                Answer::Progress(bytes) => {
+                    tracing::debug!(member = self.target, bytes, "pulls a snapshot");
+                    progress.handle_bytes(bytes, Instant::now());
+                }
                 other => {
                     let error = std::io::Error::other(format!("an unexpected answer: {other:?}"));
                     return Err(StreamingError::Unreachable(Unreachable::new(&error)));
@@ -187,7 +198,69 @@ impl Peer {
     }
 }
 
+/// How far a follower is with a snapshot, by what it says. That it says something means only that it lives.
+struct Progress {
+    bytes: u64,
+    since: Instant,
+}
+
+impl Progress {
+    fn new(now: Instant) -> Self {
+        Self { bytes: 0, since: now }
+    }
+
+    /// So many bytes are here. It got on if that is another number: a pull that is begun anew counts from 0.
+    fn handle_bytes(&mut self, bytes: u64, now: Instant) {
+        if bytes != self.bytes {
+            *self = Self { bytes, since: now };
+        }
+    }
+
+    /// When it must have got on.
+    fn deadline(&self) -> Instant {
+        self.since + INSTALL_SILENCE_MAX
+    }
+}
+
 /// Whatever went wrong, openraft pauses before it tries again: it repeats other failures at once, for ever.
 fn rpc_error(error: LinkError) -> RpcError {
     RPCError::Unreachable(Unreachable::new(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    use landfall::net::PlainTransport;
+
+    use super::*;
+    use crate::ballot::Ballot;
+    use crate::owner::Owner;
+
+    #[test]
+    fn a_link_to_whoever_left_is_let_go() {
+        let directory = tempfile::tempdir().unwrap();
+        let ballot = Ballot::open(directory.path(), 1, [1; 32]).unwrap();
+        let identity = Identity::new(None, Arc::new(Owner::start("ballot", ballot).unwrap()));
+        let network = Network::new(Arc::new(PlainTransport), Arc::new(identity));
+        let [stays, leaves] = ["127.0.0.1:1", "127.0.0.1:2"].map(|address| Arc::downgrade(&network.link(address)));
+        network.keep_only(&["127.0.0.1:1".to_owned()]);
+        assert!(stays.upgrade().is_some());
+        assert!(leaves.upgrade().is_none());
+    }
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn only_a_follower_that_gets_on_with_a_snapshot_is_given_more_time() {
+        let began = Instant::now();
+        let mut progress = Progress::new(began);
+        let mut says = |bytes, after: u32| {
+            progress.handle_bytes(bytes, began + SECOND * after);
+            progress.deadline() - began
+        };
+        assert_eq!(says(0, 1), INSTALL_SILENCE_MAX, "it lives, and has nothing");
+        assert_eq!(says(70, 2), SECOND * 2 + INSTALL_SILENCE_MAX);
+        assert_eq!(says(70, 29), SECOND * 2 + INSTALL_SILENCE_MAX);
+        assert_eq!(says(0, 30), SECOND * 30 + INSTALL_SILENCE_MAX, "it begins anew");
+        assert_eq!(says(1, 31), SECOND * 31 + INSTALL_SILENCE_MAX);
+    }
 }

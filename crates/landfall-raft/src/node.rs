@@ -271,10 +271,11 @@ pub(crate) async fn release(keyed: Arc<Keyed>, log: Arc<Log>) {
 impl<S: Service> Drop for Node<S> {
     fn drop(&mut self) {
         self.cluster.patience.end();
-        // raft's own task holds what it runs on, and would go on for ever.
+        // raft's own task and the threads of pulls hold what they run on, and would go on for ever.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            let raft = self.cluster.raft.clone();
+            let (raft, arrivals) = (self.cluster.raft.clone(), self.cluster.arrivals.clone());
             runtime.spawn(async move { raft.shutdown().await });
+            runtime.spawn_blocking(move || arrivals.stop());
         }
     }
 }

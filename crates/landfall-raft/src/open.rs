@@ -31,7 +31,7 @@ use crate::identity::{ClusterId, Identity, IdentityError, random};
 use crate::log_store::LogStore;
 use crate::message::{ENTRIES_MAX, SERVICE, SealedAt};
 use crate::network::Network;
-use crate::node::{Node, NodeConfig, Timing};
+use crate::node::{Node, NodeConfig, Timing, release};
 use crate::owner::Owner;
 use crate::quorum::{self, Quorum};
 use crate::reserved::{CONFIG_SECTION, Reserved};
@@ -139,7 +139,7 @@ impl Parts {
             cache_bytes: config.cache_bytes,
             salt_seed: ballot.facts().salt_seed,
         })?;
-        let arrivals = Arc::new(Arrivals::new(keyed.clone(), config.transport.clone()));
+        let arrivals = Arc::new(Arrivals::new(config.member, keyed.clone(), config.transport.clone()));
         complete_install(&mut ballot, &log, &keyed, &arrivals)?;
         check_log_leads_on(&log, &keyed, &state)?;
         let cluster = ballot.facts().cluster.filter(|_| !is_pristine(&log, &keyed));
@@ -159,10 +159,23 @@ impl Parts {
         is_pristine(&self.log, &self.keyed)
     }
 
+    /// Gives the directory back, so that it can be opened again; what came is kept.
+    pub(crate) async fn let_go(self) {
+        let Self { keyed, log, arrivals, .. } = self;
+        let_go(keyed, log, arrivals).await;
+    }
+
     /// What the state says of the cluster.
     pub(crate) fn reserved(&self) -> Result<Reserved, OpenError> {
         Reserved::read(&self.keyed, self.config).map_err(|error| OpenError::Incomplete(error.to_string()))
     }
+}
+
+/// Closes a state and its log; pulls hold them, and end first.
+async fn let_go(keyed: Arc<Keyed>, log: Arc<Log>, arrivals: Arc<Arrivals>) {
+    // A pull that cannot be stopped is waited for below.
+    let _ = tokio::task::spawn_blocking(move || arrivals.stop()).await;
+    release(keyed, log).await;
 }
 
 /// Whether a directory never belonged to a cluster, or only began to join one.
@@ -176,7 +189,7 @@ fn complete_install(ballot: &mut Ballot, log: &Log, keyed: &Keyed, arrivals: &Ar
     let binding = ballot.facts().binding_reference(log.purged_through()).cloned();
     if let Some(pending) = binding.filter(|pending| pending.reference.position() > keyed.position()) {
         tracing::info!(position = %pending.reference.position(), "completes the install of a snapshot");
-        arrivals.adopt(&pending.reference).map_err(OpenError::Incomplete)?;
+        arrivals.adopt_or_newer(&pending).map_err(OpenError::Incomplete)?;
     }
     if ballot.facts().pending.is_some() {
         ballot.change(|facts| facts.pending = None)?;
@@ -219,7 +232,17 @@ impl<S: Service> Node<S> {
         })
     }
 
+    /// Starts a member on what was opened. One that does not start gives its directory back.
     pub(crate) async fn start(service: Arc<S>, config: NodeConfig, parts: Parts) -> Result<Self, OpenError> {
+        let (keyed, log, arrivals) = (parts.keyed.clone(), parts.log.clone(), parts.arrivals.clone());
+        let started = Self::assemble(service, config, parts).await;
+        if started.is_err() {
+            let_go(keyed, log, arrivals).await;
+        }
+        started
+    }
+
+    async fn assemble(service: Arc<S>, config: NodeConfig, parts: Parts) -> Result<Self, OpenError> {
         let (finished, to_report) = mpsc::unbounded_channel::<SealedAt>();
         let (member, runtime) = (config.member, Handle::current());
         let reserved = parts.reserved()?;
@@ -266,9 +289,17 @@ impl<S: Service> Node<S> {
             candidacy: Candidacy::new(raft.clone()),
             healing: tokio::sync::Mutex::default(),
             changing: tokio::sync::Mutex::default(),
+            granting: tokio::sync::Mutex::default(),
             log_kept_bytes_max: config.log_kept_bytes_max,
         });
-        let serving = listen(&cluster, &config, runtime).await?;
+        let serving = match listen(&cluster, &config, runtime).await {
+            Ok(serving) => serving,
+            Err(error) => {
+                // raft's own task holds what it runs on; one that failed has nothing left to stop.
+                let _ = raft.shutdown().await;
+                return Err(error);
+            }
+        };
         let mut tasks = upkeep::start(&cluster, to_report);
         let (proposals, to_gather) = mpsc::channel(PROPOSALS_WAITING_MAX);
         let (quorum, answers) = watch::channel(Quorum::default());
@@ -351,6 +382,17 @@ mod tests {
         node.cluster.identity.set(theirs).await.unwrap();
         assert!(matches!(node.bootstrap().await, Err(BootstrapError::Already)));
         assert_eq!(node.status().cluster, Some(theirs));
+        node.close().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_member_that_cannot_listen_gives_its_directory_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let listen = taken.local_addr().unwrap().to_string();
+        let opened = Node::open(Silent, NodeConfig { listen, ..suite::config(directory.path()) }).await;
+        assert!(matches!(opened, Err(OpenError::Serve(_))));
+        let node = Node::open(Silent, suite::config(directory.path())).await.expect("the directory is free");
         node.close().await;
     }
 }

@@ -75,6 +75,15 @@ impl Reserved {
         }
     }
 
+    /// Takes up a lease that is admitted, or takes away one that was given back.
+    pub(crate) fn set_lease(&mut self, lease: Lease) {
+        if lease.until > lease.time {
+            self.leases.insert(lease.holder, lease);
+        } else {
+            self.leases.remove(&lease.holder);
+        }
+    }
+
     /// Takes away the leases that have ended by the log's time; says whose they were.
     pub(crate) fn end_leases(&mut self) -> Vec<MemberId> {
         let time = self.time;

@@ -131,10 +131,11 @@ async fn try_begin(cluster: &Arc<Cluster>, newcomer: &Newcomer) -> Result<Beginn
     check_leads(cluster)?;
     check_identity(cluster, newcomer)?;
     let sealed = newest_seal(cluster).await?;
-    let held = cluster.applied.borrow().leases.get(&newcomer.member).copied();
+    // Until a lease stands in the log, the next one would get the same version.
+    let _one_at_a_time = cluster.granting.lock().await;
     let lease = Lease {
         holder: newcomer.member,
-        version: held.map_or(1, |held| held.version + 1),
+        version: next_version(cluster),
         keep_from: sealed.position.index + 1,
         until: later(cluster.time(), LEASE_DURATION),
         time: cluster.time(),
@@ -149,6 +150,11 @@ async fn try_begin(cluster: &Arc<Cluster>, newcomer: &Newcomer) -> Result<Beginn
         return Err(RosterError::NotYet("the log moved on while the lease was taken".into()));
     }
     Ok(Beginning { cluster: cluster.identity.own(), start: cluster.seals.reference(&sealed), lease })
+}
+
+/// A version greater than that of any lease before, ended ones too. A leader's log holds them all, and each has at most the index at which it stands.
+fn next_version(cluster: &Cluster) -> u64 {
+    cluster.log.last_position().map_or(0, |last| last.index) + 1
 }
 
 /// The newest seal here. A cluster that never saw a mark gets its first one.
@@ -368,4 +374,73 @@ pub(crate) async fn finish_change(cluster: &Cluster) -> Result<(), RosterError> 
 
 fn later(time: LogTime, by: Duration) -> LogTime {
     LogTime(time.0.saturating_add(by.as_millis() as u64))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::Role;
+    use crate::entry::Mark;
+    use crate::node::Node;
+    use crate::suite::{self, Silent};
+
+    const JOINER: MemberId = 2;
+
+    async fn leader(directory: &std::path::Path) -> Node<Silent> {
+        let node = Node::open(Silent, suite::config(directory)).await.unwrap();
+        node.bootstrap().await.unwrap();
+        node.wait_for(SEAL_PATIENCE, |status| status.role == Role::Leader).await.unwrap();
+        node
+    }
+
+    async fn begin(leader: &Node<Silent>) -> Lease {
+        let newcomer = Newcomer { member: JOINER, address: MemberAddress::default() };
+        try_begin(&leader.cluster, &newcomer).await.unwrap().lease
+    }
+
+    fn renewal(lease: &Lease, keep_from: Option<u64>) -> Renewal {
+        Renewal { holder: JOINER, version: lease.version, keep_from }
+    }
+
+    fn version_held(leader: &Node<Silent>) -> Option<u64> {
+        leader.cluster.applied.borrow().leases.get(&JOINER).map(|held| held.version)
+    }
+
+    /// Lets the log's time pass until a lease has ended.
+    async fn end(leader: &Node<Silent>, lease: &Lease) {
+        let mark = Mark { time: lease.until, keep_from: u64::MAX };
+        write(&leader.cluster.raft, Payload::mark(mark)).await.unwrap();
+        assert_eq!(version_held(leader), None);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn whoever_slept_while_its_lease_ended_cannot_touch_the_one_that_another_took_since() {
+        let directory = tempfile::tempdir().unwrap();
+        let leader = leader(directory.path()).await;
+        let old = begin(&leader).await;
+        end(&leader, &old).await;
+        let new = begin(&leader).await;
+        for keep_from in [Some(new.keep_from), None] {
+            let renewed = try_renew(&leader.cluster, &renewal(&old, keep_from)).await;
+            assert!(matches!(renewed, Err(RosterError::Refused(_))), "{renewed:?}");
+            assert_eq!(version_held(&leader), Some(new.version));
+        }
+        // What an older leader let pass is refused where it is applied.
+        let passed = Lease { until: LogTime(0), ..old };
+        write(&leader.cluster.raft, Payload::lease(passed)).await.unwrap();
+        assert_eq!(version_held(&leader), Some(new.version));
+        try_renew(&leader.cluster, &renewal(&new, None)).await.unwrap();
+        assert!(begin(&leader).await.version > new.version, "one that was given back fences like one that ended");
+        leader.close().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn of_two_that_begin_at_once_under_one_name_only_the_later_one_holds_the_lease() {
+        let directory = tempfile::tempdir().unwrap();
+        let leader = leader(directory.path()).await;
+        let (one, other) = tokio::join!(begin(&leader), begin(&leader));
+        assert_ne!(one.version, other.version);
+        assert_eq!(version_held(&leader), Some(one.version.max(other.version)));
+        leader.close().await;
+    }
 }

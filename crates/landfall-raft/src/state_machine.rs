@@ -10,6 +10,7 @@ use openraft::{AnyError, RaftSnapshotBuilder, StorageIOError};
 
 use crate::apply::Applier;
 use crate::arrival::Arrivals;
+use crate::ballot::Pending;
 use crate::consensus::{Consensus, RaftEntry, RaftLogId, RaftSnapshotMeta, StorageError, StoredMembership, log_id_of};
 use crate::owner::Owner;
 use crate::reference::Reference;
@@ -69,10 +70,11 @@ impl<S: Service> RaftStateMachine<Consensus> for StateMachine<S> {
         reference: Box<Reference>,
     ) -> Result<(), StorageError> {
         let arrivals = self.arrivals.clone();
-        let wanted = (*reference).clone();
+        let pending = Pending { meta: meta.clone(), reference: (*reference).clone() };
+        // openraft has purged the log that led here, and one that hears of a failure stops for good.
         let adopt = move |applier: &mut Applier<S>| {
-            if applier.keyed().position() < wanted.position() {
-                arrivals.adopt(&wanted)?;
+            if applier.keyed().position() < pending.reference.position() {
+                arrivals.adopt_or_newer(&pending)?;
                 applier.reload().map_err(|error| error.to_string())?;
             }
             Ok::<_, String>(())

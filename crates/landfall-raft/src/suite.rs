@@ -1,12 +1,14 @@
 //! openraft's own tests of a storage, on the real log, ballot and state. What is installed is pulled from the other store's member.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use landfall::core::keyed::{ReadError, SectionSchema, Transaction};
-use landfall::core::snapshot::{KeyRange, SectionPriority, StateName};
+use landfall::core::snapshot::{KeyRange, Position, SectionPriority, StateName};
 use landfall::member::{Member, ServeConfig};
 use landfall::net::PlainTransport;
+use openraft::EntryPayload;
 use openraft::storage::RaftStateMachine;
 use openraft::testing::{StoreBuilder, Suite};
 use tempfile::TempDir;
@@ -14,8 +16,11 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 use crate::apply::{Applier, Patience};
-use crate::consensus::{Consensus, RaftEntry, RaftLogId, RaftSnapshotMeta, StorageError, StoredMembership};
-use crate::entry::LogTime;
+use crate::consensus::{
+    Consensus, MemberAddress, MemberId, RaftEntry, RaftLogId, RaftMembership, RaftSnapshotMeta, StorageError,
+    StoredMembership, log_id_of,
+};
+use crate::entry::{Lease, LogTime, Payload};
 use crate::gather::{Appended, Waiters};
 use crate::log_store::LogStore;
 use crate::node::{LOG_KEPT_BYTES_DEFAULT, NodeConfig, Timing};
@@ -137,4 +142,29 @@ impl StoreBuilder<Consensus, LogStore, SealedWhenAsked, (Member, TempDir)> for B
 #[test]
 fn the_storage_passes_the_tests_of_openraft() {
     Suite::test_all(Builder).unwrap();
+}
+
+fn entry(index: u64, payload: EntryPayload<Consensus>) -> RaftEntry {
+    RaftEntry { log_id: log_id_of(Position { epoch: 1, index }).unwrap(), payload }
+}
+
+fn membership(members: &[MemberId]) -> EntryPayload<Consensus> {
+    let addresses: BTreeMap<_, _> = members.iter().map(|member| (*member, MemberAddress::default())).collect();
+    EntryPayload::Membership(RaftMembership::new(vec![members.iter().copied().collect()], addresses))
+}
+
+fn lease(version: u64) -> EntryPayload<Consensus> {
+    let lease = Lease { holder: 7, version, keep_from: 1, until: LogTime(100), time: LogTime(1) };
+    EntryPayload::Normal(Payload::lease(lease))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn entries_that_a_snapshot_passed_over_change_nothing_of_what_the_cluster_knows_of_itself() {
+    let (_kept, _, mut state) = Builder.build().await.unwrap();
+    let newer = [entry(7, lease(2)), entry(8, membership(&[1, 2]))];
+    state.apply(newer).await.unwrap();
+    state.apply([entry(3, lease(5)), entry(4, membership(&[1]))]).await.unwrap();
+    let applied = state.applier.ask(|applier| applier.applied().borrow().clone()).await.unwrap();
+    assert_eq!(applied.membership.voter_ids().collect::<Vec<_>>(), [1, 2]);
+    assert_eq!(applied.leases.values().map(|lease| lease.version).collect::<Vec<_>>(), [2]);
 }

@@ -249,7 +249,7 @@ async fn go_on_pulling(cluster: Arc<Cluster>) {
     }
 }
 
-/// What turns out to be damaged here is asked of whoever else belongs to the cluster now.
+/// What turns out to be damaged here is asked of whoever else belongs to the cluster now; links to those who left it are let go.
 async fn name_sources(cluster: Arc<Cluster>) {
     let mut metrics = cluster.raft.server_metrics();
     let mut named = Vec::new();
@@ -264,10 +264,15 @@ async fn name_sources(cluster: Arc<Cluster>) {
 
 fn name_others(cluster: &Cluster, named: &mut Vec<String>) {
     let others: Vec<String> = cluster.others().into_values().map(|address| address.peers).collect();
-    if !others.is_empty() && *named != others {
-        cluster.arrivals.name_sources(others.clone());
-        *named = others;
+    if *named == others {
+        return;
     }
+    cluster.network.keep_only(&others);
+    // Who is alone now may still find those who left.
+    if !others.is_empty() {
+        cluster.arrivals.name_sources(others.clone());
+    }
+    *named = others;
 }
 
 /// A learner never stands for election, whatever openraft's timers say; nor does a member whose state is wrong.

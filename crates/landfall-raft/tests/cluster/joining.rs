@@ -1,11 +1,15 @@
 //! Members come, return and fall behind while the others go on writing.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
+use crate::between::{Between, with_between};
 use crate::gate::Gate;
 use crate::harness::{DATA, Map, PATIENCE, Stage, add, close, content, noise, set, until};
 use landfall_raft::landfall::keyed::{Extent, Milestone};
-use landfall_raft::{Aim, COMMAND_BYTES_MAX, JoinConfig, Node, NodeConfig, NodeStatus, Role, Verdict};
+use landfall_raft::landfall::net::{ConnectError, Connection, ListenError, Listener, PlainTransport, Transport};
+use landfall_raft::{Aim, COMMAND_BYTES_MAX, JoinConfig, JoinError, Node, NodeConfig, NodeStatus, Role, Verdict};
 
 /// Writes until told to stop; says how many writes were acknowledged.
 async fn write_on(node: &Node<Map>, stop: &AtomicBool, acknowledged: &AtomicU64) {
@@ -199,8 +203,12 @@ async fn stop_half_way(stage: &Stage, first: &Node<Map>) -> String {
 }
 
 fn is_complete(status: &NodeStatus) -> bool {
+    has_reached(status, Milestone::Complete)
+}
+
+fn has_reached(status: &NodeStatus, wanted: Milestone) -> bool {
     let joined = status.joined.as_ref();
-    joined.is_some_and(|joined| joined.reached.iter().any(|(milestone, _)| *milestone == Milestone::Complete))
+    joined.is_some_and(|joined| joined.reached.iter().any(|(milestone, _)| *milestone == wanted))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -234,6 +242,51 @@ async fn a_pull_whose_sources_all_failed_goes_on_when_they_are_back() {
     let position = first.status().applied;
     until(&node, |status| status.applied >= position).await;
     assert_eq!(content(&node), content(&first));
+    close(vec![node, first]).await;
+}
+
+/// Loopback on which no member that asks to be admitted is understood, for a while.
+#[derive(Clone)]
+struct AdmitsNobody {
+    is_over: Arc<AtomicBool>,
+}
+
+impl Transport for AdmitsNobody {
+    fn connect(&self, address: &str, deadline: Duration) -> Result<Connection, ConnectError> {
+        Ok(with_between(PlainTransport.connect(address, deadline)?, self.clone()))
+    }
+
+    fn listen(&self, address: &str) -> Result<Box<dyn Listener>, ListenError> {
+        PlainTransport.listen(address)
+    }
+}
+
+impl Between for AdmitsNobody {
+    fn leaves(&mut self, head: &[u8], _: &[u8]) -> Option<Vec<u8>> {
+        const QUESTION: &[u8] = b"Admit";
+        let at = head.windows(QUESTION.len()).position(|part| part == QUESTION)?;
+        let mut garbled = head.to_vec();
+        garbled[at] ^= 0x20;
+        (!self.is_over.load(Ordering::Acquire)).then_some(garbled)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_join_that_nobody_admits_gives_its_directory_back() {
+    let stage = Stage::new();
+    let first = stage.first().await;
+    first.propose(&add("sum", 1)).await.unwrap();
+    let transport = AdmitsNobody { is_over: Arc::default() };
+    let join = |patience| {
+        let seeds = vec![first.address().peers];
+        let config = NodeConfig { transport: Arc::new(transport.clone()), ..stage.config(2) };
+        Node::join(Map, config, JoinConfig { seeds, patience, aim: Aim::Learner, commit_hook: None })
+    };
+    let refused = join(Duration::ZERO).await.err().expect("nobody admits it");
+    assert!(matches!(refused, JoinError::Nobody(_)), "{refused}");
+    transport.is_over.store(true, Ordering::Release);
+    let node = join(PATIENCE).await.expect("the directory is free");
+    until(&node, |status| has_reached(status, Milestone::Promoted)).await;
     close(vec![node, first]).await;
 }
 

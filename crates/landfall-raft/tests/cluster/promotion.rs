@@ -95,7 +95,7 @@ async fn check_equal(first: &Node<FickleMap>, node: &Node<FickleMap>, sum: u64) 
 async fn a_learner_and_a_voter_reach_every_milestone_and_the_hook_runs_before_the_vote_until_it_works() {
     let stage = Stage::new();
     let first = leader_with_poison(&stage).await;
-    let mut nodes = Vec::new();
+    let (mut nodes, mut leases) = (Vec::new(), Vec::new());
     for (member, aim, failures) in [(2, Aim::Learner, 0), (3, Aim::Voter, 1)] {
         let (hook, runs) = hook(&first, member, failures);
         let node = join(&stage, FickleMap::sound(), member, &first, aim, Some(hook)).await;
@@ -108,9 +108,16 @@ async fn a_learner_and_a_voter_reach_every_milestone_and_the_hook_runs_before_th
         if aim == Aim::Voter {
             until(&node, |status| status.role == Role::Voter).await;
         }
-        assert_eq!(*runs.lock().unwrap(), vec![(1, Vote::DoesNotCount); failures + 1]);
+        let runs = runs.lock().unwrap().clone();
+        assert_eq!(
+            runs,
+            vec![(runs[0].0, Vote::DoesNotCount); failures + 1],
+            "its tries are told from those of others"
+        );
+        leases.push(runs[0].0);
         nodes.push(node);
     }
+    assert!(0 < leases[0] && leases[0] < leases[1], "{leases:?}");
     assert_eq!(nodes[0].role(), Role::Learner, "it never wanted a vote");
     check_equal(&first, &nodes[0], 10).await;
     close(first, nodes).await;
