@@ -52,6 +52,8 @@ impl Facts {
 pub(crate) struct Ballot {
     directory: PathBuf,
     facts: Facts,
+    /// There was no file when it was opened.
+    is_new: bool,
 }
 
 /// Why the facts could not be read.
@@ -73,6 +75,15 @@ pub enum BallotError {
         /// What is wrong.
         reason: String,
     },
+    /// The file is gone, and what came after it is not. A member that forgot its vote must not vote.
+    #[error(
+        "the vote in {directory} is gone, though its member has a log or a state: put the file back, or remove this member from the cluster and \
+         let it join anew, under another id and with an empty directory"
+    )]
+    Lost {
+        /// Where.
+        directory: PathBuf,
+    },
     /// The directory belongs to another member.
     #[error("{directory} belongs to member {found}, not to {wanted}")]
     OtherMember {
@@ -86,24 +97,32 @@ pub enum BallotError {
 }
 
 impl Ballot {
-    /// Reads the facts of `member`, or writes the first ones.
+    /// Reads the facts of `member`. If there are none it is born, unless [`Self::keep`] finds that it was before.
     pub(crate) fn open(directory: &Path, member: MemberId, salt_seed: [u8; 32]) -> Result<Self, BallotError> {
         let io = |source| BallotError::Io { directory: directory.to_owned(), source };
         fs::create_dir_all(directory).map_err(io)?;
-        let facts = match fs::read(directory.join(FILE_NAME)) {
-            Ok(bytes) => {
-                decode(&bytes).map_err(|reason| BallotError::Damaged { directory: directory.to_owned(), reason })?
+        let damaged = |reason| BallotError::Damaged { directory: directory.to_owned(), reason };
+        let (facts, is_new) = match fs::read(directory.join(FILE_NAME)) {
+            Ok(bytes) => (decode(&bytes).map_err(damaged)?, false),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                (Facts { member, salt_seed, ..Facts::default() }, true)
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Facts { member, salt_seed, ..Facts::default() },
             Err(error) => return Err(io(error)),
         };
         if facts.member != member {
             let directory = directory.to_owned();
             return Err(BallotError::OtherMember { directory, found: facts.member, wanted: member });
         }
-        let mut ballot = Self { directory: directory.to_owned(), facts };
-        ballot.change(|_| ()).map_err(io)?;
-        Ok(ballot)
+        Ok(Self { directory: directory.to_owned(), facts, is_new })
+    }
+
+    /// Makes the facts durable, whether they were read or are the first ones. Nothing comes into the directory of a member before that:
+    /// `is_pristine` says whether anything did.
+    pub(crate) fn keep(&mut self, is_pristine: bool) -> Result<(), BallotError> {
+        if self.is_new && !is_pristine {
+            return Err(BallotError::Lost { directory: self.directory.clone() });
+        }
+        self.change(|_| ()).map_err(|source| BallotError::Io { directory: self.directory.clone(), source })
     }
 
     pub(crate) fn facts(&self) -> &Facts {
@@ -119,7 +138,7 @@ impl Ballot {
         file.sync_all()?;
         fs::rename(self.directory.join(NEW_FILE_NAME), self.directory.join(FILE_NAME))?;
         File::open(&self.directory)?.sync_all()?;
-        self.facts = facts;
+        (self.facts, self.is_new) = (facts, false);
         Ok(())
     }
 }
@@ -148,6 +167,13 @@ mod tests {
         Position { epoch: 1, index }
     }
 
+    /// The ballot of a member that was just born.
+    fn born(directory: &Path) -> Ballot {
+        let mut ballot = Ballot::open(directory, 4, [1; 32]).unwrap();
+        ballot.keep(true).unwrap();
+        ballot
+    }
+
     fn pending(index: u64) -> Pending {
         let reference = Reference::new(ChunkId::from_bytes([7; 32]), at(index), LogHash::default(), Vec::new());
         Pending { meta: RaftSnapshotMeta::default(), reference }
@@ -156,7 +182,7 @@ mod tests {
     #[test]
     fn what_was_changed_is_there_after_a_restart() {
         let directory = tempfile::tempdir().unwrap();
-        let mut ballot = Ballot::open(directory.path(), 4, [1; 32]).unwrap();
+        let mut ballot = born(directory.path());
         ballot.change(|facts| facts.vote = Some(RaftVote::new(3, 4))).unwrap();
         ballot.change(|facts| facts.pending = Some(pending(9))).unwrap();
         ballot.change(|facts| facts.cluster = Some(ClusterId([8; 16]))).unwrap();
@@ -191,7 +217,7 @@ mod tests {
     #[test]
     fn a_damaged_vote_is_never_taken_for_none() {
         let directory = tempfile::tempdir().unwrap();
-        Ballot::open(directory.path(), 4, [1; 32]).unwrap();
+        born(directory.path());
         let path = directory.path().join(FILE_NAME);
         let whole = fs::read(&path).unwrap();
         for length in 0..whole.len() {
@@ -202,9 +228,19 @@ mod tests {
     }
 
     #[test]
+    fn a_vote_that_is_lost_is_not_taken_for_that_of_a_new_member() {
+        let directory = tempfile::tempdir().unwrap();
+        born(directory.path()).keep(false).unwrap();
+        fs::remove_file(directory.path().join(FILE_NAME)).unwrap();
+        let lost = Ballot::open(directory.path(), 4, [1; 32]).unwrap().keep(false);
+        assert!(matches!(lost, Err(BallotError::Lost { .. })), "{lost:?}");
+        assert!(!directory.path().join(FILE_NAME).exists(), "nothing was made up");
+    }
+
+    #[test]
     fn a_directory_belongs_to_one_member() {
         let directory = tempfile::tempdir().unwrap();
-        Ballot::open(directory.path(), 4, [1; 32]).unwrap();
+        born(directory.path());
         let opened = Ballot::open(directory.path(), 5, [1; 32]);
         assert!(matches!(opened, Err(BallotError::OtherMember { found: 4, wanted: 5, .. })));
     }

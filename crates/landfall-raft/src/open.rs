@@ -127,10 +127,11 @@ impl Parts {
         let schema = Schema::new(service.sections())?;
         let section = schema.id(CONFIG_SECTION).filter(|id| schema.section(*id).priority == SectionPriority::Vital);
         let section = section.ok_or_else(|| OpenError::Sections("one must be named 'config' and be vital".into()))?;
-        // What the salts of a new state are drawn from. A member that joins gets the cluster's with its first snapshot.
-        let mut ballot = Ballot::open(&config.directory.join("raft"), config.member, random()?)?;
+        // It comes first because one process at a time has it: whoever else has the directory may be changing its vote.
         let options = LogOptions { cache_bytes_max: LOG_CACHE_BYTES, ..LogOptions::default() };
         let log = Arc::new(Log::open(Arc::new(RealVfs), &config.directory.join("log"), options)?);
+        // What the salts of a new state are drawn from. A member that joins gets the cluster's with its first snapshot.
+        let mut ballot = Ballot::open(&config.directory.join("raft"), config.member, random()?)?;
         let state = config.directory.join("state");
         let keyed = Keyed::open(KeyedConfig {
             name: config.state.clone(),
@@ -139,6 +140,7 @@ impl Parts {
             cache_bytes: config.cache_bytes,
             salt_seed: ballot.facts().salt_seed,
         })?;
+        ballot.keep(is_pristine(&log, &keyed))?;
         let arrivals = Arc::new(Arrivals::new(config.member, keyed.clone(), config.transport.clone()));
         complete_install(&mut ballot, &log, &keyed, &arrivals)?;
         check_log_leads_on(&log, &keyed, &state)?;

@@ -219,6 +219,10 @@ pub(crate) async fn renew(cluster: &Arc<Cluster>, renewal: &Renewal) -> Reply {
 async fn try_renew(cluster: &Cluster, renewal: &Renewal) -> Result<(), RosterError> {
     check_leads(cluster)?;
     let held = cluster.applied.borrow().leases.get(&renewal.holder).copied();
+    // A version is where in the log it was granted, about: this leader may not have come that far.
+    if held.is_none() && cluster.applied.borrow().position.index < renewal.version {
+        return Err(RosterError::NotYet(format!("lease {} is not applied here yet", renewal.version)));
+    }
     let Some(held) = held.filter(|held| held.version <= renewal.version) else {
         return Err(RosterError::Refused(format!("lease {} of member {} is over", renewal.version, renewal.holder)));
     };
