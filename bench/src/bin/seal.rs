@@ -20,6 +20,11 @@ use landfall_bench::latency::{Latencies, Timeline};
 use landfall_bench::random::Random;
 use landfall_core::snapshot::{KeyRange, Position, SectionPriority, StateName};
 use serde::Serialize;
+use tikv_jemallocator::Jemalloc;
+
+/// That of the servers.
+#[global_allocator]
+static ALLOCATOR: Jemalloc = Jemalloc;
 
 /// Measures sealing a keyed state, without a server.
 #[derive(Debug, Parser)]

@@ -27,9 +27,14 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use landfall::core::snapshot::StateName;
+use tikv_jemallocator::Jemalloc;
 
 use crate::failure::Failure;
 use crate::output::{Format, Output};
+
+/// Many threads take and give back pieces of some kilobytes; see docs/design/0017-allocator.md.
+#[global_allocator]
+static ALLOCATOR: Jemalloc = Jemalloc;
 
 /// Ships the state of a running service to another machine: by content, as a delta, resumable, from many sources, proven.
 #[derive(Parser)]

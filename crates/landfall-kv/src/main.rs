@@ -5,6 +5,11 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use landfall_kv::{Arguments, Serving};
+use tikv_jemallocator::Jemalloc;
+
+/// Many threads take and give back pieces of some kilobytes; see docs/design/0017-allocator.md.
+#[global_allocator]
+static ALLOCATOR: Jemalloc = Jemalloc;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();

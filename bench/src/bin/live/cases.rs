@@ -125,12 +125,14 @@ pub(crate) fn select(names: &[String], landfall: &Landfall, keys: u32) -> anyhow
     let mut cases = join_cases(landfall);
     cases.extend(return_cases(landfall, keys));
     cases.extend(throughput_cases(landfall));
+    let all: Vec<_> = cases.iter().map(|case| case.name).collect();
     let is_named = |case: &Case, name: &str| {
-        case.name.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+        // A whole name may begin another: it means the one.
+        case.name == name
+            || !all.contains(&name) && case.name.strip_prefix(name).is_some_and(|rest| rest.starts_with('-'))
     };
     for name in names {
-        let known = || cases.iter().map(|case| case.name).collect::<Vec<_>>().join(", ");
-        ensure!(cases.iter().any(|case| is_named(case, name)), "no case {name}; there are {}", known());
+        ensure!(cases.iter().any(|case| is_named(case, name)), "no case {name}; there are {}", all.join(", "));
     }
     cases.retain(|case| names.is_empty() || names.iter().any(|name| is_named(case, name)));
     Ok(cases)
