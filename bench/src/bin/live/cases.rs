@@ -14,6 +14,7 @@ pub(crate) struct Case {
     pub(crate) title: &'static str,
     pub(crate) course: Course,
     pub(crate) load: Load,
+    pub(crate) load_began: LoadBegan,
     pub(crate) rate: Rate,
     pub(crate) pinning: Pinning,
     pub(crate) contestants: Vec<Box<dyn Server>>,
@@ -56,6 +57,15 @@ pub(crate) enum Load {
     WritesPerSecond(u32),
 }
 
+/// How long the load has lasted when somebody joins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LoadBegan {
+    /// Some seconds: little waits to be sealed.
+    Lately,
+    /// Long enough for changes to have been sealed as often, and as many at a time, as the load makes it.
+    LongAgo,
+}
+
 /// On which cores everybody runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Pinning {
@@ -88,6 +98,7 @@ impl Case {
             title,
             course,
             load: Load::Idle,
+            load_began: LoadBegan::Lately,
             rate: Rate::Unlimited,
             pinning: Pinning::Free,
             contestants: Vec::new(),
@@ -151,9 +162,11 @@ fn join_cases(landfall: &Landfall) -> Vec<Case> {
         case.goal(Figure::ReceivedMegabytes, Measure::OfRedis, 0.6, 0.4)
     };
     let (steady, twice) = (Load::WritesPerSecond(STEADY_WRITES), Load::WritesPerSecond(2 * STEADY_WRITES));
+    let long_ago = |case: Case| Case { load_began: LoadBegan::LongAgo, ..case };
     vec![
         idle("join-idle", "A new member joins an idle source").latency_goals(),
         join("join-load", "The same at 20 000 SET/s", steady).latency_goals(),
+        long_ago(join("join-load-long", "The same at a source that has been under it for a while", steady)),
         join("join-load-twice", "The same at 40 000 SET/s", twice).latency_goals(),
         apart(idle("join-apart-idle", "Idle, source and clients on core 0, joiner on core 1")),
         apart(join("join-apart-load", "20 000 SET/s, source and clients on core 0, joiner on core 1", steady)),

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use landfall_bench::cores::Cores;
 use landfall_bench::netns::Traffic;
 
-use crate::cases::{Case, Load, Pinning};
+use crate::cases::{Case, Load, LoadBegan, Pinning};
 use crate::equality;
 use crate::figure::{Figure, Sample};
 use crate::load::{self, Writer};
@@ -48,7 +48,7 @@ fn run_bound(stage: &Stage<'_>, case: &Case, server: &dyn Server) -> anyhow::Res
     load::read_many(turn.source_client()?, &stage.contents, WARMING_READS)?;
     let clients = Clients::start(&turn)?;
     let watch_before = Watch::start(turn.source_id()?);
-    thread::sleep(WARM_UP + running_under(case.load, &stage.contents));
+    thread::sleep(WARM_UP + under_load_for(case.load_began, &stage.contents));
     let before = Instant::now();
     thread::sleep(BEFORE);
 
@@ -81,12 +81,11 @@ fn run_bound(stage: &Stage<'_>, case: &Case, server: &dyn Server) -> anyhow::Res
     Ok(sample)
 }
 
-/// How long the source has been under its load when somebody joins: long enough for changes to have been sealed as often and as many at a time
-/// as that load makes it, with what that takes of memory.
-fn running_under(load: Load, contents: &Contents) -> Duration {
-    match load {
-        Load::Idle => Duration::ZERO,
-        Load::WritesPerSecond(_) => Duration::from_millis(u64::from(contents.keys()) / 80),
+/// How long the source has been under its load when it is watched.
+fn under_load_for(began: LoadBegan, contents: &Contents) -> Duration {
+    match began {
+        LoadBegan::Lately => Duration::ZERO,
+        LoadBegan::LongAgo => Duration::from_millis(u64::from(contents.keys()) / 80),
     }
 }
 
