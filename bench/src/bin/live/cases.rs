@@ -252,7 +252,12 @@ mod tests {
     fn a_name_or_its_first_words_select_cases() {
         check_selected("return-log-held", &["return-log-held"]);
         check_selected("return", &["return-log-held", "return-log-gone"]);
-        check_selected("join-load", &["join-load", "join-load-twice"]);
+    }
+
+    #[test]
+    fn a_whole_name_selects_its_case_also_where_it_begins_others() {
+        check_selected("join-load", &["join-load"]);
+        check_selected("join-load-twice", &["join-load-twice"]);
     }
 
     #[test]
