@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::SectionId;
 use super::overlay::{Layer, Overlay};
-use super::part::{MergedPart, Part, parts};
+use super::seal_part::{MergedPart, SealPart, parts};
 use crate::limits::INLINE_VALUE_BYTES_MAX;
 use crate::snapshot::{Manifest, Position};
 use crate::tree::{Adopted, Editor, Node, NodeSink, Nodes, Root, Salt, TreeError, Value, empty_leaf};
@@ -110,7 +110,7 @@ impl Sealing {
     ///
     /// # Errors
     /// [`TreeError::Missing`] if a node above level 1 is not here.
-    pub fn parts(&self, nodes: &dyn Nodes) -> Result<Vec<Part>, TreeError> {
+    pub fn parts(&self, nodes: &dyn Nodes) -> Result<Vec<SealPart>, TreeError> {
         let mut found = Vec::new();
         for (section, place) in self.manifest.sections.iter().zip(0..).skip(self.section) {
             let id = SectionId(place);

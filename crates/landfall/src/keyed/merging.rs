@@ -10,7 +10,7 @@ use std::thread;
 
 use bytes::Bytes;
 use landfall_core::codec::Copied;
-use landfall_core::keyed::{MergedPart, Part, SealSink, Sealed, Sealing, Step};
+use landfall_core::keyed::{MergedPart, SealPart, SealSink, Sealed, Sealing, Step};
 use landfall_core::tree::{Node, NodeSink, Nodes, TreeError};
 use landfall_core::{Chunk, ChunkId};
 use landfall_store::{Session, SoundBase, StoreError};
@@ -116,7 +116,7 @@ pub(super) fn merge_held(here: &Here, writing: &Session, sealing: &mut Sealing) 
     Ok(Carried { parts: parts.len(), merged, leaves: kept.nodes })
 }
 
-fn hands_for(parts: &[Part]) -> usize {
+fn hands_for(parts: &[SealPart]) -> usize {
     thread::available_parallelism().map_or(1, usize::from).min(HANDS_MAX).min(parts.len())
 }
 
@@ -124,7 +124,7 @@ fn hands_for(parts: &[Part]) -> usize {
 /// steps.
 fn merge_apart(
     sealing: &mut Sealing,
-    parts: &[Part],
+    parts: &[SealPart],
     hands: usize,
     sink: &mut StoreSink<'_, '_>,
     mending: &mut Mending<'_>,
@@ -152,7 +152,7 @@ fn merge_apart(
 /// may be.
 fn merge_each(
     read: &ReadOnce<'_>,
-    parts: &[Part],
+    parts: &[SealPart],
     hands: usize,
     merge: MergePart,
     mut handle: impl FnMut(Result<MergedPart, SealError>) -> Result<(), SealError>,
@@ -201,9 +201,9 @@ fn merge_each(
 const HANDS_WAIT: &str = "whoever takes parts is here until all hands have ended";
 
 /// How a hand merges a part.
-type MergePart = fn(&Part, &dyn Nodes, &mut StoreSink<'_, '_>) -> Result<MergedPart, TreeError>;
+type MergePart = fn(&SealPart, &dyn Nodes, &mut StoreSink<'_, '_>) -> Result<MergedPart, TreeError>;
 
-fn merge_part(part: &Part, nodes: &dyn Nodes, sink: &mut StoreSink<'_, '_>) -> Result<MergedPart, TreeError> {
+fn merge_part(part: &SealPart, nodes: &dyn Nodes, sink: &mut StoreSink<'_, '_>) -> Result<MergedPart, TreeError> {
     part.merge(nodes, sink)
 }
 
@@ -225,7 +225,7 @@ impl Drop for Says {
 fn merge_given(
     here: &Here,
     writing: &Session,
-    given: &Mutex<Receiver<(usize, &Part)>>,
+    given: &Mutex<Receiver<(usize, &SealPart)>>,
     merge: MergePart,
     says: &Says,
 ) -> Kept {
@@ -382,7 +382,7 @@ mod tests {
     use super::*;
 
     /// A state with many parts to merge.
-    fn with_parts(work: impl FnOnce(&ReadOnce<'_>, &[Part])) {
+    fn with_parts(work: impl FnOnce(&ReadOnce<'_>, &[SealPart])) {
         let directory = tempfile::tempdir().unwrap();
         let state: Arc<Keyed> = open(directory.path());
         let keys: Vec<_> = (0..30_000_u32).map(|number| Bytes::copy_from_slice(&number.to_be_bytes())).collect();
@@ -420,7 +420,7 @@ mod tests {
     fn a_part_that_fails_is_told_in_its_turn_and_no_hand_is_waited_for() {
         with_parts(|read, parts| {
             let mut handled = 0;
-            let failing = |_: &Part, _: &dyn Nodes, _: &mut StoreSink<'_, '_>| Err(TreeError::Refused("for once"));
+            let failing = |_: &SealPart, _: &dyn Nodes, _: &mut StoreSink<'_, '_>| Err(TreeError::Refused("for once"));
             let ended = merge_each(read, parts, 2, failing, |merged| {
                 handled += 1;
                 merged.map(drop)
@@ -436,7 +436,7 @@ mod tests {
         with_parts(|read, parts| {
             static FELL: AtomicBool = AtomicBool::new(false);
             // The others wait for parts that nobody gives them while the first is waited for.
-            let panicking = |part: &Part, nodes: &dyn Nodes, sink: &mut StoreSink<'_, '_>| {
+            let panicking = |part: &SealPart, nodes: &dyn Nodes, sink: &mut StoreSink<'_, '_>| {
                 assert!(FELL.swap(true, Ordering::Relaxed), "a hand falls");
                 merge_part(part, nodes, sink)
             };

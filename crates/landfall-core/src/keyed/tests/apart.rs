@@ -43,7 +43,7 @@ impl Case {
 fn merge_apart(
     sealing: &mut Sealing,
     chunks: &mut MemoryChunks,
-    order: impl FnOnce(&mut Vec<(usize, Part)>),
+    order: impl FnOnce(&mut Vec<(usize, SealPart)>),
     is_taken: impl Fn(usize) -> bool,
 ) -> Result<(Sealed, usize), TreeError> {
     let mut parts: Vec<_> = sealing.parts(chunks)?.into_iter().enumerate().collect();

@@ -13,7 +13,7 @@ use crate::tree::{EditedUnit, Nodes, Root, Salt, TreeError, Unit, units};
 
 /// Changes of a seal that can be merged apart from all others.
 #[derive(Debug)]
-pub struct Part {
+pub struct SealPart {
     overlay: Arc<Overlay>,
     section: SectionId,
     salt: Salt,
@@ -38,19 +38,19 @@ pub(super) fn parts(
     salt: Salt,
     root: &Root,
     nodes: &dyn Nodes,
-) -> Result<Vec<Part>, TreeError> {
+) -> Result<Vec<SealPart>, TreeError> {
     let layer = overlay.layer(section);
     let mut next_edit = |from: &[u8]| Some(layer.entries(Bound::Included(from), Bound::Unbounded).next()?.0.clone());
     let mut start = Bound::Unbounded;
     let part = |unit: Unit| {
         let end = unit.end_key().cloned().map_or(Bound::Unbounded, Bound::Included);
         let start = std::mem::replace(&mut start, end);
-        Part { overlay: Arc::clone(overlay), section, salt, unit, start }
+        SealPart { overlay: Arc::clone(overlay), section, salt, unit, start }
     };
     Ok(units(nodes, root, &mut next_edit)?.into_iter().map(part).collect())
 }
 
-impl Part {
+impl SealPart {
     /// Merges it.
     ///
     /// # Errors
