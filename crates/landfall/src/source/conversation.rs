@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Condvar, Mutex};
+use std::thread::Builder;
 use std::time::Duration;
 
 use landfall_core::codec::{CodecSet, WireCodec, WireEncoder};
@@ -65,9 +66,9 @@ pub(crate) fn converse(member: &ServingMember, connection: Connection) {
     let inbox = Arc::new(Inbox::default());
     receiver.set_idle_deadline(SILENCE_MAX);
     sender.set_stall_deadline(SILENCE_MAX);
-    let (end, receiver) = std::thread::scope(|scope| {
+    let ended = std::thread::scope(|scope| {
         let reading = inbox.clone();
-        let reader = scope.spawn(move || {
+        let read = move || {
             while let Ok(Some(frame)) = receiver.receive() {
                 if reading.take(frame) == More::No {
                     break;
@@ -75,7 +76,15 @@ pub(crate) fn converse(member: &ServingMember, connection: Connection) {
             }
             reading.end();
             receiver
-        });
+        };
+        let reader = match Builder::new().name("inbox".into()).spawn_scoped(scope, read) {
+            Ok(reader) => reader,
+            Err(error) => {
+                tracing::warn!(peer = %peer.name, %error, "no thread for a conversation");
+                closer.close();
+                return None;
+            }
+        };
         let mut talk = Talk {
             member,
             peer: &peer.name,
@@ -94,9 +103,9 @@ pub(crate) fn converse(member: &ServingMember, connection: Connection) {
             // The reading thread may still wait for a joiner that will not speak again.
             closer.close();
         }
-        (end, reader.join().expect("reading does not panic"))
+        Some((end, reader.join().expect("reading does not panic")))
     });
-    if let TalkEnd::HandOver(service) = end {
+    if let Some((TalkEnd::HandOver(service), receiver)) = ended {
         service(Connection { peer, address, sender, receiver, closer: closer.clone() });
         closer.close();
     }

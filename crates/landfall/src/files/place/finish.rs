@@ -154,9 +154,11 @@ impl Placement {
         let place = start.elapsed();
         let start = Instant::now();
         let (synced, indexed) = std::thread::scope(|scope| {
-            let sync = scope.spawn(|| self.sync());
+            let sync = std::thread::Builder::new().name("place-sync".into()).spawn_scoped(scope, || self.sync());
             let indexed = self.index_everything(manifest);
-            (sync.join().expect("a sync does not panic"), indexed)
+            // Without a thread, one after the other.
+            let synced = sync.map_or_else(|_| self.sync(), |sync| sync.join().expect("a sync does not panic"));
+            (synced, indexed)
         });
         let (sync, ()) = (synced?, indexed?);
         let index = start.elapsed().saturating_sub(sync);

@@ -129,6 +129,12 @@ pub enum ScanError {
         /// The path, relative to the directory.
         path: FilePath,
     },
+    /// The system gives no thread to read with: scan again when it has some.
+    #[error("no thread to read with: {source}")]
+    NoThread {
+        /// What the system says.
+        source: io::Error,
+    },
 }
 
 /// More threads than this gain nothing on any disk.

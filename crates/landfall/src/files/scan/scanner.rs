@@ -36,8 +36,15 @@ where
     let (jobs, queue) = sync_channel(slots_max);
     let queue = Mutex::new(queue);
     std::thread::scope(|threads| {
-        for _ in 0..scan.threads.get() {
-            threads.spawn(|| work_off(&queue, &context));
+        for started in 0..scan.threads.get() {
+            let work = || work_off(&queue, &context);
+            if let Err(source) = std::thread::Builder::new().name("scan".into()).spawn_scoped(threads, work) {
+                // Those that there are do it all.
+                if started == 0 {
+                    return Err(ScanError::NoThread { source }.into());
+                }
+                break;
+            }
         }
         // It is dropped before the threads are waited for, and with it the jobs' only sender.
         let scanner = Scanner {
