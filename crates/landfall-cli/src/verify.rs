@@ -52,5 +52,5 @@ Examples:
   landfall verify orders
   landfall verify /srv/orders-copy     a pulled copy, by its directory
 
-Damage makes it exit with 1. A damaged pulled copy is mended by
+Damage makes it exit with 1. To mend a pulled copy, remove the files that were named, then fetch them again:
   landfall pull NAME DIR --from ADDR --identity ID --discard-local-changes";
