@@ -123,7 +123,12 @@ impl NodeCache {
 
     /// The same, for one who passes it on: it is not remembered for that.
     pub(crate) fn get_in_passing(&self, id: ChunkId) -> Result<Option<Bytes>, StoreError> {
-        with_decoder(|decoder| self.get_within(id, PATCHES_IN_CHAIN_MAX, decoder))
+        let kept = self.part(id).get(id);
+        if let Some(kept) = kept {
+            return Ok(Some(kept.bytes().clone()));
+        }
+        let mut node = Vec::new();
+        Ok(with_decoder(|decoder| self.read_stored(id, decoder, &mut node))?.then(|| node.into()))
     }
 
     /// The same, in place of what `out` held; false if it is not here.
@@ -140,7 +145,7 @@ impl NodeCache {
                 out.extend_from_slice(kept.bytes());
                 Ok(true)
             }
-            None => self.read_stored(id, PATCHES_IN_CHAIN_MAX, decoder, out),
+            None => self.read_stored(id, decoder, out),
         }
     }
 
@@ -173,39 +178,64 @@ impl NodeCache {
         }
     }
 
-    fn get_within(&self, id: ChunkId, depth: u32, decoder: &mut Decoder) -> Result<Option<Bytes>, StoreError> {
-        let kept = self.part(id).get(id);
-        if let Some(kept) = kept {
-            return Ok(Some(kept.bytes().clone()));
+    /// Replaces `out` with a node of the store whose hash was checked; false if there is none.
+    fn read_stored(&self, id: ChunkId, decoder: &mut Decoder, out: &mut Vec<u8>) -> Result<bool, StoreError> {
+        let Some(frame) = self.stored(id)? else { return Ok(false) };
+        // What it is patched on is what its id says if this is: hashing every node of a chain costs more than decoding it.
+        if self.decode_unproven(&frame, PATCHES_IN_CHAIN_MAX, decoder, out)? && ChunkId::of(Domain::Node, out) == id {
+            return Ok(true);
         }
-        let mut node = Vec::new();
-        Ok(self.read_stored(id, depth, decoder, &mut node)?.then(|| node.into()))
+        self.read_proving(id, PATCHES_IN_CHAIN_MAX, decoder, out)
     }
 
-    /// Replaces `out` with a node of the store whose hash was checked; false if there is none.
-    fn read_stored(
+    /// Replaces `out` with what a frame makes of nodes that were not hashed; false if it does not decode, or what it needs is not here.
+    fn decode_unproven(
+        &self,
+        frame: &StoredFrame,
+        depth: u32,
+        decoder: &mut Decoder,
+        out: &mut Vec<u8>,
+    ) -> Result<bool, StoreError> {
+        let Some(base) = frame.base.filter(|_| depth > 0) else { return Ok(decode(frame, None, decoder, out)) };
+        let kept = self.part(base).get(base);
+        if let Some(kept) = kept {
+            return Ok(decode(frame, Some(kept.bytes()), decoder, out));
+        }
+        let Some(base) = self.stored(base)? else { return Ok(false) };
+        let mut plain = Vec::new();
+        Ok(self.decode_unproven(&base, depth - 1, decoder, &mut plain)? && decode(frame, Some(&plain), decoder, out))
+    }
+
+    /// The same as reading it, but every node that it is patched on is hashed too: the one that is not what its id says is forgotten.
+    fn read_proving(
         &self,
         id: ChunkId,
         depth: u32,
         decoder: &mut Decoder,
         out: &mut Vec<u8>,
     ) -> Result<bool, StoreError> {
+        let Some(frame) = self.stored(id)? else { return Ok(false) };
+        let mut base = Vec::new();
+        let has_base = match frame.base {
+            Some(id) if depth > 0 => self.read_proving(id, depth - 1, decoder, &mut base)?,
+            _ => false,
+        };
+        // The frame's checksum guards against the disk; only what was hashed may enter a tree.
+        let base = has_base.then_some(&base[..]);
+        let is_sound = decode(&frame, base, decoder, out) && ChunkId::of(Domain::Node, out) == id;
+        if !is_sound {
+            self.store.forget(id)?;
+        }
+        Ok(is_sound)
+    }
+
+    fn stored(&self, id: ChunkId) -> Result<Option<StoredFrame>, StoreError> {
         let frame = match self.store.get_encoded(id) {
             // The store counts it as absent from now on: it is fetched again, or its loss is told by whoever needs it.
             Err(StoreError::Damaged(_)) => None,
             found => found?,
         };
-        let Some(frame) = frame.filter(|frame| frame.domain == Domain::Node) else { return Ok(false) };
-        let base = match frame.base {
-            Some(base) if depth > 0 => self.get_within(base, depth - 1, decoder)?,
-            _ => None,
-        };
-        // The frame's checksum guards against the disk; only what was hashed may enter a tree.
-        let is_sound = decode(&frame, base.as_ref(), decoder, out) && ChunkId::of(Domain::Node, out) == id;
-        if !is_sound {
-            self.store.forget(id)?;
-        }
-        Ok(is_sound)
+        Ok(frame.filter(|frame| frame.domain == Domain::Node))
     }
 
     /// A node with its entries found, which is done once for as long as it is remembered.
@@ -306,8 +336,7 @@ impl FirstFailure {
 }
 
 /// Replaces `out` with the plaintext of a stored node; false if it does not decode.
-fn decode(frame: &StoredFrame, base: Option<&Bytes>, decoder: &mut Decoder, out: &mut Vec<u8>) -> bool {
-    let base = base.map(|base| &base[..]);
+fn decode(frame: &StoredFrame, base: Option<&[u8]>, decoder: &mut Decoder, out: &mut Vec<u8>) -> bool {
     Codec::from_byte(frame.codec)
         .is_some_and(|codec| decoder.decode(codec, &frame.bytes, frame.plain_bytes, base, out).is_ok())
 }
@@ -318,6 +347,7 @@ fn plain(frame: &StoredFrame, base: Option<&Bytes>) -> Option<Bytes> {
         return Some(frame.bytes.clone());
     }
     let mut plain = Vec::with_capacity(frame.plain_bytes as usize);
+    let base = base.map(|base| &base[..]);
     with_decoder(|decoder| decode(frame, base, decoder, &mut plain)).then(|| plain.into())
 }
 

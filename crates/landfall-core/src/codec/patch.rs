@@ -128,7 +128,7 @@ impl Reader {
         let mut rest = encoded;
         let Head { compressed, literal_bytes } = read_head(&mut rest, length, &mut self.runs)?;
         if !compressed {
-            return apply(&self.runs, rest, base, out);
+            return apply(&self.runs, rest, base, length, out);
         }
         self.frame.clear();
         self.frame.extend_from_slice(&ZSTD_MAGIC);
@@ -138,7 +138,7 @@ impl Reader {
             return decode_zstd(&mut self.zstd, &self.frame, Some(prefix), length, out);
         }
         decode_zstd(&mut self.zstd, &self.frame, Some(prefix), literal_bytes, &mut self.literals)?;
-        apply(&self.runs, &self.literals, base, out)
+        apply(&self.runs, &self.literals, base, length, out)
     }
 }
 
@@ -191,9 +191,10 @@ pub(super) fn write_raw(runs: &[Run], literals: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Writes out runs and tail. The literals and copies add up to the declared length, so `out` cannot outgrow it.
-fn apply(runs: &[Run], mut literals: &[u8], base: &[u8], out: &mut Vec<u8>) -> Result<(), &'static str> {
+/// Writes out runs and tail. The literals and copies add up to `length`, so `out` cannot outgrow it.
+fn apply(runs: &[Run], mut literals: &[u8], base: &[u8], length: usize, out: &mut Vec<u8>) -> Result<(), &'static str> {
     out.clear();
+    out.reserve(length);
     let mut base_at = 0usize;
     for run in runs {
         let (literal, rest) = literals.split_at_checked(run.literal_bytes).ok_or("a run has too few literals")?;

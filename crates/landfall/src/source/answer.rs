@@ -204,12 +204,11 @@ impl Answers {
     }
 
     /// A node in the form in which it rests, if it can go out so. The joiner checks its hash; here its checksum was.
-    fn stored_node(&self, id: ChunkId, base: Option<ChunkId>) -> Result<Option<Found>, StoreError> {
-        let Some(frame) = self.frame_of_node(id)? else { return Ok(None) };
+    fn stored_node(&self, frame: &StoredFrame, base: Option<ChunkId>) -> Result<Option<Found>, StoreError> {
         let Some(codec) = Codec::from_byte(frame.codec) else { return Ok(None) };
-        let StoredFrame { plain_bytes, .. } = frame;
+        let plain_bytes = frame.plain_bytes;
         if self.coder.goes_out_as_stored(codec, frame.base, base) {
-            return Ok(Some(Found::Stored { codec, plain_bytes, bytes: frame.bytes }));
+            return Ok(Some(Found::Stored { codec, plain_bytes, bytes: frame.bytes.clone() }));
         }
         let Some(base) = base.filter(|_| self.coder.policy.known().contains(Codec::ZstdPatch)) else { return Ok(None) };
         let composed = self.composed(frame, base)?;
@@ -217,13 +216,13 @@ impl Answers {
     }
 
     /// One patch on `base`, made of those that lead from it to `last`; nothing if none do.
-    fn composed(&self, last: StoredFrame, base: ChunkId) -> Result<Option<Vec<u8>>, StoreError> {
+    fn composed(&self, last: &StoredFrame, base: ChunkId) -> Result<Option<Vec<u8>>, StoreError> {
         let is_patch = |frame: &StoredFrame| frame.codec == Codec::ZstdPatch as u8;
-        if !is_patch(&last) {
+        if !is_patch(last) {
             return Ok(None);
         }
         let plain_bytes = last.plain_bytes;
-        let mut chain = vec![last];
+        let mut chain = vec![last.clone()];
         while let Some(middle) = chain.last().and_then(|frame| frame.base).filter(|&middle| middle != base) {
             if chain.len() > PATCHES_IN_CHAIN_MAX as usize {
                 return Ok(None);
@@ -245,35 +244,45 @@ impl Answers {
         }
     }
 
-    /// What goes out with the bulk is not remembered: readers' nodes stay in memory, and it takes none for a joiner's sake.
-    fn read_node(&self, id: ChunkId) -> Result<Option<Bytes>, StoreError> {
-        match self.urgency {
-            Urgency::Bulk => self.state.nodes.get_in_passing(id),
-            Urgency::Reads => self.state.nodes.get(id),
-        }
-    }
-
     fn find_node(&mut self, id: ChunkId, base: Option<ChunkId>) -> Result<Found, ContentError> {
         if self.urgency == Urgency::Bulk
-            && let Some(stored) = self.stored_node(id, base)?
+            && let Some(frame) = self.frame_of_node(id)?
         {
-            return Ok(stored);
+            if let Some(stored) = self.stored_node(&frame, base)? {
+                return Ok(stored);
+            }
+            if self.read_unhashed(&frame) {
+                return Ok(Found::Plain { base: self.read_base(base)? });
+            }
         }
-        let node = self.read_node(id)?.ok_or(ContentError::Missing)?;
-        Ok(self.with_base(&node, base)?)
+        // What goes out with the bulk is not remembered: readers' nodes stay in memory, and it takes none for a joiner's sake.
+        let node = match self.urgency {
+            Urgency::Bulk => self.state.nodes.get_in_passing(id)?,
+            Urgency::Reads => self.state.nodes.get(id)?,
+        };
+        Ok(self.with_base(&node.ok_or(ContentError::Missing)?, base)?)
+    }
+
+    /// Reads a node, patch by patch, and leaves it to the joiner to hash it, as where it goes out as it is stored. False if it does not decode.
+    fn read_unhashed(&mut self, frame: &StoredFrame) -> bool {
+        let coder = &mut self.coder;
+        PackedContent::new(&self.state.store).plain(frame, &mut coder.decoder, &mut coder.plain).is_ok()
     }
 
     /// A node, and beside it the one that it may be a patch against, if that is here.
     fn with_base(&mut self, node: &[u8], base: Option<ChunkId>) -> Result<Found, StoreError> {
+        self.coder.plain.clear();
+        self.coder.plain.extend_from_slice(node);
+        Ok(Found::Plain { base: self.read_base(base)? })
+    }
+
+    fn read_base(&mut self, base: Option<ChunkId>) -> Result<Base, StoreError> {
         let coder = &mut self.coder;
-        coder.plain.clear();
-        coder.plain.extend_from_slice(node);
         // Readers here do not use the base: it is a node of an older tree.
-        let base = match base {
+        Ok(match base {
             Some(base) if self.state.nodes.read_in_passing(base, &mut coder.decoder, &mut coder.base)? => Base::Held,
             _ => Base::Absent,
-        };
-        Ok(Found::Plain { base })
+        })
     }
 
     fn find_chunk(
@@ -470,10 +479,9 @@ mod tests {
         Chunk::new(Domain::Node, bytes.into())
     }
 
-    #[test]
-    fn a_node_that_was_patched_again_and_again_goes_out_as_one_patch_on_what_the_joiner_holds() {
-        let directory = tempfile::tempdir().unwrap();
-        let store = Arc::new(Store::open(Arc::new(RealVfs), directory.path(), StoreOptions::default()).unwrap());
+    /// Answers of a source whose node was patched three times.
+    fn answers_after_patches(directory: &std::path::Path) -> Answers {
+        let store = Arc::new(Store::open(Arc::new(RealVfs), directory, StoreOptions::default()).unwrap());
         let state = ServedState::new(StateName::new("state").unwrap(), store, Content::Packs, Vec::new());
         state.nodes.put(&node(0)).unwrap();
         let mut patching = Patching::default();
@@ -483,11 +491,17 @@ mod tests {
             state.nodes.put_in_place_of(&node(version), &replaced, &mut patching).unwrap();
         }
         let known = CodecSet::of_numbers(&[0, 1, 2, 3, 4]);
-        let answers = Answers::new(Arc::new(state), known, Encoding::Measured, WireEncoder::new(), Urgency::Bulk);
+        Answers::new(Arc::new(state), known, Encoding::Measured, WireEncoder::new(), Urgency::Bulk)
+    }
+
+    #[test]
+    fn a_node_that_was_patched_again_and_again_goes_out_as_one_patch_on_what_the_joiner_holds() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut answers = answers_after_patches(directory.path());
         for held in 0..3 {
             let base = node(held);
-            let found = answers.stored_node(node(3).id(), Some(base.id())).unwrap();
-            let Some(Found::Stored { codec: Codec::ZstdPatch, plain_bytes, bytes }) = found else {
+            let found = answers.find_node(node(3).id(), Some(base.id()));
+            let Ok(Found::Stored { codec: Codec::ZstdPatch, plain_bytes, bytes }) = found else {
                 panic!("it is no patch on version {held}");
             };
             let mut plain = Vec::new();
@@ -495,6 +509,19 @@ mod tests {
             assert!(plain[..] == node(3).bytes()[..], "a patch on version {held} makes something else");
         }
         let elsewhere = ChunkId::of(Domain::Node, b"what nothing here hangs on");
-        assert!(answers.stored_node(node(3).id(), Some(elsewhere)).unwrap().is_none());
+        assert!(matches!(answers.find_node(node(3).id(), Some(elsewhere)), Ok(Found::Plain { base: Base::Absent })));
+    }
+
+    #[test]
+    fn a_node_that_was_patched_again_and_again_goes_out_whole_where_the_joiner_holds_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut answers = answers_after_patches(directory.path());
+        // Version 0 rests whole, and goes out as it is.
+        for version in 1..4 {
+            assert!(matches!(answers.find_node(node(version).id(), None), Ok(Found::Plain { base: Base::Absent })));
+            assert!(answers.coder.plain[..] == node(version).bytes()[..], "version {version} is something else");
+        }
+        let absent = answers.find_node(node(9).id(), None);
+        assert!(matches!(absent, Err(ContentError::Missing)));
     }
 }
