@@ -22,15 +22,17 @@ struct State {
 }
 
 impl Watch {
-    /// Begins to look at a process and its children four times a second.
+    /// Begins to look at a process: four times a second while it is alone, once a second while it has children, which costs much more.
     pub(crate) fn start(process: u32) -> Self {
         let state = Arc::new(State::default());
         let shared = Arc::clone(&state);
         let thread = thread::spawn(move || {
             while !shared.stopping.load(Ordering::Relaxed) {
+                let children = children_of(process);
                 // A process may end between two looks.
-                shared.peak_bytes.fetch_max(held_bytes(process).unwrap_or(0), Ordering::Relaxed);
-                thread::park_timeout(INTERVAL);
+                let held = if children.is_empty() { held_alone(process) } else { held_with(process, &children) };
+                shared.peak_bytes.fetch_max(held.unwrap_or(0), Ordering::Relaxed);
+                thread::park_timeout(if children.is_empty() { INTERVAL } else { INTERVAL_WITH_CHILDREN });
             }
         });
         Self { state, thread: Some(thread) }
@@ -57,25 +59,41 @@ impl Drop for Watch {
     }
 }
 
-/// What a process and all its descendants hold now.
-fn held_bytes(process: u32) -> anyhow::Result<u64> {
+fn children_of(process: u32) -> Vec<u32> {
+    let children = fs::read_to_string(format!("/proc/{process}/task/{process}/children")).unwrap_or_default();
+    children.split_whitespace().filter_map(|child| child.parse().ok()).collect()
+}
+
+/// What a process holds that shares nothing: the kernel has counted it.
+fn held_alone(process: u32) -> anyhow::Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{process}/status"))?;
+    parse_bytes(&status, ["RssAnon:", "RssShmem:"]).context("unreadable status")
+}
+
+/// What a process and all its descendants hold: their pages are looked at one by one, for which each of them stands still.
+fn held_with(process: u32, children: &[u32]) -> anyhow::Result<u64> {
     let rollup = fs::read_to_string(format!("/proc/{process}/smaps_rollup"))?;
     let own = parse_held_bytes(&rollup).context("unreadable smaps_rollup")?;
-    let children = fs::read_to_string(format!("/proc/{process}/task/{process}/children")).unwrap_or_default();
-    let children = children.split_whitespace().filter_map(|child| held_bytes(child.parse().ok()?).ok());
+    let children = children.iter().filter_map(|child| held_with(*child, &children_of(*child)).ok());
     Ok(own + children.sum::<u64>())
 }
 
 /// Files that are mapped can be dropped by the kernel at any time, and are left out.
 fn parse_held_bytes(rollup: &str) -> Option<u64> {
+    parse_bytes(rollup, ["Pss_Anon:", "Pss_Shmem:"])
+}
+
+/// The sum of the lines of these names, in kibibytes each.
+fn parse_bytes(text: &str, names: [&str; 2]) -> Option<u64> {
     let kibibytes = |name: &str| -> Option<u64> {
-        let line = rollup.lines().find_map(|line| line.strip_prefix(name))?;
+        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
         line.trim().trim_end_matches(" kB").parse().ok()
     };
-    Some((kibibytes("Pss_Anon:")? + kibibytes("Pss_Shmem:")?) * 1024)
+    names.into_iter().map(kibibytes).sum::<Option<u64>>().map(|kibibytes| kibibytes * 1024)
 }
 
 const INTERVAL: Duration = Duration::from_millis(250);
+const INTERVAL_WITH_CHILDREN: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
@@ -86,5 +104,13 @@ mod tests {
         let rollup = "5-7 ---p 0 00:00 0 [rollup]\nRss:   90 kB\nPss:    60 kB\nPss_Anon:   30 kB\nPss_File:  20 kB\nPss_Shmem:  10 kB\n";
         assert_eq!(parse_held_bytes(rollup), Some(40 * 1024));
         assert_eq!(parse_held_bytes("Rss: 1 kB\n"), None);
+    }
+
+    #[test]
+    fn this_process_holds_as_much_by_either_count() {
+        let held = vec![1_u8; 64 << 20];
+        let own = std::process::id();
+        let (alone, with) = (held_alone(own).unwrap(), held_with(own, &[]).unwrap());
+        assert!(alone > held.len() as u64 && with > held.len() as u64, "{alone} {with}");
     }
 }
