@@ -41,8 +41,8 @@ struct Args {
     /// Seals over which bytes written are counted while keys are written uniformly.
     #[arg(long, default_value_t = 3)]
     seals: u32,
-    /// Megabytes of unsealed changes at which those seals are begun.
-    #[arg(long, default_value_t = 256)]
+    /// Megabytes of unsealed changes at which those seals are begun: as many as a cluster lets wait at most.
+    #[arg(long, default_value_t = 134)]
     unsealed_mb: u64,
     /// Memory for tree nodes, in megabytes.
     #[arg(long, default_value_t = 256)]

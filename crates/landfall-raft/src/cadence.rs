@@ -6,18 +6,20 @@
 
 /// A seal below this many changed bytes is not worth its syncs.
 const CHANGED_BYTES_MIN: u64 = 4 * 1024 * 1024;
-/// Changes that wait in memory never grow beyond this without a mark.
-const CHANGED_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// Changes that wait in memory never grow beyond this without a mark. A joiner applies all that are not sealed before it reads what is new.
+const CHANGED_BYTES_MAX: u64 = 128 * 1024 * 1024;
 /// A restart never replays much more log than this, however few keys it is about.
 const LOG_BYTES_MAX: u64 = 256 * 1024 * 1024;
 /// Bytes of nodes that a seal may make anew for each byte of memory that changes take; above, the next one waits longer. Each costs some
 /// nanoseconds of a processor, so that a change, of about 300 bytes, pays a few microseconds for its seal: no more than for its way into the log.
 const NODES_PER_CHANGED_AIM: f64 = 2.0;
 
-/// Changes that a member which cannot seal yet keeps in memory before it moves on to a newer snapshot, with what it holds carried over.
-const FILLING_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// Changes that a member which cannot seal yet keeps in memory before it moves on to a newer snapshot, with what it holds carried over: as many
+/// as the others may not have sealed when it began, and twice as many while it fills. With fewer it would move on before it is whole wherever it
+/// joined just before a mark, and fetch again what changed.
+const FILLING_BYTES_MAX: u64 = 3 * CHANGED_BYTES_MAX;
 /// At this it moves on whether or not it can carry anything over.
-const FILLING_BYTES_MOST: u64 = 2 * FILLING_BYTES_MAX;
+const FILLING_BYTES_MOST: u64 = FILLING_BYTES_MAX + CHANGED_BYTES_MAX;
 
 /// Whether a member that does not hold all of its snapshot moves on to a newer one for the memory that its changes take. `has_carried`: what it
 /// holds is carried over to that one's position, or nothing more will be.
