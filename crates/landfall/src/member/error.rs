@@ -33,6 +33,12 @@ pub enum ServeError {
     /// The data directory cannot be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// The system gives no thread that accepts joiners: serve again when it has some.
+    #[error("no thread to accept joiners: {source}")]
+    NoThread {
+        /// What the system says.
+        source: io::Error,
+    },
     /// The record of snapshots is damaged.
     #[error("{0}")]
     History(String),

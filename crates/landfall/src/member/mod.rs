@@ -135,8 +135,10 @@ impl Member {
         };
         let accepting = listener.clone().map(|listener| {
             let connections = connections.clone();
-            std::thread::spawn(move || accept_all(&*listener, &shared, &connections))
+            let accept = move || accept_all(&*listener, &shared, &connections);
+            std::thread::Builder::new().name("accept".into()).spawn(accept)
         });
+        let accepting = accepting.transpose().map_err(|source| ServeError::NoThread { source })?;
         Ok(Self { publishers, listener, accepting, connections })
     }
 

@@ -39,10 +39,10 @@ where
         for started in 0..scan.threads.get() {
             let work = || work_off(&queue, &context);
             if let Err(source) = std::thread::Builder::new().name("scan".into()).spawn_scoped(threads, work) {
-                // Those that there are do it all.
                 if started == 0 {
                     return Err(ScanError::NoThread { source }.into());
                 }
+                // Those that there are do it all.
                 break;
             }
         }
