@@ -138,15 +138,27 @@ impl NodeCache {
         decoder: &mut Decoder,
         out: &mut Vec<u8>,
     ) -> Result<bool, StoreError> {
+        Ok(self.read_remembered_into(id, out) || self.read_stored(id, decoder, out)?)
+    }
+
+    /// The same, for one who has read its frame already.
+    pub(crate) fn read_frame_in_passing(
+        &self,
+        id: ChunkId,
+        frame: &StoredFrame,
+        decoder: &mut Decoder,
+        out: &mut Vec<u8>,
+    ) -> Result<bool, StoreError> {
+        Ok(self.read_remembered_into(id, out) || self.read_frame(id, frame, decoder, out)?)
+    }
+
+    fn read_remembered_into(&self, id: ChunkId, out: &mut Vec<u8>) -> bool {
         let kept = self.part(id).get(id);
-        match kept {
-            Some(kept) => {
-                out.clear();
-                out.extend_from_slice(kept.bytes());
-                Ok(true)
-            }
-            None => self.read_stored(id, decoder, out),
+        if let Some(kept) = &kept {
+            out.clear();
+            out.extend_from_slice(kept.bytes());
         }
+        kept.is_some()
     }
 
     /// A node of the store, for one who reads it once: it is not remembered for that. It comes with what a patch on it needs.
@@ -180,9 +192,22 @@ impl NodeCache {
 
     /// Replaces `out` with a node of the store whose hash was checked; false if there is none.
     fn read_stored(&self, id: ChunkId, decoder: &mut Decoder, out: &mut Vec<u8>) -> Result<bool, StoreError> {
-        let Some(frame) = self.stored(id)? else { return Ok(false) };
-        // What it is patched on is what its id says if this is: hashing every node of a chain costs more than decoding it.
-        if self.decode_unproven(&frame, PATCHES_IN_CHAIN_MAX, decoder, out)? && ChunkId::of(Domain::Node, out) == id {
+        match self.stored(id)? {
+            Some(frame) => self.read_frame(id, &frame, decoder, out),
+            None => Ok(false),
+        }
+    }
+
+    /// Only what is read has to be what its id says: a wrong byte in what it is patched on shows in its hash, or was not copied. Hashing every
+    /// node of a chain costs more than decoding it.
+    fn read_frame(
+        &self,
+        id: ChunkId,
+        frame: &StoredFrame,
+        decoder: &mut Decoder,
+        out: &mut Vec<u8>,
+    ) -> Result<bool, StoreError> {
+        if self.decode_unproven(frame, PATCHES_IN_CHAIN_MAX, decoder, out)? && ChunkId::of(Domain::Node, out) == id {
             return Ok(true);
         }
         self.read_proving(id, PATCHES_IN_CHAIN_MAX, decoder, out)
@@ -351,8 +376,7 @@ fn plain(frame: &StoredFrame, base: Option<&Bytes>) -> Option<Bytes> {
     with_decoder(|decoder| decode(frame, base, decoder, &mut plain)).then(|| plain.into())
 }
 
-/// The plaintext of the first of some stored nodes, each patched on the next. What is between is checked with it: the first is what its id
-/// says only if all others are.
+/// The plaintext of the first of some stored nodes, each patched on the next. What is between is checked with it, as far as it is copied.
 fn plain_of_chain(frames: &[StoredFrame]) -> Option<Bytes> {
     let mut bytes = None;
     for frame in frames.iter().rev() {
@@ -584,6 +608,27 @@ mod tests {
             assert!(cache.get_once(node(version).id(), &session).unwrap().is_none());
             assert!(!store.contains(node(version).id()).unwrap(), "{version}");
         }
+    }
+
+    #[test]
+    fn of_a_chain_with_a_wrong_node_what_is_below_stays_and_what_is_above_goes() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = open(directory.path());
+        let cache = NodeCache::with_cache_bytes(store.clone(), 0);
+        let mut patching = Patching::default();
+        cache.put(&node(0)).unwrap();
+        // A patch that makes something else of the first than the second.
+        let patch = patching.make(&node(7), &replaced(&node(0))).unwrap();
+        let wrong = Encoded { codec: Codec::ZstdPatch as u8, base: Some(node(0).id()), bytes: patch };
+        store.put_encoded(&node(1), wrong).unwrap();
+        let mut third = node(2).bytes().to_vec();
+        // It copies what is wrong.
+        third[4096..4104].copy_from_slice(&1_u64.to_le_bytes());
+        third[0] ^= 1;
+        let third = Chunk::new(Domain::Node, third.into());
+        cache.put_in_place_of(&third, &replaced(&node(1)), &mut patching).unwrap();
+        assert!(cache.get(third.id()).unwrap().is_none());
+        assert_eq!([&node(0), &node(1), &third].map(|node| store.contains(node.id()).unwrap()), [true, false, false]);
     }
 
     #[test]

@@ -245,28 +245,26 @@ impl Answers {
     }
 
     fn find_node(&mut self, id: ChunkId, base: Option<ChunkId>) -> Result<Found, ContentError> {
-        if self.urgency == Urgency::Bulk
-            && let Some(frame) = self.frame_of_node(id)?
+        if self.urgency == Urgency::Reads {
+            let node = self.state.nodes.get(id)?.ok_or(ContentError::Missing)?;
+            return Ok(self.with_base(&node, base)?);
+        }
+        let frame = self.frame_of_node(id)?;
+        if let Some(frame) = &frame
+            && let Some(stored) = self.stored_node(frame, base)?
         {
-            if let Some(stored) = self.stored_node(&frame, base)? {
-                return Ok(stored);
-            }
-            if self.read_unhashed(&frame) {
-                return Ok(Found::Plain { base: self.read_base(base)? });
-            }
+            return Ok(stored);
         }
         // What goes out with the bulk is not remembered: readers' nodes stay in memory, and it takes none for a joiner's sake.
-        let node = match self.urgency {
-            Urgency::Bulk => self.state.nodes.get_in_passing(id)?,
-            Urgency::Reads => self.state.nodes.get(id)?,
+        let (nodes, coder) = (&self.state.nodes, &mut self.coder);
+        let is_here = match &frame {
+            Some(frame) => nodes.read_frame_in_passing(id, frame, &mut coder.decoder, &mut coder.plain)?,
+            None => nodes.read_in_passing(id, &mut coder.decoder, &mut coder.plain)?,
         };
-        Ok(self.with_base(&node.ok_or(ContentError::Missing)?, base)?)
-    }
-
-    /// Reads a node, patch by patch, and leaves it to the joiner to hash it, as where it goes out as it is stored. False if it does not decode.
-    fn read_unhashed(&mut self, frame: &StoredFrame) -> bool {
-        let coder = &mut self.coder;
-        PackedContent::new(&self.state.store).plain(frame, &mut coder.decoder, &mut coder.plain).is_ok()
+        if !is_here {
+            return Err(ContentError::Missing);
+        }
+        Ok(Found::Plain { base: self.read_base(base)? })
     }
 
     /// A node, and beside it the one that it may be a patch against, if that is here.
@@ -482,14 +480,16 @@ mod tests {
     /// Answers of a source whose node was patched three times.
     fn answers_after_patches(directory: &std::path::Path) -> Answers {
         let store = Arc::new(Store::open(Arc::new(RealVfs), directory, StoreOptions::default()).unwrap());
-        let state = ServedState::new(StateName::new("state").unwrap(), store, Content::Packs, Vec::new());
-        state.nodes.put(&node(0)).unwrap();
+        let nodes = NodeCache::new(store.clone());
+        nodes.put(&node(0)).unwrap();
         let mut patching = Patching::default();
         for version in 1..4 {
             let old = node(version - 1);
             let replaced = Replaced { id: old.id(), bytes: old.bytes(), copied: &[], kept: None };
-            state.nodes.put_in_place_of(&node(version), &replaced, &mut patching).unwrap();
+            nodes.put_in_place_of(&node(version), &replaced, &mut patching).unwrap();
         }
+        // It has none of them in memory.
+        let state = ServedState::new(StateName::new("state").unwrap(), store, Content::Packs, Vec::new());
         let known = CodecSet::of_numbers(&[0, 1, 2, 3, 4]);
         Answers::new(Arc::new(state), known, Encoding::Measured, WireEncoder::new(), Urgency::Bulk)
     }
@@ -521,7 +521,10 @@ mod tests {
             assert!(matches!(answers.find_node(node(version).id(), None), Ok(Found::Plain { base: Base::Absent })));
             assert!(answers.coder.plain[..] == node(version).bytes()[..], "version {version} is something else");
         }
-        let absent = answers.find_node(node(9).id(), None);
-        assert!(matches!(absent, Err(ContentError::Missing)));
+        // Without what it is patched on it is not here.
+        answers.state.store.forget(node(1).id()).unwrap();
+        for version in [3, 9] {
+            assert!(matches!(answers.find_node(node(version).id(), None), Err(ContentError::Missing)), "{version}");
+        }
     }
 }
