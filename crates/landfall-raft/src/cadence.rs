@@ -2,7 +2,7 @@
 //!
 //! A seal makes every node anew that has a change below it: a leaf that holds a hundred entries is read, merged and hashed for one of them.
 //! The more changes it merges at once, the less it does, and writes, for each; what stands against waiting is memory, and the log that a
-//! restart would replay. It holds no clock and seals nothing.
+//! restart or a joiner has to apply (`docs/design/0018-how-much-waits-unsealed.md`). It holds no clock and seals nothing.
 
 /// A seal below this many changed bytes is not worth its syncs.
 const CHANGED_BYTES_MIN: u64 = 4 * 1024 * 1024;
@@ -15,11 +15,12 @@ const LOG_BYTES_MAX: u64 = 256 * 1024 * 1024;
 const NODES_PER_CHANGED_AIM: f64 = 2.0;
 
 /// Changes that a member which cannot seal yet keeps in memory before it moves on to a newer snapshot, with what it holds carried over: as many
-/// as the others may not have sealed when it began, and twice as many while it fills. With fewer it would move on before it is whole wherever it
-/// joined just before a mark, and fetch again what changed.
-const FILLING_BYTES_MAX: u64 = 3 * CHANGED_BYTES_MAX;
-/// At this it moves on whether or not it can carry anything over.
-const FILLING_BYTES_MOST: u64 = FILLING_BYTES_MAX + CHANGED_BYTES_MAX;
+/// as the others may not have sealed when it began, and more than as many again while it fills. With fewer it would move on before it is whole
+/// wherever it joined just before a mark, and fetch again what changed. Half a round less than three, so that the third mark reaches it also where
+/// keys are written twice, which count once.
+const FILLING_BYTES_MAX: u64 = CHANGED_BYTES_MAX / 2 * 5;
+/// At this it moves on whether or not it can carry anything over: between the two, the others make their seals of the mark to which it carries.
+const FILLING_BYTES_MOST: u64 = 4 * CHANGED_BYTES_MAX;
 
 /// Whether a member that does not hold all of its snapshot moves on to a newer one for the memory that its changes take. `has_carried`: what it
 /// holds is carried over to that one's position, or nothing more will be.
@@ -84,6 +85,23 @@ mod tests {
             assert_eq!([false, true].map(|has_carried| moves_on(overlay_bytes, has_carried)), expected);
         }
         assert!(moves_on(FILLING_BYTES_MOST, false));
+    }
+
+    /// What `written` changes of keys that are drawn from all take.
+    fn overlay_bytes(keys: f64, written: f64) -> f64 {
+        const ENTRY_BYTES: f64 = 288.0;
+        keys * (1.0 - (-written / keys).exp()) * ENTRY_BYTES
+    }
+
+    #[test]
+    fn where_a_member_begins_to_carry_over_the_others_have_time_to_seal() {
+        for keys in [2e6, 3e6, 1e7, 1.6e7, 1e8, 1e9] {
+            let most = overlay_bytes(keys, f64::INFINITY);
+            let written_between_marks = -keys * (1.0 - CHANGED_BYTES_MAX as f64 / most).ln();
+            let at_mark = |mark: u32| overlay_bytes(keys, f64::from(mark) * written_between_marks) as u64;
+            let carries_at = (1..).map(at_mark).find(|overlay_bytes| moves_on(*overlay_bytes, true)).unwrap();
+            assert!(carries_at + CHANGED_BYTES_MAX / 2 <= FILLING_BYTES_MOST, "{keys} keys: {carries_at}");
+        }
     }
 
     #[test]
