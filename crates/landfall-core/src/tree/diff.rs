@@ -169,11 +169,18 @@ fn equal_entries(base: &Step, target: &Step) -> usize {
     base.node.entry_at_offset(base.next, start + equal_bytes) - base.next
 }
 
+/// How many bytes are equal from the start on.
 fn equal_prefix(left: &[u8], right: &[u8]) -> usize {
-    const BLOCK_BYTES: usize = 64;
-    let blocks = left.chunks_exact(BLOCK_BYTES).zip(right.chunks_exact(BLOCK_BYTES));
-    let start = blocks.take_while(|(left, right)| left == right).count() * BLOCK_BYTES;
-    start + left[start..].iter().zip(&right[start..]).take_while(|(left, right)| left == right).count()
+    // Long blocks are compared faster, short ones leave less to look at byte by byte.
+    let mut equal = equal_blocks::<512>(left, right);
+    equal += equal_blocks::<16>(&left[equal..], &right[equal..]);
+    equal + equal_blocks::<1>(&left[equal..], &right[equal..])
+}
+
+/// Bytes of the blocks that are equal from the start on.
+fn equal_blocks<const BLOCK_BYTES: usize>(left: &[u8], right: &[u8]) -> usize {
+    let (left, right) = (left.as_chunks::<BLOCK_BYTES>().0, right.as_chunks::<BLOCK_BYTES>().0);
+    left.iter().zip(right).take_while(|(left, right)| left == right).count() * BLOCK_BYTES
 }
 
 /// A node that was opened, and the first key after it.

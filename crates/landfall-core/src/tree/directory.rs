@@ -2,15 +2,23 @@
 //! itself hardly more than what it finds. It is derived from the node's bytes and never leaves memory.
 
 use std::cmp::Ordering;
+use std::sync::OnceLock;
 
 /// Bytes that all keys begin with are kept beside the heads, up to so many: most searches then read one key.
 const COMMON_BYTES_KEPT: usize = 32;
 
 /// Where entries lie, in order.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Directory {
     /// Where each entry starts; the last one ends where the node does.
     starts: Box<[u16]>,
+    /// Made by the first search: whoever compares or merges whole nodes has no use for it.
+    heads: OnceLock<Heads>,
+}
+
+/// What a search reads first.
+#[derive(Debug)]
+struct Heads {
     /// Of each key, what follows the bytes that all keys of the node begin with.
     heads: Box<[u32]>,
     /// How many bytes all keys begin with.
@@ -20,16 +28,9 @@ pub(super) struct Directory {
 }
 
 impl Directory {
-    /// Takes where entries start, and how to find the key of each; keys ascend.
-    pub(super) fn new<'a>(starts: &[u16], key: impl Fn(usize) -> &'a [u8]) -> Self {
-        let Some(last) = starts.len().checked_sub(1) else { return Self::default() };
-        // Keys ascend, so what the first and the last begin with, all do.
-        let common_bytes = key(0).iter().zip(key(last)).take_while(|(first, last)| first == last).count();
-        let heads = starts.iter().enumerate().map(|(index, _)| head(&key(index)[common_bytes..])).collect();
-        let mut common = [0; COMMON_BYTES_KEPT];
-        let kept = common_bytes.min(COMMON_BYTES_KEPT);
-        common[..kept].copy_from_slice(&key(0)[..kept]);
-        Self { starts: starts.into(), heads, common_bytes, common }
+    /// Takes where entries start.
+    pub(super) fn new(starts: Box<[u16]>) -> Self {
+        Self { starts, heads: OnceLock::new() }
     }
 
     /// How many entries there are.
@@ -47,22 +48,22 @@ impl Directory {
         self.starts.get(index + 1..).unwrap_or_default()
     }
 
-    /// The first entry at or after `from` whose key is not below `wanted`.
+    /// The first entry at or after `from` whose key is not below `wanted`; `key` finds the key of an entry, and keys ascend.
     pub(super) fn lower_bound<'a>(&self, from: usize, wanted: &[u8], key: impl Fn(usize) -> &'a [u8]) -> usize {
-        let Some(heads) = self.heads.get(from..).filter(|heads| !heads.is_empty()) else { return from };
-        let common = match self.common.get(..self.common_bytes) {
-            Some(common) => common,
-            None => &key(from)[..self.common_bytes],
-        };
-        let begins = &wanted[..wanted.len().min(self.common_bytes)];
+        if from >= self.len() {
+            return from;
+        }
+        let Heads { heads, common_bytes, common } = self.heads.get_or_init(|| Heads::new(self.len(), &key));
+        let common = common.get(..*common_bytes).unwrap_or_else(|| &key(from)[..*common_bytes]);
+        let (begins, rest) = wanted.split_at(wanted.len().min(*common_bytes));
         match begins.cmp(common) {
             Ordering::Less => return from,
             Ordering::Greater => return self.len(),
             Ordering::Equal => {}
         }
-        let wanted_head = head(&wanted[self.common_bytes..]);
-        let mut low = from + heads.partition_point(|&head| head < wanted_head);
-        let mut high = low + self.heads[low..].iter().take_while(|&&head| head == wanted_head).count();
+        let wanted_head = head(rest);
+        let mut low = from + heads[from..].partition_point(|&head| head < wanted_head);
+        let mut high = low + heads[low..].iter().take_while(|&&head| head == wanted_head).count();
         while low < high {
             let middle = low + (high - low) / 2;
             if key(middle) < wanted {
@@ -74,8 +75,23 @@ impl Directory {
         low
     }
 
+    /// Bytes of memory beside the directory itself, with those that the first search takes.
     pub(super) fn memory_bytes(&self) -> usize {
-        size_of_val::<[u16]>(&self.starts) + size_of_val::<[u32]>(&self.heads)
+        self.len() * (size_of::<u16>() + size_of::<u32>())
+    }
+}
+
+impl Heads {
+    /// Takes how many entries there are, at least one, and how to find the key of each.
+    fn new<'a>(entries: usize, key: impl Fn(usize) -> &'a [u8]) -> Self {
+        let (first, last) = (key(0), key(entries - 1));
+        // Keys ascend, so what the first and the last begin with, all do.
+        let common_bytes = first.iter().zip(last).take_while(|(first, last)| first == last).count();
+        let heads = (0..entries).map(|index| head(&key(index)[common_bytes..])).collect();
+        let mut common = [0; COMMON_BYTES_KEPT];
+        let kept = common_bytes.min(COMMON_BYTES_KEPT);
+        common[..kept].copy_from_slice(&first[..kept]);
+        Self { heads, common_bytes, common }
     }
 }
 
@@ -105,7 +121,7 @@ mod tests {
             from in 0_usize..40,
         ) {
             let keys: Vec<Vec<u8>> = keys.into_iter().map(|key| [&prefix[..], &key].concat()).collect();
-            let directory = Directory::new(&(0..keys.len() as u16).collect::<Vec<_>>(), |index| &keys[index]);
+            let directory = Directory::new((0..keys.len() as u16).collect());
             let from = from.min(keys.len());
             for wanted in wanted {
                 let wanted = if has_prefix { [&prefix[..], &wanted].concat() } else { wanted };
