@@ -198,7 +198,7 @@ fn read_large_again<C: ChunkSink>(
         room[read..].fill(0);
         let rest = if offset + length as u64 == stat.size { Rest::IsEmpty } else { Rest::MayFollow };
         let pieces = cut.cut(block.bytes_mut(), Place { offset, length, rest }, Vec::new());
-        row.add_content(&hash(context, &target.path, &block.freeze(), pieces)?);
+        row.content.extend(hash(context, &target.path, &block.freeze(), pieces)?);
         offset += length as u64;
     }
     Ok(row)

@@ -4,12 +4,18 @@ use bytes::Bytes;
 use landfall_core::files::{FileKey, FileKind, FilePath, Meta, encode_meta};
 use landfall_core::tree::{ChunkRef, Value};
 
+use super::large::Refs;
 use crate::files::index::FileStat;
 
-/// Entries of one path, in key order, and what it looked like.
+/// Entries of one path, and what it looked like.
 pub(super) struct Row {
     pub(super) path: FilePath,
+    /// Entries that come first, in key order.
     pub(super) entries: Vec<(Bytes, Value)>,
+    /// What a large file was read as. Its entries, each several times as long, are made when they are given out.
+    pub(super) content: Refs,
+    /// Extended attributes, which follow the content.
+    pub(super) xattrs: Option<Value>,
     pub(super) stat: Option<FileStat>,
     pub(super) xattrs_kept: XattrsKept,
 }
@@ -27,18 +33,12 @@ impl Row {
     pub(super) fn new(path: FilePath, kind: FileKind, chunk: Option<ChunkRef>, stat: FileStat) -> Self {
         let key = FileKey::Meta(path.clone()).encode();
         let value = meta_value(kind, chunk, &stat);
-        Self { path, entries: vec![(key.into(), value)], stat: Some(stat), xattrs_kept: XattrsKept::All }
+        Self { entries: vec![(key.into(), value)], ..Self::part(path, Some(stat)) }
     }
 
-    /// Adds the content of a large file.
-    pub(super) fn add_content(&mut self, refs: &[(u64, ChunkRef)]) {
-        self.entries.extend(refs.iter().map(|(offset, chunk)| content_entry(&self.path, *offset, *chunk)));
-    }
-
-    /// Adds extended attributes, which follow the content.
-    pub(super) fn add_xattrs(&mut self, xattrs: Value) {
-        let key = FileKey::Xattrs(self.path.clone()).encode();
-        self.entries.push((key.into(), xattrs));
+    /// A path of which other entries were given out, or are still to be added.
+    pub(super) fn part(path: FilePath, stat: Option<FileStat>) -> Self {
+        Self { path, entries: Vec::new(), content: Refs::new(), xattrs: None, stat, xattrs_kept: XattrsKept::All }
     }
 
     /// Makes sure that the next scan reads the file again.
@@ -47,6 +47,7 @@ impl Row {
     }
 }
 
+/// The entry of a chunk of a large file.
 pub(super) fn content_entry(path: &FilePath, offset: u64, chunk: ChunkRef) -> (Bytes, Value) {
     let key = FileKey::Content { path: path.clone(), offset }.encode();
     (key.into(), Value { inline: Bytes::new(), chunk: Some(chunk) })

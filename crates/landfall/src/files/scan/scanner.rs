@@ -210,12 +210,12 @@ where
     fn take_over(&mut self, path: FilePath, old: &OldFile, stat: FileStat) -> Result<(), Stopped<E>> {
         let key = FileKey::Meta(path.clone()).encode();
         let entries = vec![(key.into(), old.value.clone())];
-        let mut row = Row { path: path.clone(), entries, stat: Some(stat), xattrs_kept: XattrsKept::All };
+        let mut row = Row { entries, ..Row::part(path.clone(), Some(stat)) };
         while let Some(entry) = self.known.next_entry(&path, None) {
             row.entries.push(entry);
             if row.entries.len() >= ROW_ENTRIES_MAX {
                 let entries = std::mem::take(&mut row.entries);
-                self.push_row(Row { path: path.clone(), entries, stat: None, xattrs_kept: XattrsKept::All })?;
+                self.push_row(Row { entries, ..Row::part(path.clone(), None) })?;
             }
         }
         self.push_row(row)
@@ -306,6 +306,11 @@ where
         for (key, value) in &row.entries {
             self.entries.entry(key, value).map_err(Stopped::Sink)?;
         }
+        self.give_out_content(&row.path, row.content)?;
+        if let Some(xattrs) = &row.xattrs {
+            let key = FileKey::Xattrs(row.path.clone()).encode();
+            self.entries.entry(&key, xattrs).map_err(Stopped::Sink)?;
+        }
         match row.xattrs_kept {
             XattrsKept::All => {}
             XattrsKept::Some => self.report.unkept_xattrs.push(row.path.clone()),
@@ -315,6 +320,14 @@ where
             Some(stat) => self.entries.stat(&row.path, stat).map_err(Stopped::Sink),
             None => Ok(()),
         }
+    }
+
+    fn give_out_content(&mut self, path: &FilePath, content: Refs) -> Result<(), Stopped<E>> {
+        for (offset, chunk) in content {
+            let (key, value) = content_entry(path, offset, chunk);
+            self.entries.entry(&key, &value).map_err(Stopped::Sink)?;
+        }
+        Ok(())
     }
 
     fn begin_large(&mut self, file: Arc<LargeFile>) -> Result<(), Stopped<E>> {
@@ -330,10 +343,8 @@ where
         let Some(large) = &mut self.large else { unreachable!("blocks come after their file begins") };
         match refs {
             Attempt::Done(refs) if is_streamed(&large.file) => {
-                for (offset, chunk) in refs {
-                    let (key, value) = content_entry(&large.file.target.path, offset, chunk);
-                    self.entries.entry(&key, &value).map_err(Stopped::Sink)?;
-                }
+                let file = large.file.clone();
+                self.give_out_content(&file.target.path, refs)?;
             }
             Attempt::Done(refs) => large.refs.extend(refs),
             Attempt::Changed | Attempt::Gone => large.blocks = Motion::Moving,
@@ -350,11 +361,11 @@ where
         if !is_intact && !is_streamed(&file) {
             return self.insist(&file.target);
         }
-        let mut row = file.row();
-        if is_streamed(&file) {
-            row.entries.clear();
-        }
-        row.add_content(&refs);
+        let mut row = if is_streamed(&file) {
+            Row::part(file.target.path.clone(), Some(file.target.stat))
+        } else {
+            Row { content: refs, ..file.row() }
+        };
         self.context.add_attributes(&mut row, attributes)?;
         if is_intact { self.give_out_row(row) } else { self.give_out_changing(row) }
     }

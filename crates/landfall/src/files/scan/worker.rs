@@ -108,8 +108,7 @@ impl<C: ChunkSink> Context<'_, C> {
         match attributes.encoded {
             Ok(None) => {}
             Ok(Some(encoded)) => {
-                let value = self.attributes_value(&row.path, encoded)?;
-                row.add_xattrs(value);
+                row.xattrs = Some(self.attributes_value(&row.path, encoded)?);
             }
             Err(_) => row.xattrs_kept = XattrsKept::TooLong,
         }
