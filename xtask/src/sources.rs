@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 /// What the core may not name. It waits for nothing: time and seeds are arguments.
 const CORE_FORBIDDEN: &[&str] = &[
     "std::fs",
+    "std::io",
     "std::net",
     "std::thread",
     "std::process",
@@ -15,16 +16,22 @@ const CORE_FORBIDDEN: &[&str] = &[
     "Instant",
     "SystemTime",
     "Mutex<",
+    "RwLock",
     "Condvar",
     "mpsc",
+    "thread_local!",
+    "async fn",
+    ".await",
+    "print!",
+    "println!",
     "RandomState",
-    "HashMap<",
-    "HashSet<",
+    "HashMap",
+    "HashSet",
 ];
 
 /// What a file may name all the same, and why.
 const EXCEPTIONS: &[(&str, &str, &str)] =
-    &[("tree/memory.rs", "HashMap<", "nodes are looked up by id and never listed, so no order can leak")];
+    &[("tree/memory.rs", "HashMap", "nodes are looked up by id and never listed, so no order can leak")];
 
 /// Names every forbidden word in the core, and every crate that ARCHITECTURE.md does not mention.
 pub(crate) fn check() -> Result<Vec<String>> {
@@ -82,5 +89,20 @@ mod tests {
     fn finds_a_clock_and_spares_comments_and_tests() {
         let text = "use std::time::Instant;\n// Instant\nlet a = 1;\n#[cfg(test)]\nuse std::fs;\n";
         assert_eq!(forbidden_in(text).collect::<Vec<_>>(), [(1, "Instant")]);
+    }
+
+    #[test]
+    fn finds_what_waits_tells_or_has_no_order() {
+        for (line, word) in [
+            ("async fn next() {}", "async fn"),
+            ("let next = queue.next().await;", ".await"),
+            ("use std::io::Read;", "std::io"),
+            ("static STATE: RwLock<u8> = RwLock::new(0);", "RwLock"),
+            ("thread_local! { static A: u8 = 0 }", "thread_local!"),
+            ("eprintln!(\"here\");", "println!"),
+            ("let seen = HashSet::new();", "HashSet"),
+        ] {
+            assert!(forbidden_in(line).any(|(_, found)| found == word), "{line}");
+        }
     }
 }

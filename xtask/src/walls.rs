@@ -19,9 +19,17 @@ const EDGES: &[(&str, &[&str])] = &[
     ("xtask", &[]),
 ];
 
+/// What the core may use beside the standard library: sums, codecs and cuts, none of which waits. Whatever else it needs, its caller has.
+const CORE_USES: &[&str] =
+    &["blake3", "bytes", "gearhash", "lz4_flex", "memchr", "prost", "siphasher", "thiserror", "zstd-safe"];
+
 /// What must not be reached from a crate, by however many steps, and why.
 const FORBIDDEN: &[(&str, &[&str], &str)] = &[
-    ("landfall-core", &["tokio", "rand", "rustix", "socket2", "mio"], "the core never waits and never draws lots"),
+    (
+        "landfall-core",
+        &["tokio", "futures", "rand", "getrandom", "fastrand", "rustix", "socket2", "mio"],
+        "the core never waits and never draws lots",
+    ),
     ("landfall-store", &["tokio", "rustls", "landfall-net"], "the store knows no network"),
     ("landfall-net", &["redb", "landfall-store"], "the network knows no disk"),
     ("landfall", &["rusqlite", "clap", "indicatif"], "the library draws nothing and brings no database"),
@@ -49,6 +57,7 @@ pub(crate) fn check(metadata: &Value) -> Result<Vec<String>> {
         let found = forbidden.iter().filter(|forbidden| reached.contains(**forbidden));
         broken.extend(found.map(|found| format!("{name} reaches {found}: {why}")));
     }
+    broken.extend(graph.uses_beyond("landfall-core", CORE_USES));
     let built = crate::built_packages()?;
     let crypto = CRYPTO_PROVIDERS_FORBIDDEN.iter().filter(|name| built.contains(**name));
     broken.extend(crypto.map(|name| format!("{name} is built: aws-lc-rs is the only crypto provider")));
@@ -89,8 +98,18 @@ impl Graph {
         self.edges.retain(|name, _| built.contains(name));
     }
 
+    fn edges_of(&self, name: &str) -> impl Iterator<Item = &String> {
+        self.edges.get(name).into_iter().flatten()
+    }
+
     fn member_edges<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a String> {
-        self.edges.get(name).into_iter().flatten().filter(|edge| self.members.contains(*edge))
+        self.edges_of(name).filter(|edge| self.members.contains(*edge))
+    }
+
+    /// What a crate uses and stands not in `allowed`.
+    fn uses_beyond(&self, name: &str, allowed: &[&str]) -> impl Iterator<Item = String> {
+        let more = self.edges_of(name).filter(|used| !allowed.contains(&used.as_str()));
+        more.map(move |used| format!("{name} uses {used}: it is not on the list of what it may use"))
     }
 
     fn reached_from(&self, name: &str) -> BTreeSet<String> {
@@ -98,7 +117,7 @@ impl Graph {
         let mut waiting = vec![name.to_owned()];
         while let Some(next) = waiting.pop() {
             if reached.insert(next.clone()) {
-                waiting.extend(self.edges.get(&next).into_iter().flatten().cloned());
+                waiting.extend(self.edges_of(&next).cloned());
             }
         }
         reached
@@ -133,5 +152,12 @@ mod tests {
         let reached = graph.reached_from("landfall-core");
         assert!(reached.contains("tokio"));
         assert!(!reached.contains("rand"));
+    }
+
+    #[test]
+    fn finds_what_the_core_uses_beyond_its_list() {
+        let graph = graph(&[("landfall-core", &["bytes", "clock"]), ("bytes", &["elsewhere"])]);
+        let beyond: Vec<_> = graph.uses_beyond("landfall-core", CORE_USES).collect();
+        assert_eq!(beyond, ["landfall-core uses clock: it is not on the list of what it may use"]);
     }
 }

@@ -185,6 +185,40 @@ fn a_source_that_is_named_while_a_transfer_runs_takes_over_when_the_others_leave
 }
 
 #[test]
+fn a_join_ends_where_the_link_carries_two_and_a_half_times_the_log() {
+    const VALUE_BYTES_MAX: u64 = 200;
+    // A key and what stands around it in a record, beside a value of half the longest.
+    const RECORD_BYTES: u64 = VALUE_BYTES_MAX / 2 + 40;
+    let mut rebases = 0;
+    for seed in 5000..5006 {
+        let drawn = LiveScenario::new(seed);
+        let scenario = LiveScenario {
+            faults: LiveFaults::default(),
+            founders: 1,
+            joiners: 1,
+            section_joiners: 0,
+            late_source: None,
+            content: LiveContent {
+                entries: 1500,
+                keys: 1600,
+                short_bytes_max: VALUE_BYTES_MAX,
+                long_per_mille: 0,
+                ..drawn.content
+            },
+            writes_per_second: 60,
+            bytes_per_second: 60 * RECORD_BYTES * 5 / 2,
+            overlay_bytes_max: 60_000,
+            heal_after: Duration::from_secs(60),
+            ..drawn
+        };
+        let (_, saw) = run(scenario);
+        assert_eq!(saw.promoted, 1, "seed {seed}: {saw:?}");
+        rebases += saw.rebases;
+    }
+    assert!(rebases > 0, "no joiner had to move on to a newer snapshot");
+}
+
+#[test]
 fn the_same_seed_is_the_same_run() {
     for seed in 1000..1010 {
         assert_eq!(run(LiveScenario::new(seed)), run(LiveScenario::new(seed)), "seed {seed}");

@@ -238,3 +238,74 @@ pub(crate) fn refused(refusal: Refusal) -> SourceError {
     }
     SourceError::Refused(refusal.message)
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use landfall_core::snapshot::{LogHash, Position};
+    use landfall_net::PeerIdentity;
+    use landfall_net::memory::MemoryNetwork;
+
+    use super::*;
+
+    fn manifest(state: &str, index: u64) -> Manifest {
+        let (state, position) = (StateName::new(state).unwrap(), Position { epoch: 1, index });
+        Manifest { state, position, log_hash: LogHash::default(), sections: Vec::new() }
+    }
+
+    /// What the writer says of a manifest.
+    fn head(of: &Manifest) -> Head {
+        Head { state: of.state.clone(), snapshot: of.to_chunk().id(), position: of.position, previous: None }
+    }
+
+    fn signed(head: &Head) -> SignedHead {
+        SignedHead { head: head.encode().into(), certificates: Vec::new(), signature: Bytes::new() }
+    }
+
+    fn offer(manifest: &Manifest, head: Option<SignedHead>) -> Offer {
+        let lease = Some(Lease { id: 1, ..Lease::default() });
+        let strategy = Strategy::Full as u32;
+        Offer { manifest: manifest.to_chunk().into_bytes(), head, strategy, lease, ..Offer::default() }
+    }
+
+    /// What a joiner makes of an offer that came over some connection.
+    fn taken(offer: Offer, wanted: Option<ChunkId>) -> Result<ChunkId, SourceError> {
+        let network = MemoryNetwork::new();
+        let member = |name| network.member(PeerIdentity::unproven(name));
+        let _listener = member("source").listen("source").unwrap();
+        let connection = member("joiner").connect("source", CONNECT_MAX).unwrap();
+        let question = Question::for_snapshot(StateName::new("state").unwrap(), wanted);
+        accept(connection, offer, &question, &TrustAll).map(|greeted| greeted.snapshot)
+    }
+
+    #[test]
+    fn a_snapshot_is_taken_if_it_is_what_was_asked_for() {
+        let (one, other) = (manifest("state", 1), manifest("state", 2));
+        let id = one.to_chunk().id();
+        assert_eq!(taken(offer(&one, None), Some(id)).unwrap(), id);
+        assert_eq!(taken(offer(&one, Some(signed(&head(&one)))), None).unwrap(), id);
+
+        assert!(matches!(taken(offer(&other, None), Some(id)), Err(SourceError::OtherSnapshot)));
+        let elsewhere = manifest("elsewhere", 1);
+        assert!(matches!(taken(offer(&elsewhere, None), None), Err(SourceError::Protocol(_))));
+        let mut damaged = offer(&one, None);
+        damaged.manifest = damaged.manifest.slice(1..);
+        assert!(matches!(taken(damaged, None), Err(SourceError::Manifest(_))));
+    }
+
+    #[test]
+    fn a_head_counts_for_the_snapshot_that_it_names() {
+        let (one, other) = (manifest("state", 1), manifest("state", 2));
+        let heads = [
+            Head { snapshot: other.to_chunk().id(), ..head(&one) },
+            Head { position: other.position, ..head(&one) },
+            Head { state: StateName::new("elsewhere").unwrap(), ..head(&one) },
+        ];
+        for wrong in heads {
+            for wanted in [None, Some(one.to_chunk().id())] {
+                let taken = taken(offer(&one, Some(signed(&wrong))), wanted);
+                assert!(matches!(taken, Err(SourceError::Head(_))), "{wrong:?}");
+            }
+        }
+    }
+}

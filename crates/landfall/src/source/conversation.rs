@@ -352,3 +352,42 @@ pub(crate) fn own_hello() -> Hello {
         software: concat!("landfall ", env!("CARGO_PKG_VERSION")).to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use landfall_core::wire::{FetchWhat, NodeRequest};
+
+    use super::*;
+
+    fn fetch(request: u32) -> Vec<u8> {
+        let what =
+            Some(FetchWhat::Nodes(NodeRequest { ids: vec![bytes::Bytes::from_static(&[7; 32])], bases: Vec::new() }));
+        Message::Fetch(Fetch { request, what }).encode()
+    }
+
+    #[test]
+    fn requests_that_wait_have_a_limit_and_one_more_ends_the_conversation() {
+        let inbox = Inbox::default();
+        for request in 0..REQUESTS_WAITING_MAX {
+            assert_eq!(inbox.take(&fetch(request)), More::Yes);
+        }
+        assert_eq!(inbox.take(&fetch(REQUESTS_WAITING_MAX)), More::No);
+
+        // What came before is answered all the same, and then the joiner is told why it ends.
+        for request in 0..REQUESTS_WAITING_MAX {
+            assert!(matches!(inbox.next_now(), Some(Todo::Fetch(fetch)) if fetch.request == request));
+        }
+        let Some(Todo::Refuse(refusal)) = inbox.next_now() else { panic!("no refusal") };
+        assert_eq!(refusal.reason, RefusalReason::Protocol as u32);
+        assert!(inbox.next_now().is_none());
+    }
+
+    #[test]
+    fn what_was_answered_makes_room() {
+        let inbox = Inbox::default();
+        for request in 0..10 * REQUESTS_WAITING_MAX {
+            assert_eq!(inbox.take(&fetch(request)), More::Yes);
+            assert!(inbox.next_now().is_some());
+        }
+    }
+}
