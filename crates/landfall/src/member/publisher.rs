@@ -193,12 +193,15 @@ impl Publisher {
         let frames_lost = store.stats().frames_lost;
         let known = previous.as_deref().filter(|_| frames_lost == seen.frames_lost);
         let Scanned { root, report: scanned, index, index_token } = self.scan_quiesced(known)?;
-        let is_unchanged =
-            |previous: &&Arc<Held>| previous.manifest.sections[0].root == root && self.is_signed_as_now(previous);
+        let taken = store.record(POSITION_RECORD)?.as_deref().and_then(position_of_record);
+        let is_unchanged = |previous: &&Arc<Held>| {
+            let is_newest = taken.is_none_or(|taken| taken <= previous.manifest.position);
+            is_newest && previous.manifest.sections[0].root == root && self.is_signed_as_now(previous)
+        };
         let unchanged = previous.as_ref().filter(is_unchanged);
         let held = match unchanged {
             Some(previous) => (**previous).clone(),
-            None => self.next_snapshot(previous.as_deref(), root)?,
+            None => self.next_snapshot(previous.as_deref(), taken, root)?,
         };
         let let_go = match unchanged {
             Some(_) => LetGo::Nothing,
@@ -207,6 +210,7 @@ impl Publisher {
         drop(writing);
         // If the process dies between these two, neither fits the other, and everything is read again.
         let mut records = Changes::default();
+        records.set_record(POSITION_RECORD, position_record(held.manifest.position));
         records.set_record(KEEP_RECORD, [self.config.keep as u8]);
         records.set_record(INDEX_RECORD, index_record(index_token, held.id));
         store.change(&records)?;
@@ -280,9 +284,12 @@ impl Publisher {
         TakeError::Scan(scan::ScanError::Unreadable { path: FilePath::root(), source })
     }
 
-    fn next_snapshot(&self, previous: Option<&Held>, root: Root) -> Result<Held, TakeError> {
+    /// The snapshot after `previous`, which may not be the last that was taken: that one stood at `taken`.
+    fn next_snapshot(&self, previous: Option<&Held>, taken: Option<Position>, root: Root) -> Result<Held, TakeError> {
         let before = previous.map(|held| (held.manifest.position, held.manifest.log_hash));
         let (position, log_hash) = before.unwrap_or((Position { epoch: 1, index: 0 }, LogHash::default()));
+        // Whoever holds one that is lost here would take another at its position for older news.
+        let position = taken.map_or(position, |taken| taken.max(position));
         let position = Position { epoch: position.epoch, index: position.index + 1 };
         let mut manifest = Manifest {
             state: self.config.name.clone(),
@@ -347,6 +354,15 @@ fn index_record(token: ChunkId, snapshot: ChunkId) -> Vec<u8> {
     [&token.as_bytes()[..], snapshot.as_bytes()].concat()
 }
 
+fn position_record(Position { epoch, index }: Position) -> Vec<u8> {
+    [epoch.to_le_bytes(), index.to_le_bytes()].concat()
+}
+
+fn position_of_record(record: &[u8]) -> Option<Position> {
+    let (epoch, index) = record.split_first_chunk()?;
+    Some(Position { epoch: u64::from_le_bytes(*epoch), index: u64::from_le_bytes(*index.first_chunk()?) })
+}
+
 fn open_store(data: &Path) -> Result<Store, ServeError> {
     Ok(Store::open(Arc::new(RealVfs), &data.join("store"), StoreOptions::default())?)
 }
@@ -394,3 +410,64 @@ const INDEX: &str = "index";
 const INDEX_RECORD: &str = "index";
 /// The record that says how content was kept when the index was written.
 const KEEP_RECORD: &str = "keep";
+/// The record of where the last snapshot stood: no other ever stands there, though that one be lost.
+const POSITION_RECORD: &str = "position";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn publisher(at: &Path) -> Publisher {
+        let config = StateConfig {
+            name: StateName::new("state").unwrap(),
+            directory: at.join("state"),
+            data: at.join("data"),
+            keep: Keep::Store,
+            changing: ChangingFiles::Refuse,
+            before_snapshot: None,
+            after_snapshot: None,
+        };
+        Publisher::open(config, None, Clock::start()).unwrap()
+    }
+
+    /// Flips a bit of what a pack holds.
+    fn damage(packs: &Path, what: &[u8]) {
+        for pack in std::fs::read_dir(packs).unwrap() {
+            let pack = pack.unwrap().path();
+            let mut bytes = std::fs::read(&pack).unwrap();
+            if let Some(at) = bytes.windows(what.len()).position(|found| found == what) {
+                bytes[at + what.len() / 2] ^= 1;
+                return std::fs::write(&pack, bytes).unwrap();
+            }
+        }
+        panic!("no pack holds it");
+    }
+
+    #[test]
+    fn a_position_is_taken_once_though_its_snapshot_be_lost() {
+        let at = tempfile::tempdir().unwrap();
+        std::fs::create_dir(at.path().join("state")).unwrap();
+        // All of one time, so that equal texts are equal snapshots.
+        let write = |text: &str| {
+            let file = at.path().join("state/file");
+            std::fs::write(&file, text).unwrap();
+            std::fs::File::options().write(true).open(&file).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
+        };
+        let opened = publisher(at.path());
+        write("one");
+        assert_eq!(opened.take().unwrap().position, "1.1");
+        write("another");
+        assert_eq!(opened.take().unwrap().position, "1.2");
+        let manifest = opened.state.newest().unwrap().manifest_bytes.clone();
+        drop(opened);
+        damage(&at.path().join("data/store/packs"), &manifest);
+
+        let opened = publisher(at.path());
+        assert_eq!(opened.state.newest().unwrap().manifest.position.to_string(), "1.1");
+        // The very content of the older one: who holds the lost one has to hear of it all the same.
+        write("one");
+        let report = opened.take().unwrap();
+        assert_eq!((report.position.as_str(), report.changed), ("1.3", true));
+        assert!(!opened.take().unwrap().changed);
+    }
+}
