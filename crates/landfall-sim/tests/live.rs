@@ -48,17 +48,21 @@ fn seeds_from_150() {
     run_all(150..200);
 }
 
-#[test]
-fn a_joiner_becomes_a_member_while_others_write_and_nothing_goes_wrong() {
-    let scenario = LiveScenario {
+/// One member, one that joins, and nothing that goes wrong.
+fn quiet(seed: u64) -> LiveScenario {
+    LiveScenario {
         faults: LiveFaults::default(),
         founders: 1,
         joiners: 1,
         section_joiners: 0,
         late_source: None,
-        ..LiveScenario::new(1)
-    };
-    let (_, figures) = run(scenario);
+        ..LiveScenario::new(seed)
+    }
+}
+
+#[test]
+fn a_joiner_becomes_a_member_while_others_write_and_nothing_goes_wrong() {
+    let (_, figures) = run(quiet(1));
     assert_eq!((figures.promoted, figures.rolled_back, figures.differences), (1, 0, 0));
 }
 
@@ -138,13 +142,11 @@ fn nothing_that_a_liar_says_is_kept() {
 fn a_joiner_of_some_sections_follows_the_marks_and_never_votes() {
     for seed in 3000..3004 {
         let scenario = LiveScenario {
-            faults: LiveFaults::default(),
             founders: 2,
             joiners: 0,
             section_joiners: 1,
-            late_source: None,
             heal_after: Duration::from_secs(15),
-            ..LiveScenario::new(seed)
+            ..quiet(seed)
         };
         let (_, saw) = run(scenario);
         assert!(saw.rebases > 0 && saw.sections_completed > 1, "seed {seed}: {saw:?}");
@@ -164,12 +166,9 @@ fn a_joiner_of_some_sections_goes_on_after_power_cuts_lies_and_lost_logs() {
 fn a_source_that_is_named_while_a_transfer_runs_takes_over_when_the_others_leave() {
     let mut named = 0;
     for seed in 4000..4010 {
-        let drawn = LiveScenario::new(seed);
+        let drawn = quiet(seed);
         let scenario = LiveScenario {
-            faults: LiveFaults::default(),
             founders: 2,
-            joiners: 1,
-            section_joiners: 0,
             late_source: Some(LateSource { after: Duration::from_millis(3500), others: Others::Leave }),
             mark_every: Duration::from_secs(4),
             content: LiveContent { entries: 1500, keys: 1600, short_bytes_max: 200, ..drawn.content },
@@ -191,13 +190,8 @@ fn a_join_ends_where_the_link_carries_two_and_a_half_times_the_log() {
     const RECORD_BYTES: u64 = VALUE_BYTES_MAX / 2 + 40;
     let mut rebases = 0;
     for seed in 5000..5006 {
-        let drawn = LiveScenario::new(seed);
+        let drawn = quiet(seed);
         let scenario = LiveScenario {
-            faults: LiveFaults::default(),
-            founders: 1,
-            joiners: 1,
-            section_joiners: 0,
-            late_source: None,
             content: LiveContent {
                 entries: 1500,
                 keys: 1600,
