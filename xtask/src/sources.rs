@@ -1,4 +1,5 @@
-//! Owns what the sources themselves may not say: a core that reads a clock compiles, so cargo cannot see it.
+//! Owns what the sources themselves may not say: a core that reads a clock compiles, so cargo cannot see it. And what documents say of
+//! the sources: a test that is named in one and is gone holds nothing.
 
 use std::path::{Path, PathBuf};
 
@@ -33,7 +34,10 @@ const CORE_FORBIDDEN: &[&str] = &[
 const EXCEPTIONS: &[(&str, &str, &str)] =
     &[("tree/memory.rs", "HashMap", "nodes are looked up by id and never listed, so no order can leak")];
 
-/// Names every forbidden word in the core, and every crate that ARCHITECTURE.md does not mention.
+/// The document that says which tests hold what Landfall promises, and where in it.
+const PROMISES: (&str, &str) = ("docs/testing.md", "## Promises");
+
+/// Names every forbidden word in the core, every crate that ARCHITECTURE.md does not mention, and every promise whose test is gone.
 pub(crate) fn check() -> Result<Vec<String>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask stands in the workspace")?;
     let mut broken = Vec::new();
@@ -51,7 +55,30 @@ pub(crate) fn check() -> Result<Vec<String>> {
             broken.push(format!("ARCHITECTURE.md does not mention crates/{name}"));
         }
     }
+    let (document, section) = PROMISES;
+    let text = std::fs::read_to_string(root.join(document)).context(document)?;
+    let named = tests_named_in(&text, section);
+    if named.is_empty() {
+        broken.push(format!("{document} names no test under '{section}'"));
+    }
+    for (file, test) in named {
+        let source = std::fs::read_to_string(root.join(file)).unwrap_or_default();
+        if !has_word(&source, test) {
+            broken.push(format!("{document} names a test that is gone: {file}::{test}"));
+        }
+    }
     Ok(broken)
+}
+
+/// What stands as `file.rs::test` in a section of a document.
+fn tests_named_in<'a>(text: &'a str, section: &str) -> Vec<(&'a str, &'a str)> {
+    let lines = text.lines().skip_while(|line| *line != section).skip(1).take_while(|line| !line.starts_with("## "));
+    let quoted = lines.flat_map(|line| line.split('`').skip(1).step_by(2));
+    quoted.filter_map(|name| name.split_once("::").filter(|(file, _)| file.ends_with(".rs"))).collect()
+}
+
+fn has_word(text: &str, word: &str) -> bool {
+    text.split(|letter: char| !letter.is_alphanumeric() && letter != '_').any(|found| found == word)
 }
 
 /// Forbidden words with their lines. Comments and the tests at the end of a file may say what they like.
@@ -104,5 +131,12 @@ mod tests {
         ] {
             assert!(forbidden_in(line).any(|(_, found)| found == word), "{line}");
         }
+    }
+
+    #[test]
+    fn finds_the_tests_that_a_section_names() {
+        let text = "## Before\n`a.rs::no`\n## Promises\n| one | `a/b.rs::holds_it`: what; `word` |\n`c.rs::too`\n## After\n`a.rs::no`";
+        assert_eq!(tests_named_in(text, "## Promises"), [("a/b.rs", "holds_it"), ("c.rs", "too")]);
+        assert!(has_word("fn holds_it() {", "holds_it") && !has_word("fn holds_it_all() {", "holds_it"));
     }
 }
