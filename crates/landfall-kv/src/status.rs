@@ -131,6 +131,7 @@ fn join(join: &JoinStatus) -> Value {
         "entries_here": join.figures.entries_here,
         "leaf_bytes_here": join.figures.leaf_bytes_here,
         "node_bytes": join.figures.node_bytes,
+        "seconds_left": join.left.map(|left| left.as_secs_f64()),
         "bytes_again": join.figures.bytes_again,
         "wire_received": join.figures.wire_received,
         "sources": sources.collect::<Vec<_>>(),

@@ -44,6 +44,8 @@ struct LeafWork {
 pub(super) struct Frontier {
     trees: Vec<TreePair>,
     walk: Option<(usize, NewLeaves)>,
+    /// Entries in leaves of the trees that were walked through, which their bases have.
+    entries_held: u64,
     /// Leaves in key order whose nodes are here or under way.
     leaves: VecDeque<LeafWork>,
     /// Leaves that are being compared with what is here; a leaf that several trees have stands here for each.
@@ -61,6 +63,7 @@ impl Frontier {
         let mut frontier = Self {
             trees,
             walk: None,
+            entries_held: 0,
             leaves: VecDeque::new(),
             inspecting: Vec::new(),
             queue: VecDeque::new(),
@@ -185,12 +188,18 @@ impl Frontier {
         }
     }
 
+    /// Entries so far that are here because the bases have their leaves.
+    pub(super) fn entries_held(&self) -> u64 {
+        self.entries_held + self.walk.as_ref().map_or(0, |(_, walk)| walk.entries_held())
+    }
+
     /// Every node is here and every leaf was inspected.
     pub(super) fn is_done(&self) -> bool {
         self.walk.is_none() && self.leaves.is_empty() && self.inspecting.is_empty() && self.pending.is_empty()
     }
 
     fn begin_tree(&mut self, tree: usize) {
+        self.entries_held = self.entries_held();
         self.walk = self.trees.get(tree).map(|pair| (tree, NewLeaves::new(pair.base, pair.target)));
     }
 

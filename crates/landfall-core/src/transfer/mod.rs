@@ -112,6 +112,8 @@ pub struct Progress {
     pub bytes_again: u64,
     /// Every wanted chunk is known: `bytes_wanted` will not grow.
     pub all_known: bool,
+    /// Entries of the wanted trees, as far as these were walked, that are here because their bases have them.
+    pub entries_held: u64,
 }
 
 impl Transfer {
@@ -303,6 +305,7 @@ impl Transfer {
             bytes_done: self.ledger.bytes_done,
             bytes_again: self.ledger.bytes_again,
             all_known: self.frontier.is_done(),
+            entries_held: self.frontier.entries_held(),
         }
     }
 

@@ -22,6 +22,7 @@ pub struct NewLeaves {
     /// From the root to the level-1 node whose leaves are being listed.
     path: Vec<Step>,
     started: Started,
+    entries_held: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,7 +37,12 @@ const LOOK_AHEAD_NODES_MAX: usize = 1024;
 impl NewLeaves {
     /// Compares `target` with `base`; without a base every leaf is new.
     pub fn new(base: Option<Root>, target: Root) -> Self {
-        Self { target, base: base.map(Covers::new), path: Vec::new(), started: Started::No }
+        Self { target, base: base.map(Covers::new), path: Vec::new(), started: Started::No, entries_held: 0 }
+    }
+
+    /// Entries before the present place in leaves that the base has: those that were passed over.
+    pub fn entries_held(&self) -> u64 {
+        self.entries_held
     }
 
     /// The next leaves, at most `leaves_max`; none at the end.
@@ -76,6 +82,7 @@ impl NewLeaves {
             let base = cover(&mut self.base, nodes, step.node.level() - 1, child.key)?;
             if base == Some(child.id) {
                 step.next += 1;
+                self.entries_held += child.totals.entries;
             } else if step.node.level() == 1 {
                 let leaf = new_leaf(&step.node, step.next, base);
                 step.next += 1;
@@ -93,6 +100,7 @@ impl NewLeaves {
         // A root does not say its first key; the first node of its level is the likeliest match.
         let base = cover(&mut self.base, nodes, self.target.level, &[])?;
         if base == Some(self.target.id) {
+            self.entries_held = self.target.entries;
             return Ok(None);
         }
         let node = Node::load_root(nodes, &self.target, base)?;
@@ -110,7 +118,11 @@ impl NewLeaves {
             payload_bytes: self.target.payload_bytes,
             chunk_refs: self.target.chunk_refs,
         };
-        Ok((base != Some(leaf.id)).then_some(leaf))
+        if base == Some(leaf.id) {
+            self.entries_held = leaf.entries;
+            return Ok(None);
+        }
+        Ok(Some(leaf))
     }
 
     /// All missing nodes that the nodes which are here name, from the present place on, after `wants`.

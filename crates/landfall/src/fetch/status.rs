@@ -21,7 +21,8 @@ pub struct Status {
     bytes_reused: AtomicU64,
     node_bytes: AtomicU64,
     entries_wanted: AtomicU64,
-    entries_here: AtomicU64,
+    entries_held: AtomicU64,
+    entries_inspected: AtomicU64,
     leaf_bytes_here: AtomicU64,
     chunk_bytes_encoded: AtomicU64,
     patch_bytes_plain: AtomicU64,
@@ -95,7 +96,7 @@ pub struct StatusFigures {
     pub entries_wanted: u64,
     /// Of them, those whose leaves are known to be here, whenever they came.
     pub entries_here: u64,
-    /// Bytes of those leaves.
+    /// Bytes of those leaves that an older tree here does not have.
     pub leaf_bytes_here: u64,
     /// Chunks that came.
     pub chunks: u64,
@@ -126,7 +127,7 @@ impl Status {
             bytes_reused: get(&self.bytes_reused),
             node_bytes: get(&self.node_bytes),
             entries_wanted: get(&self.entries_wanted),
-            entries_here: get(&self.entries_here),
+            entries_here: get(&self.entries_held) + get(&self.entries_inspected),
             leaf_bytes_here: get(&self.leaf_bytes_here),
             chunks: get(&self.chunks),
             chunk_bytes_encoded: get(&self.chunk_bytes_encoded),
@@ -164,6 +165,7 @@ impl Status {
         self.bytes_done.store(progress.bytes_done, Ordering::Relaxed);
         self.bytes_again.store(progress.bytes_again, Ordering::Relaxed);
         self.all_known.store(progress.all_known, Ordering::Relaxed);
+        self.entries_held.store(progress.entries_held, Ordering::Relaxed);
     }
 
     pub(crate) fn note_reused(&self, bytes: u64) {
@@ -180,7 +182,7 @@ impl Status {
     }
 
     pub(crate) fn note_leaf_here(&self, entries: usize, bytes: usize) {
-        self.entries_here.fetch_add(entries as u64, Ordering::Relaxed);
+        self.entries_inspected.fetch_add(entries as u64, Ordering::Relaxed);
         self.leaf_bytes_here.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 

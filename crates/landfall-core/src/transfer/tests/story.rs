@@ -108,7 +108,7 @@ fn answer(world: &mut World, peer: &str, rest: &[&str], answer: Answer) {
 }
 
 fn progress(progress: Progress) -> String {
-    let Progress { bytes_wanted, bytes_done, bytes_again, all_known } = progress;
+    let Progress { bytes_wanted, bytes_done, bytes_again, all_known, entries_held: _ } = progress;
     let known = if all_known { "" } else { " so far" };
     format!("{bytes_done} of {bytes_wanted} B{known}, {bytes_again} B again")
 }

@@ -182,10 +182,12 @@ fn new_leaves(late: &mut LateNodes<'_>, base: Option<Root>, target: Root) -> Vec
     loop {
         let leaves = late.fetch(|nodes| new_leaves.next(nodes, 7));
         assert!(leaves.len() <= 7);
+        found.extend(leaves.iter().cloned());
         if leaves.is_empty() {
+            let entries_new: u64 = found.iter().map(|leaf| leaf.entries).sum();
+            assert_eq!(entries_new + new_leaves.entries_held(), target.entries);
             return found;
         }
-        found.extend(leaves);
     }
 }
 

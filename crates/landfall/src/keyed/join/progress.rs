@@ -39,6 +39,8 @@ pub struct JoinStatus {
     pub fault_bytes: u64,
     /// Figures of the transfer, of all connections.
     pub figures: StatusFigures,
+    /// Time until everything is here, at the pace so far; nothing before anything came, and once it ended.
+    pub left: Option<Duration>,
     /// Why it ended, if it did without everything here.
     pub failure: Option<JoinError>,
     /// Why this member does not become one though everything is here, and when that was found.
@@ -180,11 +182,15 @@ impl Progress {
         });
         let mut reached: Vec<_> = reached.collect();
         reached.sort_by_key(|(_, reached)| reached.after);
+        let figures = self.status.figures();
+        let begun = inner.join.reached(Milestone::Planned).filter(|_| inner.end.is_none());
+        let left = begun.and_then(|Reached { at, .. }| left(&figures, self.clock.now().since(at)));
         JoinStatus {
             snapshot: inner.plan.as_ref().map(|plan| (plan.snapshot, plan.manifest.position)),
             reached,
             fault_bytes: inner.plan.as_ref().map_or(0, |plan| plan.lanes.bytes()),
-            figures: self.status.figures(),
+            figures,
+            left,
             failure: inner.end.as_ref().and_then(|end| end.as_ref().err().cloned()),
             // One that could not go on fetching is begun again.
             rolled_back: inner.rolled_back.filter(|_| !matches!(inner.end, Some(Err(_)))),
@@ -317,6 +323,13 @@ impl Progress {
     }
 }
 
+/// Time until all entries are here, if they come as fast as in the time that `passed`.
+fn left(figures: &StatusFigures, passed: Duration) -> Option<Duration> {
+    let StatusFigures { entries_here, entries_wanted, .. } = *figures;
+    let missing = entries_wanted.saturating_sub(entries_here);
+    (entries_here > 0).then(|| passed.mul_f64(missing as f64 / entries_here as f64))
+}
+
 impl Inner {
     /// Tells what is the fetching thread's from what is the caller's. Once nobody fetches, all is the caller's.
     fn sort_commands(&mut self) {
@@ -346,3 +359,21 @@ pub(super) struct Fetch {
 
 /// Records that may lie between here and the end of the log when a joiner counts as caught up.
 const LAG_MAX: u64 = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_takes_as_long_as_what_came() {
+        let after_a_minute = |entries_here, entries_wanted| {
+            let figures = StatusFigures { entries_here, entries_wanted, ..StatusFigures::default() };
+            left(&figures, Duration::from_secs(60))
+        };
+        assert_eq!(after_a_minute(0, 1000), None);
+        assert_eq!(after_a_minute(250, 1000), Some(Duration::from_secs(180)));
+        assert_eq!(after_a_minute(1000, 1000), Some(Duration::ZERO));
+        // A leaf that came twice is counted twice.
+        assert_eq!(after_a_minute(1100, 1000), Some(Duration::ZERO));
+    }
+}
