@@ -1,6 +1,6 @@
 //! Checks of this repository that cargo does not make: `cargo run -p xtask -- walls`.
 //!
-//! Every check reads what cargo says of the workspace, or the sources themselves; none changes anything.
+//! Every check reads what cargo says of the workspace, or the sources and documents themselves; none changes anything.
 
 mod licences;
 mod sources;
@@ -35,9 +35,9 @@ fn run() -> Result<()> {
         eprintln!("broken: {breach}");
     }
     if !broken.is_empty() {
-        bail!("{} walls are broken; ARCHITECTURE.md says why they stand", broken.len());
+        bail!("{} walls are broken; ARCHITECTURE.md says why those between crates stand", broken.len());
     }
-    println!("walls hold: crate edges, one crypto provider, licences, a core without I/O");
+    println!("walls hold: crate edges, one crypto provider, licences, a core without I/O, tests that promises name");
     Ok(())
 }
 

@@ -199,9 +199,9 @@ fn a_join_ends_where_the_link_carries_two_and_a_half_times_the_log() {
                 long_per_mille: 0,
                 ..drawn.content
             },
-            writes_per_second: 60,
+            writes_per_second: 50,
             // Records do not travel on these links: this is what a link of two and a half times their bytes leaves for the rest.
-            bytes_per_second: 60 * RECORD_BYTES * 3 / 2,
+            bytes_per_second: 50 * RECORD_BYTES * 3 / 2,
             overlay_bytes_max: 60_000,
             heal_after: Duration::from_secs(60),
             ..drawn

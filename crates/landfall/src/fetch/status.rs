@@ -96,7 +96,9 @@ pub struct StatusFigures {
     pub entries_wanted: u64,
     /// Of them, those whose leaves are known to be here, whenever they came.
     pub entries_here: u64,
-    /// Bytes of those leaves that an older tree here does not have.
+    /// Of those, the ones whose leaves came or were left from an earlier join: the older tree here does not have them.
+    pub entries_inspected: u64,
+    /// Bytes of those leaves.
     pub leaf_bytes_here: u64,
     /// Chunks that came.
     pub chunks: u64,
@@ -128,6 +130,7 @@ impl Status {
             node_bytes: get(&self.node_bytes),
             entries_wanted: get(&self.entries_wanted),
             entries_here: get(&self.entries_held) + get(&self.entries_inspected),
+            entries_inspected: get(&self.entries_inspected),
             leaf_bytes_here: get(&self.leaf_bytes_here),
             chunks: get(&self.chunks),
             chunk_bytes_encoded: get(&self.chunk_bytes_encoded),

@@ -95,6 +95,9 @@ pub enum TakeError {
     /// The tree cannot be built.
     #[error("cannot build the tree: {0}")]
     Tree(#[from] TreeError),
+    /// The record of where the last snapshot stood is damaged.
+    #[error("the record of the last snapshot's position is damaged: serve the directory with a new data directory")]
+    BadPosition,
     /// The index of files cannot be written.
     #[error("cannot write the index of files: {0}")]
     Index(io::Error),

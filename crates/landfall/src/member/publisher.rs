@@ -193,7 +193,7 @@ impl Publisher {
         let frames_lost = store.stats().frames_lost;
         let known = previous.as_deref().filter(|_| frames_lost == seen.frames_lost);
         let Scanned { root, report: scanned, index, index_token } = self.scan_quiesced(known)?;
-        let taken = store.record(POSITION_RECORD)?.as_deref().and_then(position_of_record);
+        let taken = store.record(POSITION_RECORD)?.map(|record| position_of_record(&record)).transpose()?;
         let is_unchanged = |previous: &&Arc<Held>| {
             let is_newest = taken.is_none_or(|taken| taken <= previous.manifest.position);
             is_newest && previous.manifest.sections[0].root == root && self.is_signed_as_now(previous)
@@ -201,7 +201,14 @@ impl Publisher {
         let unchanged = previous.as_ref().filter(is_unchanged);
         let held = match unchanged {
             Some(previous) => (**previous).clone(),
-            None => self.next_snapshot(previous.as_deref(), taken, root)?,
+            None => {
+                let next = self.next_snapshot(previous.as_deref(), taken, root)?;
+                // Before anybody can see it: a position that is used up for nothing leaves a gap, which is legal.
+                let mut record = Changes::default();
+                record.set_record(POSITION_RECORD, position_record(next.manifest.position));
+                store.change(&record)?;
+                next
+            }
         };
         let let_go = match unchanged {
             Some(_) => LetGo::Nothing,
@@ -210,7 +217,6 @@ impl Publisher {
         drop(writing);
         // If the process dies between these two, neither fits the other, and everything is read again.
         let mut records = Changes::default();
-        records.set_record(POSITION_RECORD, position_record(held.manifest.position));
         records.set_record(KEEP_RECORD, [self.config.keep as u8]);
         records.set_record(INDEX_RECORD, index_record(index_token, held.id));
         store.change(&records)?;
@@ -284,7 +290,8 @@ impl Publisher {
         TakeError::Scan(scan::ScanError::Unreadable { path: FilePath::root(), source })
     }
 
-    /// The snapshot after `previous`, which may not be the last that was taken: that one stood at `taken`.
+    /// The snapshot after `previous`, which may not be the last that was taken: that one stood at `taken`. One that is lost is no link of the
+    /// chain any more, and leaves a gap.
     fn next_snapshot(&self, previous: Option<&Held>, taken: Option<Position>, root: Root) -> Result<Held, TakeError> {
         let before = previous.map(|held| (held.manifest.position, held.manifest.log_hash));
         let (position, log_hash) = before.unwrap_or((Position { epoch: 1, index: 0 }, LogHash::default()));
@@ -358,9 +365,13 @@ fn position_record(Position { epoch, index }: Position) -> Vec<u8> {
     [epoch.to_le_bytes(), index.to_le_bytes()].concat()
 }
 
-fn position_of_record(record: &[u8]) -> Option<Position> {
-    let (epoch, index) = record.split_first_chunk()?;
-    Some(Position { epoch: u64::from_le_bytes(*epoch), index: u64::from_le_bytes(*index.first_chunk()?) })
+fn position_of_record(record: &[u8]) -> Result<Position, TakeError> {
+    match *record.as_chunks().0 {
+        [epoch, index] if record.len() == 16 => {
+            Ok(Position { epoch: u64::from_le_bytes(epoch), index: u64::from_le_bytes(index) })
+        }
+        _ => Err(TakeError::BadPosition),
+    }
 }
 
 fn open_store(data: &Path) -> Result<Store, ServeError> {
@@ -463,11 +474,24 @@ mod tests {
         damage(&at.path().join("data/store/packs"), &manifest);
 
         let opened = publisher(at.path());
-        assert_eq!(opened.state.newest().unwrap().manifest.position.to_string(), "1.1");
+        let first = opened.state.newest().unwrap();
+        assert_eq!(first.manifest.position.to_string(), "1.1");
         // The very content of the older one: who holds the lost one has to hear of it all the same.
         write("one");
         let report = opened.take().unwrap();
         assert_eq!((report.position.as_str(), report.changed), ("1.3", true));
+        let next = opened.state.newest().unwrap().manifest.clone();
+        assert_eq!(next.log_hash, first.manifest.log_hash.after(next.position, next.state_root().as_bytes()));
         assert!(!opened.take().unwrap().changed);
+    }
+
+    #[test]
+    fn a_record_of_no_position_is_not_taken_for_none() {
+        let position = Position { epoch: 3, index: 4 };
+        let record = position_record(position);
+        assert_eq!(position_of_record(&record).unwrap(), position);
+        for wrong in [&record[..15], &[&record[..], &[0]].concat(), &[]] {
+            assert!(matches!(position_of_record(wrong), Err(TakeError::BadPosition)));
+        }
     }
 }

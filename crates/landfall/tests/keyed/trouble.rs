@@ -132,7 +132,11 @@ fn an_old_snapshot_makes_the_next_join_small() {
     let handle = join_whole(&joiner, &[&member]);
     assert_equal(&source, &joiner);
     let changed_bytes: u64 = changed.map(|number| (key(number).len() + value(number, 1).len()) as u64).sum();
-    let brought = handle.status().figures.wire_received;
+    let status = handle.status();
+    let figures = &status.figures;
+    assert_eq!((figures.entries_here, status.left), (figures.entries_wanted, None), "all is accounted for, none twice");
+    assert!(figures.entries_inspected < figures.entries_here, "{figures:?}");
+    let brought = figures.wire_received;
     assert!(brought < changed_bytes * 2, "{brought} bytes came for {changed_bytes} bytes of changed records");
 }
 

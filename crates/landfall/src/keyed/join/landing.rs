@@ -58,7 +58,7 @@ impl fmt::Display for Place {
 
 impl KeyedLanding {
     pub(super) fn new(here: Here, trees: Vec<TreePair>, status: Arc<Status>) -> Self {
-        status.note_entries_wanted(trees.iter().map(|tree| tree.target.entries).sum());
+        status.note_entries_wanted(trees.iter().fold(0, |sum, tree| tree.target.entries.saturating_add(sum)));
         Self { here, trees, status }
     }
 

@@ -39,7 +39,8 @@ pub struct JoinStatus {
     pub fault_bytes: u64,
     /// Figures of the transfer, of all connections.
     pub figures: StatusFigures,
-    /// Time until everything is here, at the pace so far; nothing before anything came, and once it ended.
+    /// Time until everything is here, at the pace of the last half minute, or since this was asked last; nothing where nothing came
+    /// meanwhile, and once it ended.
     pub left: Option<Duration>,
     /// Why it ended, if it did without everything here.
     pub failure: Option<JoinError>,
@@ -93,6 +94,7 @@ struct Inner {
     rolled_back: Option<(RollBackReason, ReachedAfter)>,
     stopped: bool,
     end: Option<Result<(), JoinError>>,
+    pace: Pace,
 }
 
 impl Progress {
@@ -111,6 +113,7 @@ impl Progress {
             rolled_back: None,
             stopped: false,
             end: None,
+            pace: Pace::default(),
         };
         Self { clock, status: Arc::default(), inner: Mutex::new(inner), changed: Condvar::new() }
     }
@@ -175,7 +178,7 @@ impl Progress {
     }
 
     pub(super) fn status(&self) -> JoinStatus {
-        let inner = self.lock();
+        let mut inner = self.lock();
         let reached = Milestone::ALL.into_iter().filter_map(|milestone| {
             let Reached { at, bytes } = inner.join.reached(milestone)?;
             Some((milestone, ReachedAfter { after: at.since(Time::ZERO), bytes }))
@@ -183,8 +186,7 @@ impl Progress {
         let mut reached: Vec<_> = reached.collect();
         reached.sort_by_key(|(_, reached)| reached.after);
         let figures = self.status.figures();
-        let begun = inner.join.reached(Milestone::Planned).filter(|_| inner.end.is_none());
-        let left = begun.and_then(|Reached { at, .. }| left(&figures, self.clock.now().since(at)));
+        let left = inner.time_left(&figures, self.clock.now());
         JoinStatus {
             snapshot: inner.plan.as_ref().map(|plan| (plan.snapshot, plan.manifest.position)),
             reached,
@@ -323,14 +325,49 @@ impl Progress {
     }
 }
 
-/// Time until all entries are here, if they come as fast as in the time that `passed`.
-fn left(figures: &StatusFigures, passed: Duration) -> Option<Duration> {
-    let StatusFigures { entries_here, entries_wanted, .. } = *figures;
-    let missing = entries_wanted.saturating_sub(entries_here);
-    (entries_here > 0).then(|| passed.mul_f64(missing as f64 / entries_here as f64))
+/// How fast entries come, by what was seen lately.
+#[derive(Default)]
+struct Pace {
+    /// When how many had come, oldest first.
+    seen: VecDeque<(Time, u64)>,
 }
 
+impl Pace {
+    fn note(&mut self, now: Time, came: u64) {
+        if self.seen.back().is_some_and(|(last, _)| now.since(*last) < PACE_EVERY) {
+            return;
+        }
+        self.seen.push_back((now, came));
+        while self.seen.get(1).is_some_and(|(second, _)| now.since(*second) >= PACE_OF) {
+            self.seen.pop_front();
+        }
+    }
+
+    /// Time until as many as are `missing` will have come; nothing where none came lately.
+    fn time_for(&self, missing: u64, now: Time, came: u64) -> Option<Duration> {
+        let (since, before) = self.seen.front()?;
+        let lately = came.checked_sub(*before).filter(|lately| *lately > 0)?;
+        Duration::try_from_secs_f64(now.since(*since).as_secs_f64() * (missing as f64 / lately as f64)).ok()
+    }
+}
+
+/// Between two looks at how many came, at least.
+const PACE_EVERY: Duration = Duration::from_secs(1);
+/// The pace is that of so long, or since somebody looked last if that is longer ago.
+const PACE_OF: Duration = Duration::from_secs(30);
+
 impl Inner {
+    /// Time until everything is here, once it is known what is wanted and while it comes.
+    fn time_left(&mut self, figures: &StatusFigures, now: Time) -> Option<Duration> {
+        if figures.entries_wanted == 0 || self.end.is_some() {
+            return None;
+        }
+        let missing = figures.entries_wanted.saturating_sub(figures.entries_here);
+        let left = self.pace.time_for(missing, now, figures.entries_inspected);
+        self.pace.note(now, figures.entries_inspected);
+        left
+    }
+
     /// Tells what is the fetching thread's from what is the caller's. Once nobody fetches, all is the caller's.
     fn sort_commands(&mut self) {
         while let Some(command) = self.join.poll_command() {
@@ -364,16 +401,41 @@ const LAG_MAX: u64 = 64;
 mod tests {
     use super::*;
 
+    fn at(seconds: u64) -> Time {
+        Time::ZERO + Duration::from_secs(seconds)
+    }
+
     #[test]
-    fn what_is_left_takes_as_long_as_what_came() {
-        let after_a_minute = |entries_here, entries_wanted| {
-            let figures = StatusFigures { entries_here, entries_wanted, ..StatusFigures::default() };
-            left(&figures, Duration::from_secs(60))
-        };
-        assert_eq!(after_a_minute(0, 1000), None);
-        assert_eq!(after_a_minute(250, 1000), Some(Duration::from_secs(180)));
-        assert_eq!(after_a_minute(1000, 1000), Some(Duration::ZERO));
-        // A leaf that came twice is counted twice.
-        assert_eq!(after_a_minute(1100, 1000), Some(Duration::ZERO));
+    fn what_is_left_takes_as_long_as_it_took_lately() {
+        let mut pace = Pace::default();
+        assert_eq!(pace.time_for(100, at(0), 0), None);
+        // A hundred in a second; then ten, for longer than is remembered.
+        pace.note(at(0), 0);
+        pace.note(at(1), 100);
+        assert_eq!(pace.time_for(300, at(1), 100), Some(Duration::from_secs(3)));
+        for second in 2..=31 {
+            pace.note(at(second), 100 + (second - 1) * 10);
+        }
+        assert_eq!(pace.time_for(300, at(31), 400), Some(Duration::from_secs(30)));
+        assert_eq!(pace.time_for(0, at(31), 400), Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn nothing_is_foretold_where_nothing_comes_or_the_end_is_not_in_sight() {
+        let mut pace = Pace::default();
+        pace.note(at(0), 5);
+        assert_eq!(pace.time_for(100, at(9), 5), None);
+        // What is wanted is what a source claims.
+        assert_eq!(pace.time_for(u64::MAX, at(1000), 6), None);
+    }
+
+    #[test]
+    fn looks_that_follow_each_other_at_once_count_as_one() {
+        let mut pace = Pace::default();
+        for _ in 0..100 {
+            pace.note(at(0), 0);
+        }
+        pace.note(at(1), 7);
+        assert_eq!(pace.seen.len(), 2);
     }
 }
