@@ -219,13 +219,10 @@ async fn rebase_when_needed(cluster: Arc<Cluster>) {
         let Some(newer) = cluster.seals.newest_elsewhere(standing.manifest.position, &cluster.others()) else {
             continue;
         };
-        // What was missing may have come since.
-        let is_starving = starved_at == Some(cluster.applied.borrow().position);
         let has_carried = sealing.borrow().has_carried_to(newer.position());
-        if !is_starving && !cadence::moves_on(cluster.keyed.overlay_bytes(), has_carried) {
-            continue;
-        }
-        tracing::info!(position = %newer.position(), is_starving, "re-bases onto a newer snapshot");
+        let (stands, overlay_bytes) = (cluster.applied.borrow().position, cluster.keyed.overlay_bytes());
+        let Some(cause) = cadence::rebase_cause(starved_at, stands, overlay_bytes, has_carried) else { continue };
+        tracing::info!(position = %newer.position(), ?cause, "re-bases onto a newer snapshot");
         let arrivals = cluster.arrivals.clone();
         match tokio::task::spawn_blocking(move || arrivals.adopt(&newer)).await {
             Ok(Ok(())) => starved_at = None,
