@@ -4,6 +4,8 @@
 //! The more changes it merges at once, the less it does, and writes, for each; what stands against waiting is memory, and the log that a
 //! restart or a joiner has to apply (`docs/design/0018-how-much-waits-unsealed.md`). It holds no clock and seals nothing.
 
+use landfall::core::snapshot::Position;
+
 /// A seal below this many changed bytes is not worth its syncs.
 const CHANGED_BYTES_MIN: u64 = 4 * 1024 * 1024;
 /// Changes that wait in memory never grow beyond this without a mark. A joiner applies all that are not sealed before it reads what is new.
@@ -26,6 +28,29 @@ const FILLING_BYTES_MOST: u64 = 4 * CHANGED_BYTES_MAX;
 /// holds is carried over to that one's position, or nothing more will be.
 pub(crate) fn moves_on(overlay_bytes: u64, has_carried: bool) -> bool {
     overlay_bytes >= if has_carried { FILLING_BYTES_MAX } else { FILLING_BYTES_MOST }
+}
+
+/// Why a member that does not hold all of its snapshot moves on to a newer one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RebaseCause {
+    /// Nobody gives what the next entry of its log reads.
+    Starved,
+    /// The changes that it cannot seal take too much memory.
+    Memory,
+}
+
+/// Why a member that stands at `stands` and does not hold all of its snapshot moves on to a newer one, if it does. `starved_at`: where it stood
+/// when nobody gave what its log reads, which may have come since.
+pub(crate) fn rebase_cause(
+    starved_at: Option<Position>,
+    stands: Position,
+    overlay_bytes: u64,
+    has_carried: bool,
+) -> Option<RebaseCause> {
+    if starved_at == Some(stands) {
+        return Some(RebaseCause::Starved);
+    }
+    moves_on(overlay_bytes, has_carried).then_some(RebaseCause::Memory)
 }
 
 /// Decides when a mark is due. Feed it what seals cost here.
@@ -85,6 +110,27 @@ mod tests {
             assert_eq!([false, true].map(|has_carried| moves_on(overlay_bytes, has_carried)), expected);
         }
         assert!(moves_on(FILLING_BYTES_MOST, false));
+    }
+
+    #[track_caller]
+    fn check_rebase(starved_at: Option<u64>, overlay_bytes: u64, has_carried: bool, expected: Option<RebaseCause>) {
+        let at = |index| Position { epoch: 1, index };
+        assert_eq!(rebase_cause(starved_at.map(at), at(9), overlay_bytes, has_carried), expected);
+    }
+
+    #[test]
+    fn a_member_moves_on_where_its_log_cannot_go_on_or_its_memory_would_not_last() {
+        check_rebase(None, FILLING_BYTES_MAX - 1, true, None);
+        check_rebase(Some(9), 0, false, Some(RebaseCause::Starved));
+        check_rebase(None, FILLING_BYTES_MAX, false, None);
+        check_rebase(None, FILLING_BYTES_MAX, true, Some(RebaseCause::Memory));
+        check_rebase(None, FILLING_BYTES_MOST, false, Some(RebaseCause::Memory));
+    }
+
+    #[test]
+    fn a_member_whose_log_went_on_since_it_was_starved_stays_where_it_is() {
+        check_rebase(Some(8), FILLING_BYTES_MAX - 1, true, None);
+        check_rebase(Some(8), FILLING_BYTES_MAX, true, Some(RebaseCause::Memory));
     }
 
     /// What `written` changes of keys that are drawn from all take.

@@ -186,12 +186,16 @@ fn half_open(range: &impl RangeBounds<u64>) -> (u64, u64) {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use landfall::core::snapshot::Position;
     use landfall::net::FRAME_BYTES_MAX;
     use landfall_store::log::LogOptions;
     use landfall_store::vfs::RealVfs;
+    use landfall_store::vfs::faulty::{Fault, FaultyVfs};
     use openraft::Vote;
     use openraft::raft::AppendEntriesRequest;
+    use openraft::storage::RaftLogStorageExt;
 
     use super::*;
     use crate::entry::{COMMAND_BYTES_MAX, CommandsBuilder, LogTime, Origin};
@@ -207,17 +211,22 @@ mod tests {
         LogRecord { position: Position { epoch: 1, index }, kind: entry::record_kind(&payload), payload }
     }
 
+    /// A log as openraft sees it, with a ballot in a directory.
+    fn store(log: Log, directory: &Path) -> LogStore {
+        let ballot = Ballot::open(&directory.join("raft"), 1, [0; 32]).unwrap();
+        let disk = Arc::new(Owner::start("test", ballot).unwrap());
+        LogStore::new(Arc::new(log), disk, Appended::default(), Voted::default())
+    }
+
     /// Sends a log of entries of these lengths, append by append; every one must fit a frame.
     #[track_caller]
     fn check_frames(lengths: &[usize], cache_bytes_max: u64) {
         let directory = tempfile::tempdir().unwrap();
         let options = LogOptions { cache_bytes_max, ..LogOptions::default() };
-        let log = Arc::new(Log::open(Arc::new(RealVfs), directory.path(), options).unwrap());
-        let ballot = Ballot::open(&directory.path().join("raft"), 1, [0; 32]).unwrap();
+        let log = Log::open(Arc::new(RealVfs), directory.path(), options).unwrap();
         let records: Vec<_> = (1..).zip(lengths).map(|(index, bytes)| record(index, *bytes)).collect();
         log.append(&records).unwrap();
-        let disk = Arc::new(Owner::start("test", ballot).unwrap());
-        let store = LogStore::new(log, disk, Appended::default(), Voted::default());
+        let store = store(log, directory.path());
         let (mut sent, end) = (0, lengths.len() as u64);
         while sent < end {
             let entries = store.read(sent, end, ENTRIES_BYTES_MAX as u64, ENTRIES_MAX as usize).unwrap();
@@ -242,6 +251,48 @@ mod tests {
             check_frames(&[300_000; 20], cache_bytes_max);
             check_frames(&[250; 9000], cache_bytes_max);
             check_frames(&[40; 9000], cache_bytes_max);
+        }
+    }
+
+    /// When the power went.
+    #[derive(Debug, PartialEq, Eq)]
+    enum PowerCut {
+        WithinTheAppend,
+        AfterTheAnswer,
+    }
+
+    /// Cuts the power at a call of an append to the disk, or once it answered if it makes fewer: what it answered for is there after a restart.
+    async fn check_power_cut(call: u64, seed: u64) -> PowerCut {
+        let (directory, vfs) = (tempfile::tempdir().unwrap(), FaultyVfs::new(seed));
+        let open = || Log::open(Arc::new(vfs.clone()), Path::new("log"), LogOptions::default()).unwrap();
+        let mut store = store(open(), directory.path());
+        let records = [record(1, 100), record(2, 2000)];
+        let entries: Vec<_> = records.iter().map(|record| entry_of(record).unwrap()).collect();
+        vfs.fault_at(call, Fault::CutPower);
+        let answer = store.blocking_append(entries).await;
+        vfs.cut_power();
+        let power_cut = match vfs.clear_fault() {
+            Some(_) => PowerCut::AfterTheAnswer,
+            None => PowerCut::WithinTheAppend,
+        };
+        drop(store);
+        vfs.restart();
+        if answer.is_ok() {
+            assert_eq!(open().read(1, u64::MAX).unwrap(), records, "cut at call {call}, seed {seed}");
+        }
+        assert!(answer.is_ok() || power_cut == PowerCut::WithinTheAppend, "{answer:?}");
+        power_cut
+    }
+
+    #[tokio::test]
+    async fn what_an_append_answered_for_survives_a_power_cut() {
+        // Of what was not synced, each seed keeps something else.
+        for seed in 0..8 {
+            let mut call = 1;
+            while check_power_cut(call, seed).await == PowerCut::WithinTheAppend {
+                call += 1;
+            }
+            assert!(call > 1, "it writes nothing");
         }
     }
 }

@@ -166,4 +166,22 @@ mod tests {
         assert_eq!(reserved.leases.keys().copied().collect::<Vec<_>>(), [3]);
         assert!(reserved.end_leases().is_empty());
     }
+
+    #[test]
+    fn where_there_are_as_many_leases_as_may_be_only_their_holders_get_another_one() {
+        let lease = |holder, version| Lease { holder, version, keep_from: 10, until: LogTime(100), time: LogTime(0) };
+        let mut reserved = Reserved::default();
+        let newcomer = LEASES_MAX as u64;
+        for holder in 0..newcomer {
+            assert!(reserved.admits(&lease(holder, 5)));
+            reserved.set_lease(lease(holder, 5));
+        }
+        assert!(!reserved.admits(&lease(newcomer, 9)));
+        assert!(!reserved.admits(&lease(3, 4)), "it was fenced");
+        assert!(reserved.admits(&lease(3, 5)), "it is renewed");
+        assert!(reserved.admits(&lease(3, 6)));
+        // A lease that is given back makes room.
+        reserved.set_lease(Lease { until: LogTime(0), ..lease(3, 5) });
+        assert!(reserved.admits(&lease(newcomer, 9)));
+    }
 }

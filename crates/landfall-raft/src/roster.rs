@@ -382,6 +382,11 @@ fn later(time: LogTime, by: Duration) -> LogTime {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
+    use landfall::keyed::AdoptError;
+    use tokio::sync::oneshot;
+
     use super::*;
     use crate::cluster::Role;
     use crate::entry::Mark;
@@ -397,9 +402,12 @@ mod tests {
         node
     }
 
+    fn newcomer() -> Newcomer {
+        Newcomer { member: JOINER, address: MemberAddress::default() }
+    }
+
     async fn begin(leader: &Node<Silent>) -> Lease {
-        let newcomer = Newcomer { member: JOINER, address: MemberAddress::default() };
-        try_begin(&leader.cluster, &newcomer).await.unwrap().lease
+        try_begin(&leader.cluster, &newcomer()).await.unwrap().lease
     }
 
     fn renewal(lease: &Lease, keep_from: Option<u64>) -> Renewal {
@@ -445,6 +453,88 @@ mod tests {
         let (one, other) = tokio::join!(begin(&leader), begin(&leader));
         assert_ne!(one.version, other.version);
         assert_eq!(version_held(&leader), Some(one.version.max(other.version)));
+        leader.close().await;
+    }
+
+    /// Nothing that is sealed at a member is told before this is dropped: a heal is under way, which then comes to nothing. It is a task that
+    /// blocks, so a clock that was stopped moves only when it is told to.
+    async fn hold_seals_back(leader: &Node<Silent>) -> oneshot::Sender<()> {
+        let (begin, begun) = oneshot::channel();
+        let (release, released) = oneshot::channel::<()>();
+        let sealing = leader.cluster.sealing.clone();
+        tokio::task::spawn_blocking(move || {
+            let heal = || {
+                begin.send(()).unwrap();
+                let _ = released.blocking_recv();
+                Err(AdoptError::TooEarly)
+            };
+            sealing.heal(heal, || unreachable!("nothing is healed"))
+        });
+        begun.await.unwrap();
+        release
+    }
+
+    /// Moves a clock that was stopped on while something is tried, and has done after each step what it brings; says after how long it ended.
+    async fn try_for<R>(tried: impl Future<Output = R>, step: impl AsyncFn()) -> (R, Duration) {
+        const STEP: Duration = Duration::from_secs(1);
+        let (start, mut tried) = (Instant::now(), pin!(tried));
+        while start.elapsed() < 2 * SEAL_PATIENCE {
+            tokio::select! {
+                biased;
+                ended = &mut tried => return (ended, start.elapsed()),
+                () = step() => tokio::time::advance(STEP).await,
+            }
+        }
+        panic!("it waits for ever");
+    }
+
+    #[track_caller]
+    fn check_lost_patience<R: std::fmt::Debug>((tried, took): (Result<R, RosterError>, Duration)) {
+        assert!(matches!(tried, Err(RosterError::NotYet(_))), "{tried:?}");
+        assert!(took >= SEAL_PATIENCE, "after {took:?}");
+    }
+
+    #[tokio::test]
+    async fn a_newcomer_is_told_to_ask_again_when_the_first_seal_takes_long() {
+        let directory = tempfile::tempdir().unwrap();
+        let leader = leader(directory.path()).await;
+        let held_back = hold_seals_back(&leader).await;
+        tokio::time::pause();
+        // What was asked of raft before is done by then.
+        let step = async || leader.propose(&()).await.unwrap();
+        check_lost_patience(try_for(try_begin(&leader.cluster, &newcomer()), step).await);
+        assert_eq!(version_held(&leader), None);
+        tokio::time::resume();
+        drop(held_back);
+        begin(&leader).await;
+        leader.close().await;
+    }
+
+    #[tokio::test]
+    async fn a_member_that_does_not_seal_is_waited_for_in_vain_and_compared_once_it_did() {
+        let directory = tempfile::tempdir().unwrap();
+        let leader = leader(directory.path()).await;
+        // Only another member's seal is awaited: nothing is held back here.
+        let (clock, stopped) = oneshot::channel::<()>();
+        tokio::task::spawn_blocking(move || stopped.blocking_recv());
+        tokio::time::pause();
+        let step = async || {
+            leader.propose(&()).await.unwrap();
+            leader.cluster.sealing.wait_until_idle().await;
+        };
+        check_lost_patience(try_for(common_seal(&leader.cluster, JOINER), step).await);
+        tokio::time::resume();
+        drop(clock);
+        let seals = &leader.cluster.seals;
+        let (mut changes, before) = (seals.changes(), seals.newest_by_member()[&leader.member()]);
+        let seal_there = async {
+            changes.wait_for(|_| seals.newest_by_member()[&leader.member()] > before).await.unwrap();
+            let (_, own) = seals.reports_at(seals.newest().unwrap().position).pop_first().unwrap();
+            seals.handle_report(SealedAt { member: JOINER, ..own.clone() });
+            own
+        };
+        let (common, own) = tokio::join!(common_seal(&leader.cluster, JOINER), seal_there);
+        assert_eq!(common, Ok((own.clone(), SealedAt { member: JOINER, ..own })));
         leader.close().await;
     }
 }

@@ -16,7 +16,7 @@ use landfall::keyed::Extent;
 use crate::aftercare;
 use crate::cadence;
 use crate::cluster::Cluster;
-use crate::consensus::log_id_of;
+use crate::consensus::{RaftLogId, log_id_of};
 use crate::message::{Control, Request, SealedAt};
 use crate::roster::{self, RosterError};
 use crate::service::ProposeError;
@@ -147,7 +147,7 @@ async fn purge_what_is_sealed(cluster: Arc<Cluster>) {
         // A state that goes back needs the log after it, also if the process dies before the next seal: what is asked of raft here is done before
         // a heal that waits looks at the log, and what is allowed after one is allowed by the snapshot that healed.
         let _nobody_heals = cluster.healing.lock().await;
-        if let Some(through) = purge_through(&cluster)
+        if let Some(through) = LogNeeds::of(&cluster).purge_through()
             && cluster.raft.trigger().purge_log(through).await.is_err()
         {
             return;
@@ -155,17 +155,44 @@ async fn purge_what_is_sealed(cluster: Arc<Cluster>) {
     }
 }
 
-/// openraft's index of the last entry that may go.
-fn purge_through(cluster: &Cluster) -> Option<u64> {
-    let known = cluster.raft.metrics().borrow().snapshot;
-    let applied = cluster.applied.borrow();
-    // Without a mark in this life, nobody has said what others still need.
-    let (_, keep_from) = applied.mark?;
-    let sealed = cluster.seals.newest()?.position;
-    let leased_from = applied.leased_from.filter(|_| !cluster.log_is_too_long());
-    let needed = [Some(keep_from), leased_from].into_iter().flatten().min()?;
-    let through = log_id_of(sealed)?.index.min(known?.index).min(needed.checked_sub(2)?);
-    (through + 1 > cluster.log.purged_through().map_or(0, |purged| purged.index)).then_some(through)
+/// What says how much of the log may go.
+#[derive(Debug, Clone)]
+struct LogNeeds {
+    /// The newest durable snapshot here.
+    sealed: Option<Position>,
+    /// The snapshot that openraft knows of: it purges nothing beyond.
+    known: Option<RaftLogId>,
+    /// The first index that the newest mark keeps. Without a mark in this life, nobody has said what others still need.
+    marked_from: Option<u64>,
+    /// The first index that leases need.
+    leased_from: Option<u64>,
+    purged: Option<Position>,
+    log_bytes: u64,
+    log_kept_bytes_max: u64,
+}
+
+impl LogNeeds {
+    fn of(cluster: &Cluster) -> Self {
+        let known = cluster.raft.metrics().borrow().snapshot;
+        let applied = cluster.applied.borrow();
+        Self {
+            sealed: cluster.seals.newest().map(|sealed| sealed.position),
+            known,
+            marked_from: applied.mark.map(|(_, keep_from)| keep_from),
+            leased_from: applied.leased_from,
+            purged: cluster.log.purged_through(),
+            log_bytes: cluster.log.size_bytes(),
+            log_kept_bytes_max: cluster.log_kept_bytes_max,
+        }
+    }
+
+    /// openraft's index of the last entry that may go. A joiner for which the log would grow too long pulls a newer snapshot instead.
+    fn purge_through(&self) -> Option<u64> {
+        let leased_from = self.leased_from.filter(|_| self.log_bytes <= self.log_kept_bytes_max);
+        let needed = self.marked_from?.min(leased_from.unwrap_or(u64::MAX));
+        let through = log_id_of(self.sealed?)?.index.min(self.known?.index).min(needed.checked_sub(2)?);
+        (through + 1 > self.purged.map_or(0, |purged| purged.index)).then_some(through)
+    }
 }
 
 /// A member that does not hold all of its snapshot moves on to a newer one that others sealed: when nobody gives what its log reads, or when
@@ -192,13 +219,10 @@ async fn rebase_when_needed(cluster: Arc<Cluster>) {
         let Some(newer) = cluster.seals.newest_elsewhere(standing.manifest.position, &cluster.others()) else {
             continue;
         };
-        // What was missing may have come since.
-        let is_starving = starved_at == Some(cluster.applied.borrow().position);
         let has_carried = sealing.borrow().has_carried_to(newer.position());
-        if !is_starving && !cadence::moves_on(cluster.keyed.overlay_bytes(), has_carried) {
-            continue;
-        }
-        tracing::info!(position = %newer.position(), is_starving, "re-bases onto a newer snapshot");
+        let (stands, overlay_bytes) = (cluster.applied.borrow().position, cluster.keyed.overlay_bytes());
+        let Some(cause) = cadence::rebase_cause(starved_at, stands, overlay_bytes, has_carried) else { continue };
+        tracing::info!(position = %newer.position(), ?cause, "re-bases onto a newer snapshot");
         let arrivals = cluster.arrivals.clone();
         match tokio::task::spawn_blocking(move || arrivals.adopt(&newer)).await {
             Ok(Ok(())) => starved_at = None,
@@ -285,5 +309,80 @@ async fn stand_only_as_voter(cluster: Arc<Cluster>) {
         if metrics.changed().await.is_err() {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(index: u64) -> Option<Position> {
+        Some(Position { epoch: 1, index })
+    }
+
+    fn known(index: u64) -> Option<RaftLogId> {
+        at(index).and_then(log_id_of)
+    }
+
+    const LOG_KEPT_BYTES_MAX: u64 = 1000;
+
+    /// A log of which everything up to a seal may go, and whose length is at its limit.
+    fn all_sealed() -> LogNeeds {
+        LogNeeds {
+            sealed: at(100),
+            known: known(100),
+            marked_from: Some(u64::MAX),
+            leased_from: None,
+            purged: at(10),
+            log_bytes: LOG_KEPT_BYTES_MAX,
+            log_kept_bytes_max: LOG_KEPT_BYTES_MAX,
+        }
+    }
+
+    /// Checks the index of the last position that may go: openraft counts from 0, positions count from 1.
+    #[track_caller]
+    fn check(needs: LogNeeds, expected: impl Into<Option<u64>>) {
+        assert_eq!(needs.purge_through().map(|through| through + 1), expected.into(), "{needs:?}");
+    }
+
+    #[test]
+    fn the_log_is_kept_for_the_newest_mark_and_for_a_joiner_that_holds_a_lease() {
+        check(all_sealed(), 100);
+        check(LogNeeds { marked_from: Some(41), ..all_sealed() }, 40);
+        check(LogNeeds { leased_from: Some(31), ..all_sealed() }, 30);
+        check(LogNeeds { leased_from: Some(31), marked_from: Some(41), ..all_sealed() }, 30);
+        check(LogNeeds { leased_from: Some(51), marked_from: Some(41), ..all_sealed() }, 40);
+        for needed in [0, 1, 11] {
+            check(LogNeeds { leased_from: Some(needed), ..all_sealed() }, None);
+            check(LogNeeds { marked_from: Some(needed), ..all_sealed() }, None);
+        }
+    }
+
+    #[test]
+    fn a_log_that_grows_too_long_is_not_kept_for_joiners_any_more() {
+        let too_long = LogNeeds { log_bytes: LOG_KEPT_BYTES_MAX + 1, leased_from: Some(31), ..all_sealed() };
+        check(too_long.clone(), 100);
+        // What a mark keeps was decided when it was written.
+        check(LogNeeds { marked_from: Some(41), ..too_long }, 40);
+    }
+
+    #[test]
+    fn nothing_goes_that_is_not_sealed_here_however_long_the_log() {
+        for log_bytes in [0, u64::MAX] {
+            let all_sealed = LogNeeds { log_bytes, ..all_sealed() };
+            check(LogNeeds { sealed: at(50), ..all_sealed.clone() }, 50);
+            check(LogNeeds { known: known(50), ..all_sealed.clone() }, 50);
+            check(LogNeeds { sealed: None, ..all_sealed.clone() }, None);
+            check(LogNeeds { sealed: at(0), ..all_sealed.clone() }, None);
+            check(LogNeeds { known: None, ..all_sealed.clone() }, None);
+            check(LogNeeds { marked_from: None, ..all_sealed }, None);
+        }
+    }
+
+    #[test]
+    fn what_is_gone_is_not_purged_again() {
+        check(LogNeeds { purged: None, ..all_sealed() }, 100);
+        check(LogNeeds { purged: at(99), ..all_sealed() }, 100);
+        check(LogNeeds { purged: at(100), ..all_sealed() }, None);
     }
 }

@@ -9,7 +9,7 @@ use crate::gate::Gate;
 use crate::harness::{DATA, Map, PATIENCE, Stage, add, close, content, noise, set, until};
 use landfall_raft::landfall::keyed::{Extent, Milestone};
 use landfall_raft::landfall::net::{ConnectError, Connection, ListenError, Listener, PlainTransport, Transport};
-use landfall_raft::{Aim, COMMAND_BYTES_MAX, JoinConfig, JoinError, Node, NodeConfig, NodeStatus, Role, Verdict};
+use landfall_raft::{Aim, COMMAND_BYTES_MAX, JoinConfig, JoinError, Node, NodeConfig, NodeStatus, Role, Verdict, Vote};
 
 /// Writes until told to stop; says how many writes were acknowledged.
 async fn write_on(node: &Node<Map>, stop: &AtomicBool, acknowledged: &AtomicU64) {
@@ -187,8 +187,8 @@ async fn one_with_noise(stage: &Stage) -> Node<Map> {
     first
 }
 
-/// A learner that serves and is closed before all of its snapshot is there; where it was.
-async fn stop_half_way(stage: &Stage, first: &Node<Map>) -> String {
+/// A learner that serves, and that holds only a part of its snapshot until the gate is opened.
+async fn fill_half_way(stage: &Stage, first: &Node<Map>) -> (Node<Map>, Arc<Gate>) {
     let gate = Gate::open_for(NOISE_BYTES / 4);
     let join =
         JoinConfig { seeds: vec![first.address().peers], patience: PATIENCE, aim: Aim::Learner, commit_hook: None };
@@ -197,6 +197,12 @@ async fn stop_half_way(stage: &Stage, first: &Node<Map>) -> String {
     let some_bytes = |status: &NodeStatus| status.joined.as_ref().is_some_and(|joined| joined.figures.bytes_done > 0);
     until(&node, |status| gate.is_closed() && some_bytes(status)).await;
     assert_eq!(node.state().sealed().unwrap().extent, Extent::Filling);
+    (node, gate)
+}
+
+/// A learner that serves and is closed before all of its snapshot is there; where it was.
+async fn stop_half_way(stage: &Stage, first: &Node<Map>) -> String {
+    let (node, _) = fill_half_way(stage, first).await;
     let address = node.address().peers;
     node.close().await;
     address
@@ -242,6 +248,40 @@ async fn a_pull_whose_sources_all_failed_goes_on_when_they_are_back() {
     let position = first.status().applied;
     until(&node, |status| status.applied >= position).await;
     assert_eq!(content(&node), content(&first));
+    close(vec![node, first]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_is_not_whole_gets_no_vote_before_it_is() {
+    let stage = Stage::new();
+    let first = one_with_noise(&stage).await;
+    let (node, gate) = fill_half_way(&stage, &first).await;
+    let sealed = |status: &NodeStatus| status.sealed.as_ref().map(|sealed| sealed.position());
+    let seals_again = async || {
+        let before = sealed(&first.status());
+        sealed(&until(&first, |status| sealed(status) > before).await).unwrap()
+    };
+    let mut promoting = Box::pin(first.promote(2));
+    let without_its_seal = async {
+        // The leader seals to compare, waits for the member in vain, and has everybody seal once more.
+        seals_again().await;
+        let position = seals_again().await;
+        until(&node, |status| status.applied >= position).await;
+    };
+    tokio::select! {
+        biased;
+        promoted = &mut promoting => panic!("it is not whole: {promoted:?}"),
+        () = without_its_seal => {}
+    }
+    assert_eq!(node.state().sealed().unwrap().extent, Extent::Filling);
+    let votes =
+        |status: &NodeStatus| status.members.iter().any(|(member, _, vote)| (*member, *vote) == (2, Vote::Counts));
+    assert!(!votes(&first.status()));
+    gate.open();
+    tokio::time::timeout(PATIENCE, promoting).await.expect("it is whole soon").unwrap();
+    assert!(votes(&first.status()));
+    until(&node, |status| status.role == Role::Voter).await;
+    assert_eq!(node.state().sealed().unwrap().extent, Extent::Whole);
     close(vec![node, first]).await;
 }
 
