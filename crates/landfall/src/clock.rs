@@ -15,6 +15,12 @@ impl Clock {
         Self { began: Instant::now() }
     }
 
+    /// A clock that was made so long ago.
+    #[cfg(test)]
+    pub(crate) fn started_before(ago: std::time::Duration) -> Self {
+        Self { began: Instant::now().checked_sub(ago).expect("the machine runs for longer") }
+    }
+
     pub(crate) fn now(&self) -> Time {
         Time::from_nanos(u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX))
     }

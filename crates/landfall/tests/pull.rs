@@ -291,6 +291,38 @@ fn a_damaged_source_is_named_and_the_other_heals() {
 }
 
 #[test]
+fn an_update_that_no_source_can_complete_touches_nothing() {
+    let ground = ground();
+    let member = serve(&ground.source, &ground.data, Keep::Store);
+    pull_from(&ground.copy, &[&member]).unwrap();
+    let before = listing(&ground.copy);
+
+    let mut bytes = fs::read(ground.source.join("content-defined")).unwrap();
+    bytes[1_000_000..2_000_000].copy_from_slice(&noise(9, 1_000_000));
+    fs::write(ground.source.join("content-defined"), &bytes).unwrap();
+    fs::write(ground.source.join("deep/whole"), noise(10, 50_000)).unwrap();
+    fs::write(ground.source.join("inline"), b"another").unwrap();
+    fs::write(ground.source.join("new"), b"new").unwrap();
+    fs::remove_file(ground.source.join("nothing")).unwrap();
+    member.snapshot(&name()).unwrap();
+    let relayed = ground.copy.with_file_name("relayed");
+    pull_from(&relayed, &[&member]).unwrap();
+    let relay = serve(&relayed, &ground.data, Keep::Frozen);
+    for byte in bytes[1_500_000..].iter_mut().step_by(10_000) {
+        *byte ^= 1;
+    }
+    fs::write(relayed.join("content-defined"), &bytes).unwrap();
+
+    let status = Arc::new(Status::default());
+    let stuck = pull(&options(&ground.copy, &[&relay]), &status).unwrap_err();
+    assert!(matches!(stuck, PullError::Stuck { .. }), "{stuck}");
+    assert!(status.figures().chunks > 0, "some of it came");
+    assert_eq!(listing(&ground.copy), before);
+    pull_from(&ground.copy, &[&member]).unwrap();
+    assert_eq!(listing(&ground.copy), listing(&ground.source));
+}
+
+#[test]
 fn a_directory_served_frozen_can_be_served_from_packs_later() {
     let ground = ground();
     drop(serve(&ground.source, &ground.data, Keep::Frozen));

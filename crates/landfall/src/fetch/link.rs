@@ -237,19 +237,30 @@ mod tests {
 
     use bytes::Bytes;
     use landfall_core::codec::{Codec, WireCodec, WireEncoder};
-    use landfall_core::transfer::Want;
-    use landfall_core::tree::{NodeWant, Value};
-    use landfall_core::wire::{Item, ItemBody, ItemForm};
-    use landfall_core::{Chunk, ChunkId, Proven};
+    use landfall_core::transfer::{Arrival, Command, Transfer, TreePair, Want};
+    use landfall_core::tree::{NodeWant, Root, Value};
+    use landfall_core::wire::{Fetch, FetchWhat, Item, ItemBody, ItemForm, NodeRequest};
+    use landfall_core::{Chunk, ChunkId, Domain, Proven, Time};
+    use landfall_net::{Closer, FrameSender, Pressure, SendError};
+    use landfall_store::vfs::faulty::FaultyVfs;
+    use landfall_store::{Store, StoreOptions};
 
     use super::super::landing::Inspection;
     use super::super::status::Status;
     use super::*;
+    use crate::clock::Clock;
     use crate::nodes::NodeCache;
     use crate::pull::AssemblyError;
 
-    /// Where nothing ever lands.
-    struct Nowhere;
+    /// Where nothing ever lands, and no node is.
+    struct Nowhere(NodeCache);
+
+    impl Nowhere {
+        fn new() -> Arc<Self> {
+            let store = Store::open(Arc::new(FaultyVfs::new(0)), "store".as_ref(), StoreOptions::default()).unwrap();
+            Arc::new(Self(NodeCache::with_cache_bytes(Arc::new(store), 0)))
+        }
+    }
 
     impl Landing for Nowhere {
         type Place = String;
@@ -257,7 +268,7 @@ mod tests {
         type Failure = AssemblyError;
 
         fn nodes(&self) -> &NodeCache {
-            unreachable!("nothing is fetched")
+            &self.0
         }
 
         fn inspect(&self, _: usize, _: ChunkId) -> Result<Inspection<Infallible>, AssemblyError> {
@@ -310,7 +321,7 @@ mod tests {
 
     #[test]
     fn a_transfer_for_which_no_thread_compares_what_is_here_has_failed() {
-        let session = Session::new(Vec::new(), Arc::new(Nowhere), Arc::new(Status::default()));
+        let session = Session::new(Vec::new(), Nowhere::new(), Arc::new(Status::default()));
         let mut left = Some(());
         let mut spawn = || left.take().ok_or(std::io::ErrorKind::WouldBlock.into());
         session.begin_inspecting(2, &mut spawn);
@@ -321,7 +332,7 @@ mod tests {
 
     #[test]
     fn items_of_requests_that_are_over_are_read_all_the_same() {
-        let session = Session::new(Vec::new(), Arc::new(Nowhere), Arc::new(Status::default()));
+        let session = Session::new(Vec::new(), Nowhere::new(), Arc::new(Status::default()));
         let lane = Lane { peer: PeerId(0), index: 0 };
         let (mut encoder, mut reader, mut bench) = (WireEncoder::new(), ItemReader::new(), Workbench::new());
         let [first, second, third] = [&b"what stands here"[..], b"stands here", b"what stands here again"]
@@ -334,5 +345,108 @@ mod tests {
 
         let lost = hear(&session, lane, &second, &mut ItemReader::new(), &mut bench);
         assert!(lost.is_err_and(|why| why.contains("the stream of the connection is lost")));
+    }
+
+    /// What was said on all lanes, in order.
+    type Said = Arc<Mutex<Vec<String>>>;
+
+    fn told(lane: Lane, message: &Message<'_>) -> String {
+        format!("{lane} <- {message:?}")
+    }
+
+    /// The sending side of a lane on which what is said is written down and goes nowhere.
+    struct WrittenDown {
+        lane: Lane,
+        said: Said,
+    }
+
+    impl FrameSender for WrittenDown {
+        fn send(&mut self, head: &[u8], body: &[u8]) -> Result<(), SendError> {
+            assert_eq!(body, b"", "a joiner only asks");
+            self.said.lock().unwrap().push(told(self.lane, &Message::decode(head).unwrap()));
+            Ok(())
+        }
+
+        fn flush(&mut self) -> Result<(), SendError> {
+            Ok(())
+        }
+
+        fn finish(&mut self) -> Result<(), SendError> {
+            Ok(())
+        }
+
+        fn pressure(&self) -> Pressure {
+            Pressure::default()
+        }
+
+        fn set_stall_deadline(&mut self, _: Duration) {}
+    }
+
+    fn lanes_of(peer: PeerId, count: u32, said: &Said) -> Vec<Arc<LaneHandle>> {
+        let sender = |index| Box::new(WrittenDown { lane: Lane { peer, index }, said: said.clone() });
+        let lane = |index| LaneHandle { sender: Mutex::new(sender(index)), closer: Closer::new(|| ()) };
+        (0..count).map(|index| Arc::new(lane(index))).collect()
+    }
+
+    /// What a source is to hear of a command.
+    fn message_of(command: Command) -> (Lane, Message<'static>) {
+        match command {
+            Command::FetchNodes { request, lane, wants } => {
+                let ids = wants.iter().map(|want| want.id.to_bytes()).collect();
+                let bases = wants.iter().map(|want| want.base.map_or_else(Bytes::new, ChunkId::to_bytes)).collect();
+                let what = Some(FetchWhat::Nodes(NodeRequest { ids, bases }));
+                (lane, Message::Fetch(Fetch { request: request.0, what }))
+            }
+            Command::Cancel { request, lane } => (lane, Message::Cancel { request: request.0 }),
+            other => panic!("no source hears of {other:?}"),
+        }
+    }
+
+    #[test]
+    fn sources_hear_what_the_transfer_commands_and_nothing_else() {
+        let root =
+            Root { id: ChunkId::of(Domain::Node, b"the root"), level: 1, entries: 2, payload_bytes: 2, chunk_refs: 0 };
+        let trees = vec![TreePair { base: None, target: root }];
+        let (landing, said) = (Nowhere::new(), Said::default());
+        let mut session = Session::new(trees.clone(), landing.clone(), Arc::new(Status::default()));
+        let [first, second] = [PeerId(0), PeerId(1)];
+        session.join_peer(first, lanes_of(first, 2, &said), PeerCost::NEAR);
+        session.join_peer(second, lanes_of(second, 1, &said), PeerCost::NEAR);
+        // The first is silent for so long that the second is asked as well, and that one is slow. The times lie far apart, so that it makes no
+        // difference how long this test takes.
+        let [silent, slow] = [2, 12].map(Duration::from_secs);
+        session.clock = Clock::started_before(silent);
+        session.tell(|_, _| ());
+        session.clock = Clock::started_before(slow);
+        session.tell(|transfer, now| transfer.handle_arrival(RequestId(1), 0, Arrival::Stored, now));
+        let (mut reader, mut bench) = (ItemReader::new(), Workbench::new());
+        let lane = Lane { peer: first, index: 1 };
+        let missing = Message::Item(Item { request: 2, want: 0, body: ItemBody::Missing });
+        for answer in [missing, Message::Done { request: 2 }] {
+            assert!(hear(&session, lane, &answer.encode(), &mut reader, &mut bench).is_ok());
+        }
+        session.lose_peer(second);
+        session.join_peer(second, lanes_of(second, 1, &said), PeerCost::NEAR);
+
+        let mut transfer = Transfer::new(trees, Time::ZERO);
+        let mut commanded = Vec::new();
+        let mut tell = |now, fact: &dyn Fn(&mut Transfer, Time)| {
+            fact(&mut transfer, now);
+            while let Some(command) = transfer.poll_command(landing.nodes(), now) {
+                let (lane, message) = message_of(command);
+                commanded.push(told(lane, &message));
+            }
+        };
+        let [begun, silent, slow] = [Duration::ZERO, silent, slow].map(|after| Time::ZERO + after);
+        tell(begun, &|transfer, now| transfer.handle_peer_joined(first, 2, PeerCost::NEAR, now));
+        tell(begun, &|transfer, now| transfer.handle_peer_joined(second, 1, PeerCost::NEAR, now));
+        tell(silent, &|_, _| ());
+        tell(slow, &|transfer, now| transfer.handle_arrival(RequestId(1), 0, Arrival::Stored, now));
+        tell(slow, &|transfer, now| transfer.handle_arrival(RequestId(2), 0, Arrival::Missing, now));
+        tell(slow, &|transfer, now| transfer.handle_request_ended(RequestId(2), now));
+        tell(slow, &|transfer, now| transfer.handle_peer_lost(second, now));
+        tell(slow, &|transfer, now| transfer.handle_peer_joined(second, 1, PeerCost::NEAR, now));
+        assert_eq!(*said.lock().unwrap(), commanded);
+        assert!(commanded.len() > 4 && commanded.iter().any(|message| message.contains("Cancel")), "{commanded:?}");
     }
 }

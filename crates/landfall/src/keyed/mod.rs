@@ -26,7 +26,7 @@ use landfall_core::keyed::{Applied, KeyedState, Look, Missing, ReadError, Rebase
 use landfall_core::snapshot::{LogHash, Manifest, Position, StateName};
 use landfall_core::tree::Salt;
 use landfall_core::{Chunk, ChunkId};
-use landfall_store::vfs::RealVfs;
+use landfall_store::vfs::{RealVfs, Vfs};
 use landfall_store::{Session, Store, StoreOptions};
 
 pub use landfall_core::keyed::{Batch, Op, Schema, SectionId, SectionSchema, Sections, SectionsRefused, Transaction};
@@ -116,7 +116,12 @@ impl Keyed {
     /// Opens a state at its newest durable snapshot, or at one that a join began to fill; a new directory gives an empty state. A snapshot
     /// whose manifest is lost is passed over: [`Self::lost_snapshots`].
     pub fn open(config: KeyedConfig) -> Result<Arc<Self>, KeyedOpenError> {
-        let store = Store::open(Arc::new(RealVfs), &config.directory.join("store"), StoreOptions::default())?;
+        Self::open_on(config, Arc::new(RealVfs))
+    }
+
+    /// Opens a state that is kept on the disk which `vfs` reaches.
+    fn open_on(config: KeyedConfig, vfs: Arc<dyn Vfs>) -> Result<Arc<Self>, KeyedOpenError> {
+        let store = Store::open(vfs, &config.directory.join("store"), StoreOptions::default())?;
         let store = Arc::new(store);
         let History { held, lost } = history::load(&store)?;
         if let Some(other) = held.iter().find(|held| held.manifest.state != config.name) {

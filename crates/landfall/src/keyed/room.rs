@@ -109,17 +109,14 @@ const COLLECT_COPY_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-
-    use super::super::alone::{open, put};
+    use super::super::alone::{keys, open, put};
     use super::*;
 
     #[test]
     fn a_store_that_did_not_grow_is_not_looked_through_again() {
         let directory = tempfile::tempdir().unwrap();
         let state = open(directory.path());
-        let keys: Vec<_> = (0..2000_u32).map(|number| Bytes::copy_from_slice(&number.to_be_bytes())).collect();
-        put(&state, 1, &keys, "value");
+        put(&state, 1, &keys(2000), "value");
         state.seal().unwrap().wait().unwrap();
         drop(state);
         // Only finished packs count; opening again finishes them.

@@ -159,9 +159,10 @@ impl Run<'_> {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
+    use landfall_store::vfs::faulty::FaultyVfs;
 
     use super::super::SectionId;
-    use super::super::alone::{open, put};
+    use super::super::alone::{assert_read, keys, open, open_after_power_cut, open_on, put};
     use super::*;
 
     const KEY: Bytes = Bytes::from_static(b"key");
@@ -178,5 +179,23 @@ mod tests {
         let report = state.seal().unwrap().wait().unwrap();
         assert_eq!((report.entries, report.manifest.position.index), (1, 2));
         assert_eq!(state.get(SectionId(0), &KEY).unwrap().as_deref(), Some(&b"late"[..]));
+    }
+
+    #[test]
+    fn a_seal_that_was_waited_for_outlives_a_power_cut() {
+        for seed in 0..8 {
+            let disk = FaultyVfs::new(seed);
+            let (state, keys) = (open_on(&disk), keys(5000));
+            put(&state, 1, &keys, "early");
+            state.seal().unwrap().wait().unwrap();
+            put(&state, 2, &keys[..2500], "late");
+            let report = state.seal().unwrap().wait().unwrap();
+            put(&state, 3, &keys, "never sealed");
+            let state = open_after_power_cut(&disk, state);
+            assert_eq!(state.lost_snapshots(), [], "seed {seed}");
+            assert_eq!(state.sealed().unwrap().id, report.snapshot, "seed {seed}");
+            assert_read(&state, &keys[..2500], "late");
+            assert_read(&state, &keys[2500..], "early");
+        }
     }
 }

@@ -8,6 +8,8 @@ mod hot;
 mod landing;
 mod lanes;
 mod line;
+#[cfg(test)]
+mod power;
 mod progress;
 mod run;
 

@@ -1,9 +1,11 @@
-//! Owns the proof that a pull may be cut short before any change it makes.
+//! Owns the proof that a pull may be cut short before any change it makes, and that it says in time what must outlive a power cut.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use super::model::{
-    Model, Node, StopAfter, What, file, link, manifest, model, open, open_with, path, pull, read_back, scratch, symlink,
+    Model, Node, Steps, StopAfter, What, file, link, manifest, model, open, open_with, path, pull, read_back, scratch,
+    symlink,
 };
 use crate::files::place::{FinishReport, Kind, PlaceError, Placement, Previous};
 
@@ -177,4 +179,58 @@ fn the_way_back_leads_back_wherever_it_stops() {
         }
         assert_eq!(read_back(&destination), old, "after {steps} steps");
     }
+}
+
+/// The steps of a pull into a destination that holds `old`, if anything.
+fn steps_of_a_pull(old: Option<&Model>, previous: Previous) -> Vec<&'static str> {
+    let scratch = scratch();
+    let destination = scratch.path().join("dest");
+    let nothing = Model::new();
+    if let Some(old) = old {
+        pull(open(&destination), &nothing, old, manifest(1), Previous::Drop).unwrap();
+    }
+    let steps = Arc::new(Steps::default());
+    let placement = open_with(&destination, steps.clone()).unwrap();
+    pull(placement, old.unwrap_or(&nothing), &new(), manifest(2), previous).unwrap();
+    steps.names()
+}
+
+/// The steps before the last one of a name, and those from it on.
+#[track_caller]
+fn split_at_last<'a>(steps: &'a [&'static str], name: &str) -> (&'a [&'static str], &'a [&'static str]) {
+    let at = steps.iter().rposition(|step| *step == name);
+    steps.split_at(at.unwrap_or_else(|| panic!("no step '{name}' in {steps:?}")))
+}
+
+#[test]
+fn a_first_pull_makes_everything_durable_before_it_takes_its_name() {
+    let steps = steps_of_a_pull(None, Previous::Drop);
+    let (made, durable) = split_at_last(&steps, "sync the file system");
+    for content in ["write", "link", "make a directory", "make a symlink", "set a mode", "set a time"] {
+        assert!(made.contains(&content) && !durable.contains(&content), "'{content}' in {steps:?}");
+    }
+    let (tidied, named) = split_at_last(durable, "rename");
+    assert_eq!(tidied.last(), Some(&"sync a directory"), "{steps:?}");
+    assert_eq!(named, ["rename", "sync a directory"], "{steps:?}");
+}
+
+#[test]
+fn an_update_makes_everything_durable_before_its_journal_comes_and_before_it_goes() {
+    check_update_steps(Previous::Drop, &[]);
+    check_update_steps(Previous::Keep, &["make a directory", "rename"]);
+}
+
+/// `settled` is how the way back gets its place: its names are durable already, under others.
+#[track_caller]
+fn check_update_steps(previous: Previous, settled: &[&str]) {
+    let steps = steps_of_a_pull(Some(&old()), previous);
+    let (staged, committed) = split_at_last(&steps, "write the journal");
+    assert!(staged.contains(&"write"), "{steps:?}");
+    assert_eq!(staged.last(), Some(&"sync the file system"), "{steps:?}");
+    assert_eq!(committed[..2], ["write the journal", "sync a directory"], "{steps:?}");
+    let (placed, ended) = split_at_last(committed, "write the index");
+    assert!(placed.contains(&"rename") && placed.contains(&"remove a file"), "{steps:?}");
+    assert!(placed.ends_with(&[&["sync the file system"], settled].concat()), "{previous:?}: {steps:?}");
+    // The journal, then what was staged.
+    assert_eq!(ended[..3], ["write the index", "remove a file", "sync a directory"], "{steps:?}");
 }

@@ -5,8 +5,8 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use landfall_core::files::{Content, FileKind, FilePath, Meta, Mtime};
@@ -164,6 +164,25 @@ impl Faults for StopAfter {
     fn before(&self, _step: &'static str) -> io::Result<()> {
         let left = self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
         left.map(drop).map_err(|_| io::Error::other("the world has stopped"))
+    }
+}
+
+/// Lets every step happen and writes its name down.
+#[derive(Default)]
+pub(super) struct Steps {
+    names: Mutex<Vec<&'static str>>,
+}
+
+impl Steps {
+    pub(super) fn names(&self) -> Vec<&'static str> {
+        self.names.lock().unwrap().clone()
+    }
+}
+
+impl Faults for Steps {
+    fn before(&self, step: &'static str) -> io::Result<()> {
+        self.names.lock().unwrap().push(step);
+        Ok(())
     }
 }
 
