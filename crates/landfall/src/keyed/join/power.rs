@@ -8,6 +8,7 @@ use landfall_net::{ConnectError, Connection, ListenError, Listener, PlainTranspo
 use landfall_store::vfs::faulty::FaultyVfs;
 
 use super::{AdoptError, Extent, JoinHandle, JoinOptions, Milestone, Position, Sections};
+use crate::keyed::Keyed;
 use crate::keyed::alone::{assert_read, keys, open_after_power_cut, open_on, put};
 use crate::member::{Member, ServeConfig};
 use crate::pull::TrustAll;
@@ -74,15 +75,21 @@ fn options(member: &Member, gate: &Gate) -> JoinOptions {
     }
 }
 
+/// A state below which a snapshot was put before its bulk came.
+fn standing_on_a_part(disk: &FaultyVfs, member: &Member, gate: &Gate) -> (JoinHandle, Arc<Keyed>) {
+    let state = open_on(disk);
+    let handle = state.join(options(member, gate));
+    handle.wait(Milestone::Viable).unwrap();
+    handle.adopt().unwrap();
+    (handle, state)
+}
+
 #[test]
 fn what_serving_needs_outlives_a_power_cut_once_it_is_adopted() {
     let (member, snapshot) = source();
     for seed in 0..4 {
         let (disk, gate) = (FaultyVfs::new(seed), Gate::default());
-        let state = open_on(&disk);
-        let handle = state.join(options(&member, &gate));
-        handle.wait(Milestone::Viable).unwrap();
-        handle.adopt().unwrap();
+        let (handle, state) = standing_on_a_part(&disk, &member, &gate);
         disk.cut_power();
         gate.open();
         let state = open_after_power_cut(&disk, (handle, state));
@@ -99,10 +106,7 @@ fn what_came_after_it_was_adopted_outlives_a_power_cut_once_all_is_here() {
     let (member, snapshot) = source();
     for seed in 0..4 {
         let (disk, gate) = (FaultyVfs::new(seed), Gate::default());
-        let state = open_on(&disk);
-        let handle = state.join(options(&member, &gate));
-        handle.wait(Milestone::Viable).unwrap();
-        handle.adopt().unwrap();
+        let (handle, state) = standing_on_a_part(&disk, &member, &gate);
         gate.open();
         handle.wait(Milestone::Complete).unwrap();
         let state = open_after_power_cut(&disk, (handle, state));
