@@ -195,7 +195,7 @@ impl Cluster {
 
     /// Whether the log is longer than what is kept for members that lag and joiners: they will pull a newer snapshot instead.
     pub(crate) fn log_is_too_long(&self) -> bool {
-        self.log.size_bytes() > self.log_kept_bytes_max
+        is_too_long(self.log.size_bytes(), self.log_kept_bytes_max)
     }
 
     /// The first index that a member which follows has not confirmed yet. One that lags too far, or died long ago, is not waited for.
@@ -208,4 +208,9 @@ impl Cluster {
         let confirmed = replication.values().map(|id| id.map_or(0, |id| position_of(id).index));
         confirmed.min().map_or(u64::MAX, |index| index + 1)
     }
+}
+
+/// Whether a log of so many bytes is longer than what is kept for members that lag and joiners.
+pub(crate) fn is_too_long(log_bytes: u64, log_kept_bytes_max: u64) -> bool {
+    log_bytes > log_kept_bytes_max
 }

@@ -15,7 +15,7 @@ use landfall::keyed::Extent;
 
 use crate::aftercare;
 use crate::cadence;
-use crate::cluster::Cluster;
+use crate::cluster::{self, Cluster};
 use crate::consensus::{RaftLogId, log_id_of};
 use crate::message::{Control, Request, SealedAt};
 use crate::roster::{self, RosterError};
@@ -188,7 +188,7 @@ impl LogNeeds {
 
     /// openraft's index of the last entry that may go. A joiner for which the log would grow too long pulls a newer snapshot instead.
     fn purge_through(&self) -> Option<u64> {
-        let leased_from = self.leased_from.filter(|_| self.log_bytes <= self.log_kept_bytes_max);
+        let leased_from = self.leased_from.filter(|_| !cluster::is_too_long(self.log_bytes, self.log_kept_bytes_max));
         let needed = self.marked_from?.min(leased_from.unwrap_or(u64::MAX));
         let through = log_id_of(self.sealed?)?.index.min(self.known?.index).min(needed.checked_sub(2)?);
         (through + 1 > self.purged.map_or(0, |purged| purged.index)).then_some(through)
