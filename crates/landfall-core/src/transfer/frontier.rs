@@ -190,7 +190,9 @@ impl Frontier {
 
     /// Entries so far that are here because the bases have their leaves.
     pub(super) fn entries_held(&self) -> u64 {
-        self.entries_held + self.walk.as_ref().map_or(0, |(_, walk)| walk.entries_held())
+        let walked = self.walk.as_ref().map_or(0, |(_, walk)| walk.entries_held());
+        // Each tree's count is what its publisher claims: their sum need not fit.
+        self.entries_held.saturating_add(walked)
     }
 
     /// Every node is here and every leaf was inspected.

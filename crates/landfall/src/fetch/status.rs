@@ -129,7 +129,7 @@ impl Status {
             bytes_reused: get(&self.bytes_reused),
             node_bytes: get(&self.node_bytes),
             entries_wanted: get(&self.entries_wanted),
-            entries_here: get(&self.entries_held) + get(&self.entries_inspected),
+            entries_here: get(&self.entries_held).saturating_add(get(&self.entries_inspected)),
             entries_inspected: get(&self.entries_inspected),
             leaf_bytes_here: get(&self.leaf_bytes_here),
             chunks: get(&self.chunks),
