@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::error::StoreError;
-use crate::index::{Location, PackStage, PackState, Run, RunError, RunNumber, RunPack, RunWriter, merge};
+use crate::index::{Entries, Location, PackStage, PackState, Run, RunError, RunNumber, RunPack, RunWriter, merge};
 use crate::lock::{lock, read, write};
 use crate::pack::{Footer, FooterEntry, PackNumber, read_whole, scan};
 use crate::store::Shared;
@@ -63,16 +63,20 @@ impl Shared {
         Ok((scan(&content, number), content))
     }
 
+    /// Readers look up beside all but two short moments: while a run is begun, and while it is installed.
     fn build_run(&self) -> Result<(), StoreError> {
-        let (packs, entries) = read(&self.index).next_run();
+        let young = Entries::with_capacity(self.options.young_entries_max as usize);
+        let next = write(&self.index).begin_run(young);
+        let entries = next.sorted();
         let run = self.write_run(
             |mut writer| {
                 entries.iter().try_for_each(|(id, location)| writer.push(*id, *location))?;
-                Ok(writer.finish(&packs)?)
+                Ok(writer.finish(next.packs())?)
             },
             entries.len() as u64,
         )?;
-        write(&self.index).install_run(Arc::new(run));
+        let left_over = next.left_over();
+        write(&self.index).install_run(Arc::new(run), left_over);
         Ok(())
     }
 

@@ -98,11 +98,52 @@ impl PackState {
     }
 }
 
+/// Where chunks are.
+pub(crate) type Entries = HashMap<ChunkId, Location>;
+
+/// What the next run is made of.
+pub(crate) struct NextRun {
+    packs: Vec<RunPack>,
+    entries: Arc<Entries>,
+}
+
+impl NextRun {
+    /// The packs that the run covers.
+    pub(crate) fn packs(&self) -> &[RunPack] {
+        &self.packs
+    }
+
+    /// Its entries, sorted.
+    pub(crate) fn sorted(&self) -> Vec<(ChunkId, Location)> {
+        let covered = self.covered();
+        let mut entries: Vec<_> = self.entries_where(|location| covered.contains(&location.pack)).collect();
+        entries.sort_unstable_by_key(|(id, _)| *id);
+        entries
+    }
+
+    /// Entries of packs that it does not cover: they stay young.
+    pub(crate) fn left_over(&self) -> Vec<(ChunkId, Location)> {
+        let covered = self.covered();
+        self.entries_where(|location| !covered.contains(&location.pack)).collect()
+    }
+
+    fn covered(&self) -> BTreeSet<PackNumber> {
+        self.packs.iter().map(|pack| pack.number).collect()
+    }
+
+    fn entries_where(&self, is_wanted: impl Fn(&Location) -> bool) -> impl Iterator<Item = (ChunkId, Location)> {
+        let wanted = self.entries.iter().filter(move |(_, location)| is_wanted(location));
+        wanted.map(|(id, location)| (*id, *location))
+    }
+}
+
 /// The whole index. Behind one lock; nothing in here waits for a disk.
 #[derive(Debug, Default)]
 pub(crate) struct Index {
     pub(crate) packs: BTreeMap<PackNumber, PackState>,
-    young: HashMap<ChunkId, Location>,
+    young: Entries,
+    /// Young entries that are on their way into a run. Nobody changes them, so that they can be sorted and written without the lock.
+    ripening: Option<Arc<Entries>>,
     /// The smallest first. Where several hold a chunk, any place that is here will do.
     runs: Arc<Vec<Arc<Run>>>,
     /// Grows whenever entries move in a way that a search without the lock may miss.
@@ -120,7 +161,9 @@ impl Index {
     }
 
     pub(crate) fn young(&self, id: ChunkId) -> Option<Location> {
-        self.young.get(&id).copied().filter(|location| self.presence(*location) == Presence::Here)
+        let is_here = |location: &&Location| self.presence(**location) == Presence::Here;
+        let ripening = || self.ripening.as_ref().and_then(|ripening| ripening.get(&id)).filter(is_here);
+        self.young.get(&id).filter(is_here).or_else(ripening).copied()
     }
 
     pub(crate) fn insert(&mut self, id: ChunkId, location: Location) {
@@ -150,7 +193,7 @@ impl Index {
     }
 
     pub(crate) fn young_count(&self) -> usize {
-        self.young.len()
+        self.young.len() + self.ripening.as_ref().map_or(0, |ripening| ripening.len())
     }
 
     /// Frames that may move into a run now.
@@ -163,24 +206,35 @@ impl Index {
         self.packs.iter().filter(move |(_, pack)| is_ready(pack)).map(|(number, pack)| (*number, pack))
     }
 
-    /// The packs and entries of the next run; the entries are sorted.
-    pub(crate) fn next_run(&self) -> (Vec<RunPack>, Vec<(ChunkId, Location)>) {
-        let packs: Vec<_> = self.packs_for_run().map(|(number, pack)| pack.run_pack(number)).collect();
-        let numbers: BTreeSet<_> = packs.iter().map(|pack| pack.number).collect();
-        let is_covered = |location: &Location| numbers.contains(&location.pack);
-        let entries = self.young.iter().filter(|(_, location)| is_covered(location));
-        let mut entries: Vec<_> = entries.map(|(id, location)| (*id, *location)).collect();
-        entries.sort_unstable_by_key(|(id, _)| *id);
-        (packs, entries)
+    /// Begins a run of what may move into one now; until [`Self::install_run`] its entries are found as before. `young` takes the place of the
+    /// young entries: it is empty, and has the room that it will need, because whoever looks something up waits for this.
+    pub(crate) fn begin_run(&mut self, young: Entries) -> NextRun {
+        let packs = self.packs_for_run().map(|(number, pack)| pack.run_pack(number)).collect();
+        let mut entries = std::mem::replace(&mut self.young, young);
+        // A run that was begun before could not be written.
+        if let Some(failed) = self.ripening.take() {
+            for (id, location) in failed.iter() {
+                entries.entry(*id).or_insert(*location);
+            }
+        }
+        let entries = Arc::new(entries);
+        self.ripening = Some(Arc::clone(&entries));
+        NextRun { packs, entries }
     }
 
-    /// Takes a run that was built from [`Self::next_run`]: its entries are young no more.
-    pub(crate) fn install_run(&mut self, run: Arc<Run>) {
-        let covered: BTreeSet<_> = run.packs.iter().map(|pack| pack.number).collect();
-        for (_, pack) in self.packs.iter_mut().filter(|(number, _)| covered.contains(number)) {
-            pack.in_run = true;
+    /// Takes the run that was written of what [`Self::begin_run`] gave: its entries are young no more, those that were left over are again.
+    pub(crate) fn install_run(&mut self, run: Arc<Run>, left_over: Vec<(ChunkId, Location)>) {
+        for covered in &run.packs {
+            if let Some(pack) = self.packs.get_mut(&covered.number) {
+                pack.in_run = true;
+            }
         }
-        self.young.retain(|_, location| !covered.contains(&location.pack));
+        for (id, location) in left_over {
+            if self.packs.contains_key(&location.pack) {
+                self.young.entry(id).or_insert(location);
+            }
+        }
+        self.ripening = None;
         let mut runs = self.runs.to_vec();
         runs.push(run);
         self.set_runs(runs);
@@ -214,5 +268,99 @@ impl Index {
         let bitmaps = self.packs.values().flat_map(|pack| [&pack.leaving, &pack.broken]).flatten();
         let packs = self.packs.len() * (size_of::<PackState>() + size_of::<PackNumber>());
         runs + packs as u64 + bitmaps.map(Bitmap::memory_bytes).sum::<u64>()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::vfs::faulty::FaultyVfs;
+    use crate::vfs::{OpenMode, Vfs};
+
+    const DONE: PackNumber = PackNumber(1);
+    const OPEN: PackNumber = PackNumber(2);
+
+    fn id(number: u8) -> ChunkId {
+        ChunkId::from_bytes([number; ChunkId::BYTES])
+    }
+
+    fn place(pack: PackNumber, ordinal: u32) -> Location {
+        Location { pack, offset: 100 * ordinal, frame_bytes: 100, ordinal, has_base: false }
+    }
+
+    /// One chunk in a finished pack and one in a pack that is being filled.
+    fn index() -> Index {
+        let mut index = Index::default();
+        let stages = [(DONE, PackStage::Sealed { at: 0 }), (OPEN, PackStage::Open)];
+        for (number, stage) in stages {
+            index.packs.insert(number, PackState { stage, frames: 1, ..PackState::open(PackClass::Data) });
+        }
+        index.insert(id(1), place(DONE, 0));
+        index.insert(id(2), place(OPEN, 0));
+        index
+    }
+
+    fn written(vfs: &FaultyVfs, next: &NextRun) -> Arc<Run> {
+        let path = Path::new("run");
+        let mut writer = RunWriter::new(vfs.open(path, OpenMode::CreateNew).unwrap(), next.sorted().len() as u64);
+        next.sorted().iter().try_for_each(|(id, location)| writer.push(*id, *location)).unwrap();
+        writer.finish(next.packs()).unwrap();
+        Arc::new(Run::open(vfs, path, RunNumber(1)).unwrap())
+    }
+
+    #[track_caller]
+    fn check_young(index: &Index, expected: [Option<Location>; 3]) {
+        assert_eq!([1, 2, 3].map(|number| index.young(id(number))), expected);
+    }
+
+    #[test]
+    fn what_moves_into_a_run_is_found_while_the_run_is_written_and_what_stays_afterwards() {
+        let mut index = index();
+        let next = index.begin_run(Entries::new());
+        assert_eq!((next.sorted(), next.left_over()), (vec![(id(1), place(DONE, 0))], vec![(id(2), place(OPEN, 0))]));
+        index.insert(id(3), place(OPEN, 1));
+        check_young(&index, [Some(place(DONE, 0)), Some(place(OPEN, 0)), Some(place(OPEN, 1))]);
+        assert_eq!(index.young_count(), 3);
+
+        let generation = index.generation;
+        index.install_run(written(&FaultyVfs::new(1), &next), next.left_over());
+        check_young(&index, [None, Some(place(OPEN, 0)), Some(place(OPEN, 1))]);
+        assert!(index.packs[&DONE].in_run && !index.packs[&OPEN].in_run);
+        assert!(index.generation > generation, "a search that looked before must look again");
+        assert_eq!(index.runs().len(), 1);
+    }
+
+    #[test]
+    fn a_chunk_that_came_again_while_a_run_was_written_is_found_where_it_came_last() {
+        let mut index = index();
+        let next = index.begin_run(Entries::new());
+        index.insert(id(2), place(OPEN, 7));
+        index.install_run(written(&FaultyVfs::new(1), &next), next.left_over());
+        check_young(&index, [None, Some(place(OPEN, 7)), None]);
+    }
+
+    #[test]
+    fn a_run_that_could_not_be_written_is_begun_again_with_all_that_came_since() {
+        let mut index = index();
+        drop(index.begin_run(Entries::new()));
+        index.insert(id(2), place(OPEN, 7));
+        index.insert(id(3), place(DONE, 1));
+        let next = index.begin_run(Entries::new());
+        assert_eq!(next.sorted(), [(id(1), place(DONE, 0)), (id(3), place(DONE, 1))]);
+        assert_eq!(next.left_over(), [(id(2), place(OPEN, 7))]);
+        check_young(&index, [Some(place(DONE, 0)), Some(place(OPEN, 7)), Some(place(DONE, 1))]);
+    }
+
+    #[test]
+    fn what_a_pack_held_that_went_while_a_run_was_written_is_not_found() {
+        let mut index = index();
+        let next = index.begin_run(Entries::new());
+        index.remove_packs(&BTreeSet::from([DONE, OPEN]));
+        check_young(&index, [None; 3]);
+        index.install_run(written(&FaultyVfs::new(1), &next), next.left_over());
+        check_young(&index, [None; 3]);
+        assert_eq!(index.young_count(), 0);
     }
 }
