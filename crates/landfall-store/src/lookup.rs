@@ -127,8 +127,8 @@ impl Shared {
 
     /// Reads the first `bytes` of a frame; `None` if its pack went away meanwhile.
     pub(crate) fn read(&self, id: ChunkId, location: Location, bytes: u32) -> Result<Option<Bytes>, StoreError> {
-        if let Some(buffered) = self.read_buffer(location, bytes) {
-            return Ok(Some(buffered));
+        if let Some(unwritten) = self.read_tail(location, bytes) {
+            return Ok(Some(unwritten));
         }
         let path = self.paths.pack(location.pack);
         let mut buffer = vec![0; bytes as usize];
@@ -146,16 +146,14 @@ impl Shared {
         }
     }
 
-    /// Reads from the buffer of the pack that is being filled.
-    fn read_buffer(&self, location: Location, bytes: u32) -> Option<Bytes> {
+    /// Reads what the file of a pack that is being filled does not have yet.
+    fn read_tail(&self, location: Location, bytes: u32) -> Option<Bytes> {
         let class = {
             let index = read(&self.index);
             let pack = index.packs.get(&location.pack)?;
             (pack.stage == PackStage::Open).then_some(pack.class)?
         };
-        let slot = lock(self.writer(class));
-        let pack = slot.pack.as_ref().filter(|pack| pack.number() == location.pack)?;
-        pack.buffered(location.offset, bytes).map(Bytes::copy_from_slice)
+        self.tail(class).get(location.pack, location.offset, bytes)
     }
 
     fn has_pack(&self, number: PackNumber) -> bool {

@@ -193,14 +193,14 @@ impl Shared {
     fn sync_open_pack(&self, class: PackClass) -> Result<(), StoreError> {
         let (file, number, bytes) = {
             let mut slot = lock(self.writer(class));
-            let Some(pack) = slot.pack.as_mut() else { return Ok(()) };
+            let Some(pack) = slot.as_mut() else { return Ok(()) };
             let path = self.paths.pack(pack.number());
             pack.flush().map_err(|error| StoreError::io("write", &path, error))?;
             let Some(bytes) = pack.unsynced_bytes() else { return Ok(()) };
             (Arc::clone(pack.file()), pack.number(), bytes)
         };
         self.checked(&self.paths.pack(number), file.sync_data())?;
-        if let Some(pack) = lock(self.writer(class)).pack.as_mut().filter(|pack| pack.number() == number) {
+        if let Some(pack) = lock(self.writer(class)).as_mut().filter(|pack| pack.number() == number) {
             pack.set_synced(bytes);
         }
         Ok(())

@@ -16,7 +16,7 @@ use crate::frame::{CODEC_RAW, Encoded, PAYLOAD_BYTES_MAX, StoredFrame};
 use crate::index::{Index, Location, PackStage, PackState};
 use crate::lock::{lock, read, write};
 use crate::lookup::Purpose;
-use crate::pack::{NewFrame, PACK_BYTES_TARGET_MAX, PackClass, PackNumber, PackWriter};
+use crate::pack::{NewFrame, PACK_BYTES_TARGET_MAX, PackClass, PackNumber, PackWriter, Tail};
 use crate::recovery::Recovery;
 use crate::sealing::{SealQueue, Sealer};
 use crate::sessions::{Session, Sessions};
@@ -65,7 +65,10 @@ pub(crate) struct Shared {
     pub(crate) paths: Paths,
     pub(crate) options: StoreOptions,
     pub(crate) index: RwLock<Index>,
-    writers: [Mutex<WriterSlot>; PackClass::ALL.len()],
+    /// The open pack of each class.
+    writers: [Mutex<Option<PackWriter>>; PackClass::ALL.len()],
+    /// What their files do not have yet.
+    tails: [Arc<Tail>; PackClass::ALL.len()],
     pub(crate) next_pack: AtomicU32,
     pub(crate) next_run: AtomicU32,
     pub(crate) sessions: Arc<Mutex<Sessions>>,
@@ -92,13 +95,6 @@ impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.paths.directory.display())
     }
-}
-
-/// The open pack of a class, and the buffer of the one before.
-#[derive(Default)]
-pub(crate) struct WriterSlot {
-    pub(crate) pack: Option<PackWriter>,
-    buffer: Vec<u8>,
 }
 
 /// Where the store keeps what.
@@ -358,6 +354,7 @@ impl Shared {
             options,
             index: RwLock::default(),
             writers: Default::default(),
+            tails: Default::default(),
             next_pack: AtomicU32::new(1),
             next_run: AtomicU32::new(1),
             sessions: Arc::default(),
@@ -385,8 +382,12 @@ impl Shared {
         Ok(())
     }
 
-    pub(crate) fn writer(&self, class: PackClass) -> &Mutex<WriterSlot> {
+    pub(crate) fn writer(&self, class: PackClass) -> &Mutex<Option<PackWriter>> {
         &self.writers[class as usize]
+    }
+
+    pub(crate) fn tail(&self, class: PackClass) -> &Arc<Tail> {
+        &self.tails[class as usize]
     }
 
     /// Writes a frame into the open pack of its class and makes it findable.
@@ -420,40 +421,38 @@ impl Shared {
 
     fn pack_with_room<'a>(
         &self,
-        slot: &'a mut WriterSlot,
+        slot: &'a mut Option<PackWriter>,
         class: PackClass,
         frame_bytes: u32,
     ) -> Result<&'a mut PackWriter, StoreError> {
         let target = self.options.pack_bytes_target;
-        if slot.pack.as_ref().is_some_and(|pack| pack.is_full_for(frame_bytes, target)) {
+        if slot.as_ref().is_some_and(|pack| pack.is_full_for(frame_bytes, target)) {
             self.close_pack(slot)?;
         }
-        let pack = match slot.pack.take() {
+        let pack = match slot.take() {
             Some(pack) => pack,
-            None => self.new_pack(class, std::mem::take(&mut slot.buffer))?,
+            None => self.new_pack(class)?,
         };
-        Ok(slot.pack.insert(pack))
+        Ok(slot.insert(pack))
     }
 
-    fn new_pack(&self, class: PackClass, buffer: Vec<u8>) -> Result<PackWriter, StoreError> {
+    fn new_pack(&self, class: PackClass) -> Result<PackWriter, StoreError> {
         let number = PackNumber(self.next_pack.fetch_add(1, Ordering::Relaxed));
         let path = self.paths.pack(number);
         let file = self.vfs.open(&path, OpenMode::CreateNew).map_err(|error| StoreError::io("create", &path, error))?;
         self.packs_created.fetch_add(1, Ordering::SeqCst);
         self.open_packs.insert(number, Arc::clone(&file));
         write(&self.index).packs.insert(number, PackState::open(class));
-        Ok(PackWriter::new(file, number, class, buffer))
+        Ok(PackWriter::new(file, number, class, Arc::clone(self.tail(class))))
     }
 
     /// Writes the footer of the open pack and hands it on to be synced. After an error, call it again.
-    pub(crate) fn close_pack(&self, slot: &mut WriterSlot) -> Result<(), StoreError> {
-        let Some(pack) = slot.pack.as_mut() else { return Ok(()) };
+    pub(crate) fn close_pack(&self, slot: &mut Option<PackWriter>) -> Result<(), StoreError> {
+        let Some(pack) = slot.as_mut() else { return Ok(()) };
         let path = self.paths.pack(pack.number());
         pack.close().map_err(|error| StoreError::io("write", &path, error))?;
-        if let Some(pack) = slot.pack.take() {
-            let (sealed, buffer) = pack.into_sealed();
-            slot.buffer = buffer;
-            self.hand_over(sealed)?;
+        if let Some(pack) = slot.take() {
+            self.hand_over(pack.into_sealed())?;
         }
         Ok(())
     }

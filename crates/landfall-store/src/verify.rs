@@ -74,7 +74,7 @@ impl Verification<'_> {
         let class = read(&self.shared.index).packs.get(&number).map(|pack| pack.class);
         // A pack that went meanwhile has nothing to check.
         let Some(class) = class else { return Ok(Vec::new()) };
-        if let Some(pack) = lock(self.shared.writer(class)).pack.as_ref().filter(|pack| pack.number() == number) {
+        if let Some(pack) = lock(self.shared.writer(class)).as_ref().filter(|pack| pack.number() == number) {
             return Ok(pack.entries().to_vec());
         }
         match self.shared.contents(number) {

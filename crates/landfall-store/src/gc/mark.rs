@@ -140,7 +140,7 @@ impl Shared {
     fn bases_of(&self, number: PackNumber) -> Result<Vec<(u32, ChunkId)>, StoreError> {
         let class = read(&self.index).packs.get(&number).map(|pack| pack.class);
         let Some(class) = class else { return Ok(Vec::new()) };
-        if let Some(pack) = lock(self.writer(class)).pack.as_ref().filter(|pack| pack.number() == number) {
+        if let Some(pack) = lock(self.writer(class)).as_ref().filter(|pack| pack.number() == number) {
             return Ok(pack.bases().to_vec());
         }
         Ok(self.contents(number)?.footer(number).bases)

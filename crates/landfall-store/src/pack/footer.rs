@@ -67,10 +67,11 @@ impl FooterEntry {
 }
 
 impl Footer {
-    pub(crate) fn write(&self, out: &mut Vec<u8>) {
-        let start = out.len();
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
+        let bytes = footer_bytes(self.entries.len() as u32, self.bases.len() as u32);
+        let mut out = Vec::with_capacity(bytes as usize);
         for entry in &self.entries {
-            entry.write(out);
+            entry.write(&mut out);
         }
         for (ordinal, base) in &self.bases {
             out.extend(ordinal.to_le_bytes());
@@ -82,8 +83,8 @@ impl Footer {
         out.extend((self.bases.len() as u32).to_le_bytes());
         out.extend(self.frames_end.to_le_bytes());
         out.extend([self.class as u8, 0, 0, 0, 0, 0, 0, 0]);
-        let hash = blake3::hash(&out[start..]);
-        out.extend(hash.as_bytes());
+        out.extend(blake3::hash(&out).as_bytes());
+        out
     }
 
     /// Reads the footer of pack `number`; `None` if the file has no whole and right one.

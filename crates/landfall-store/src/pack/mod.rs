@@ -1,9 +1,10 @@
 //! Owns the bytes of a pack: its header, its footer, and what can still be read when the footer is gone.
 //!
-//! It never holds a lock and knows no other pack. Layout: `docs/format.md`.
+//! It knows no other pack. Layout: `docs/format.md`.
 
 mod footer;
 mod scan;
+mod tail;
 mod writer;
 
 use std::fmt;
@@ -16,6 +17,7 @@ use crate::vfs::VfsFile;
 
 pub(crate) use footer::{Footer, FooterEntry};
 pub(crate) use scan::{Scan, scan};
+pub(crate) use tail::Tail;
 pub(crate) use writer::{NewFrame, PackWriter, Sealed};
 
 /// The number of a pack. Numbers only grow: the higher one of two packs that hold a chunk is the newer.

@@ -1,6 +1,6 @@
-//! Owns the pack that is being filled: frames go into a buffer, the buffer goes to the file.
+//! Owns the pack that is being filled: frames go into its tail, the tail goes to the file.
 //!
-//! Writes are positional and the buffer is kept until they succeed, so a write that failed (a full disk) is repeated by
+//! Writes are positional and the tail is kept until they succeed, so a write that failed (a full disk) is repeated by
 //! the next call. It never syncs: finished packs are handed on.
 
 use std::io;
@@ -11,7 +11,7 @@ use landfall_core::{Chunk, ChunkId};
 use crate::frame::{Encoded, FrameHeader, FramePlace};
 use crate::vfs::VfsFile;
 
-use super::{FRAMES_PER_PACK_MAX, Footer, FooterEntry, PackClass, PackNumber, pack_header};
+use super::{FRAMES_PER_PACK_MAX, Footer, FooterEntry, PackClass, PackNumber, Tail, pack_header};
 
 /// A frame to append.
 pub(crate) struct NewFrame<'a> {
@@ -46,27 +46,29 @@ pub(crate) struct PackWriter {
     file: Arc<dyn VfsFile>,
     footer: Footer,
     stage: Stage,
-    /// Bytes that the file does not have yet; they belong at `written_bytes`.
-    buffer: Vec<u8>,
+    /// What the file does not have yet.
+    tail: Arc<Tail>,
     written_bytes: u32,
     /// How far the disk was told to begin.
     begun_bytes: u32,
     synced_bytes: u32,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 enum Stage {
     Filling,
-    /// The footer is in the buffer: no frame may follow.
-    Closing,
+    /// The frames are in the file, and no more may follow: these are the bytes of the footer.
+    Closing(Vec<u8>),
+    Closed,
 }
 
 impl PackWriter {
-    pub(crate) fn new(file: Arc<dyn VfsFile>, number: PackNumber, class: PackClass, mut buffer: Vec<u8>) -> Self {
-        buffer.clear();
-        buffer.extend(pack_header(number, class));
-        let footer = Footer { number, class, frames_end: buffer.len() as u32, entries: Vec::new(), bases: Vec::new() };
-        Self { file, footer, stage: Stage::Filling, buffer, written_bytes: 0, begun_bytes: 0, synced_bytes: 0 }
+    pub(crate) fn new(file: Arc<dyn VfsFile>, number: PackNumber, class: PackClass, tail: Arc<Tail>) -> Self {
+        let header = pack_header(number, class);
+        tail.begin(number, &header);
+        let frames_end = header.len() as u32;
+        let footer = Footer { number, class, frames_end, entries: Vec::new(), bases: Vec::new() };
+        Self { file, footer, stage: Stage::Filling, tail, written_bytes: 0, begun_bytes: 0, synced_bytes: 0 }
     }
 
     pub(crate) fn number(&self) -> PackNumber {
@@ -87,20 +89,22 @@ impl PackWriter {
 
     /// Whether the pack must be closed before a frame of `frame_bytes` is appended.
     pub(crate) fn is_full_for(&self, frame_bytes: u32, pack_bytes_target: u32) -> bool {
-        self.stage == Stage::Closing
+        self.stage != Stage::Filling
             || self.footer.entries.len() as u32 >= FRAMES_PER_PACK_MAX
             || (!self.footer.entries.is_empty() && self.footer.frames_end + frame_bytes > pack_bytes_target)
     }
 
-    /// Makes room in the buffer, then takes the frame; says where it stands.
+    /// Makes room in the tail, then takes the frame; says where it stands.
     pub(crate) fn append(&mut self, frame: &NewFrame<'_>) -> io::Result<(u32, FooterEntry)> {
         debug_assert_eq!(self.stage, Stage::Filling, "a frame behind the footer");
-        if self.buffer.len() + frame.header.frame_bytes() as usize > BUFFER_BYTES_MAX {
+        if self.tail.len() + frame.header.frame_bytes() as usize > TAIL_BYTES_MAX {
             self.flush()?;
         }
         let place = FramePlace { pack: self.footer.number.0, offset: self.footer.frames_end };
-        frame.header.write(place, &mut self.buffer);
-        self.buffer.extend_from_slice(frame.payload);
+        self.tail.push(|bytes| {
+            frame.header.write(place, bytes);
+            bytes.extend_from_slice(frame.payload);
+        });
         let ordinal = self.footer.entries.len() as u32;
         let entry = FooterEntry::new(place.offset, &frame.header);
         self.footer.entries.push(entry);
@@ -109,14 +113,10 @@ impl PackWriter {
         Ok((ordinal, entry))
     }
 
-    /// Writes the buffer to the file.
+    /// Writes the tail to the file.
     pub(crate) fn flush(&mut self) -> io::Result<()> {
-        if !self.buffer.is_empty() {
-            self.file.write_at(u64::from(self.written_bytes), &self.buffer)?;
-            self.written_bytes += self.buffer.len() as u32;
-            self.buffer.clear();
-            self.begin_writeback();
-        }
+        self.written_bytes += self.tail.flush(self.file.as_ref())?;
+        self.begin_writeback();
         Ok(())
     }
 
@@ -132,16 +132,22 @@ impl PackWriter {
     /// Writes the footer. After an error, call it again.
     pub(crate) fn close(&mut self) -> io::Result<()> {
         if self.stage == Stage::Filling {
-            self.footer.write(&mut self.buffer);
-            self.stage = Stage::Closing;
+            self.flush()?;
+            self.stage = Stage::Closing(self.footer.to_bytes());
         }
-        self.flush()
+        if let Stage::Closing(footer) = &self.stage {
+            self.file.write_at(u64::from(self.written_bytes), footer)?;
+            self.written_bytes += footer.len() as u32;
+            self.stage = Stage::Closed;
+            self.begin_writeback();
+        }
+        Ok(())
     }
 
-    /// Gives the finished pack, and the buffer for the next one.
-    pub(crate) fn into_sealed(self) -> (Sealed, Vec<u8>) {
-        debug_assert!(self.stage == Stage::Closing && self.buffer.is_empty(), "a pack that is not written");
-        (Sealed { file: self.file, footer: self.footer }, self.buffer)
+    /// Gives the finished pack.
+    pub(crate) fn into_sealed(self) -> Sealed {
+        debug_assert_eq!(self.stage, Stage::Closed, "a pack that is not written");
+        Sealed { file: self.file, footer: self.footer }
     }
 
     /// How far the file has bytes that were not synced, if it has any.
@@ -152,17 +158,11 @@ impl PackWriter {
     pub(crate) fn set_synced(&mut self, bytes: u32) {
         self.synced_bytes = self.synced_bytes.max(bytes);
     }
-
-    /// The bytes of a frame, if they are still in the buffer.
-    pub(crate) fn buffered(&self, offset: u32, frame_bytes: u32) -> Option<&[u8]> {
-        let start = offset.checked_sub(self.written_bytes)? as usize;
-        self.buffer.get(start..start + frame_bytes as usize)
-    }
 }
 
 /// Large enough that write calls cost little beside what they write; small, because it is what a process that is killed loses of what it
 /// fetched, for each class of packs.
-const BUFFER_BYTES_MAX: usize = 64 * 1024;
+const TAIL_BYTES_MAX: usize = 64 * 1024;
 
 /// A pack that is synced as one keeps the disk busy for a tenth of a second, and whoever syncs a log meanwhile waits behind it. In pieces of
 /// this size it waits for one of them.
@@ -210,7 +210,7 @@ mod tests {
     #[test]
     fn the_disk_begins_with_a_pack_piece_by_piece_long_before_its_sync() {
         let told = Arc::new(Told::default());
-        let mut pack = PackWriter::new(told.clone(), PackNumber(1), PackClass::Data, Vec::new());
+        let mut pack = PackWriter::new(told.clone(), PackNumber(1), PackClass::Data, Arc::default());
         for number in 0..100_u8 {
             let chunk = Chunk::new(Domain::Data, vec![number; 40_000].into());
             let form = Encoded { codec: Codec::Raw as u8, base: None, bytes: chunk.bytes() };
