@@ -473,6 +473,10 @@ mod tests {
             assert_eq!(parts.keyed.position(), reference.position());
             assert_eq!(parts.keyed.sealed().unwrap().extent, Extent::Filling);
             assert!(parts.arrivals.has_stalled(), "the rest is to be asked for again");
+            let came = parts.arrivals.received_bytes();
+            assert!(came > 0);
+            parts.arrivals.go_on(reference.sources());
+            assert_eq!((parts.arrivals.bytes(), parts.arrivals.received_bytes()), (0, came), "what came before counts");
             parts.arrivals.stop();
         };
         tokio::task::spawn_blocking(install).await.unwrap();
