@@ -229,7 +229,8 @@ mod tests {
     use landfall::net::memory::{MemoryNetwork, MemoryTransport};
     use landfall::net::{ConnectError, Connection, ListenError, Listener, PeerIdentity, Transport};
     use tempfile::TempDir;
-    use tokio::sync::{Notify, mpsc, oneshot};
+    use tokio::sync::{Notify, mpsc};
+    use tokio::time::timeout;
 
     use super::*;
     use crate::between::{Between, with_between};
@@ -298,15 +299,16 @@ mod tests {
         _directory: TempDir,
     }
 
-    /// A clock that stands still while this is kept: a task that blocks is under way, so the clock moves only when it is told to.
+    /// A clock that stands still while this is kept: a task that blocks is under way, so the clock moves only when it is told to. Where a test waits
+    /// in vain it runs on after a while, so that the wait has an end.
     struct StoppedClock {
-        _until: oneshot::Sender<()>,
+        _until: std::sync::mpsc::Sender<()>,
     }
 
     impl StoppedClock {
         fn stop() -> Self {
-            let (until, stopped) = oneshot::channel::<()>();
-            tokio::task::spawn_blocking(move || stopped.blocking_recv());
+            let (until, stopped) = std::sync::mpsc::channel::<()>();
+            tokio::task::spawn_blocking(move || stopped.recv_timeout(PATIENCE));
             tokio::time::pause();
             Self { _until: until }
         }
@@ -318,6 +320,11 @@ mod tests {
         fn resume(self) {
             tokio::time::resume();
         }
+    }
+
+    /// What a hook is told next.
+    async fn hear(hook: &mut mpsc::UnboundedReceiver<Pace>) -> Pace {
+        timeout(PATIENCE, hook.recv()).await.expect("nothing is told").unwrap()
     }
 
     fn has_reached(status: &NodeStatus, milestone: Milestone) -> bool {
@@ -394,8 +401,8 @@ mod tests {
         }
 
         async fn check_told(&mut self, pace: Pace) {
-            assert_eq!(self.leader_hook.recv().await, Some(pace));
-            assert_eq!(self.joiner_hook.recv().await, Some(pace));
+            assert_eq!(hear(&mut self.leader_hook).await, pace);
+            assert_eq!(hear(&mut self.joiner_hook).await, pace);
         }
 
         async fn close(self) {
@@ -469,17 +476,13 @@ mod tests {
             ((), news.into_iter().collect())
         });
         assert_eq!((pair.joiner.status().pace, pair.joiner.status().slow_joiners), (None, vec![slow]));
-        assert_eq!(pair.joiner_hook.recv().await, Some(slow));
+        assert_eq!(hear(&mut pair.joiner_hook).await, slow);
         // Its timer may not have begun yet.
-        let over = loop {
-            tokio::select! {
-                biased;
-                over = pair.joiner_hook.recv() => break over,
-                () = clock.advance(1) => {}
-            }
-        };
-        assert_eq!(over, Some(Pace { needed_per_second: 0, ..slow }));
+        for _ in 0..10 {
+            clock.advance(3).await;
+        }
         assert_eq!(pair.joiner.status().slow_joiners, []);
+        assert_eq!(hear(&mut pair.joiner_hook).await, Pace { needed_per_second: 0, ..slow });
 
         let named = answer(&pair.joiner.cluster, &pair.report(0, Lacks::Log));
         assert!(matches!(&named, Reply::AskLeader(Some((LEADER, _)))), "{named:?}");
@@ -509,7 +512,7 @@ mod tests {
             answers.mark_unchanged();
             // Timers are up to a millisecond late.
             clock.advance(6).await;
-            answers.changed().await.unwrap();
+            timeout(PATIENCE, answers.changed()).await.expect("it does not report").unwrap();
             if let Some(found) = pair.joiner.status().pace {
                 break found;
             }
