@@ -80,6 +80,7 @@ fn node_config(arguments: &Arguments, clients: &str) -> Result<NodeConfig> {
         cache_bytes: CACHE_BYTES,
         log_kept_bytes_max: arguments.log_kept,
         timing: Timing::default(),
+        back_pressure: None,
     })
 }
 

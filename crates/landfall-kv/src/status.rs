@@ -2,7 +2,9 @@
 
 use landfall_raft::landfall::core::snapshot::Position;
 use landfall_raft::landfall::keyed::{Extent, JoinStatus, Milestone, ReachedAfter, SealedSnapshot};
-use landfall_raft::{AuditReport, DifferentKeys, Health, MemberAddress, NodeStatus, Role, Soundness, Verdict, Vote};
+use landfall_raft::{
+    AuditReport, DifferentKeys, Health, MemberAddress, NodeStatus, Pace, Role, Soundness, Verdict, Vote,
+};
 use serde_json::{Value, json};
 
 /// What a member says of itself.
@@ -33,7 +35,8 @@ pub(crate) fn status(node: &NodeStatus, address: &MemberAddress, sealed: Option<
             "whole": sealed.extent == Extent::Whole,
         })),
         "milestone": milestone(node.joined.as_ref()),
-        "join": node.joined.as_ref().map(join),
+        "join": node.joined.as_ref().map(|joined| join(joined, node.pace.as_ref())),
+        "slow_joiners": node.slow_joiners.iter().map(slow_joiner).collect::<Vec<_>>(),
         "soundness": soundness(node.soundness),
         "vote_refused": node.vote_refused.as_ref().map(|refused| json!({
             "reason": refused.reason,
@@ -104,7 +107,7 @@ fn after_ms(reached: &ReachedAfter) -> u64 {
     u64::try_from(reached.after.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn join(join: &JoinStatus) -> Value {
+fn join(join: &JoinStatus, pace: Option<&Pace>) -> Value {
     let reached = join.reached.iter().map(|(milestone, reached)| {
         json!({
             "milestone": word(*milestone),
@@ -132,6 +135,9 @@ fn join(join: &JoinStatus) -> Value {
         "leaf_bytes_here": join.figures.leaf_bytes_here,
         "node_bytes": join.figures.node_bytes,
         "seconds_left": join.left.map(|left| left.as_secs_f64()),
+        "received_per_second": pace.map(|pace| pace.received_per_second),
+        "log_per_second": pace.map(|pace| pace.log_per_second),
+        "needed_per_second": pace.map(|pace| pace.needed_per_second),
         "bytes_again": join.figures.bytes_again,
         "wire_received": join.figures.wire_received,
         "sources": sources.collect::<Vec<_>>(),
@@ -140,6 +146,15 @@ fn join(join: &JoinStatus) -> Value {
             "reason": reason.to_string(),
             "after_ms": after_ms(reached),
         })),
+    })
+}
+
+fn slow_joiner(pace: &Pace) -> Value {
+    json!({
+        "id": pace.joiner,
+        "received_per_second": pace.received_per_second,
+        "log_per_second": pace.log_per_second,
+        "needed_per_second": pace.needed_per_second,
     })
 }
 
@@ -166,4 +181,33 @@ pub(crate) fn audit(report: &AuditReport) -> Value {
 
 fn hexadecimal(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use landfall_raft::landfall::pull::StatusFigures;
+
+    use super::*;
+
+    #[test]
+    fn the_pace_of_a_joiner_stands_with_its_join_and_in_the_leaders_list() {
+        let joined = JoinStatus {
+            snapshot: None,
+            reached: Vec::new(),
+            fault_bytes: 0,
+            figures: StatusFigures::default(),
+            left: None,
+            failure: None,
+            rolled_back: None,
+        };
+        let pace = Pace { joiner: 7, received_per_second: 100, log_per_second: 200, needed_per_second: 400 };
+        let figures = |value: &Value| {
+            ["received_per_second", "log_per_second", "needed_per_second"].map(|name| value.get(name).cloned())
+        };
+        let shown = [100, 200, 400].map(|figure| Some(json!(figure)));
+        assert_eq!(figures(&join(&joined, Some(&pace))), shown);
+        assert_eq!(figures(&join(&joined, None)), [const { Some(Value::Null) }; 3], "it is not known yet");
+        assert_eq!(figures(&slow_joiner(&pace)), shown);
+        assert_eq!(slow_joiner(&pace)["id"], json!(7));
+    }
 }

@@ -93,6 +93,7 @@ fn config(directory: &Path, member: u64) -> NodeConfig {
         cache_bytes: 64 * 1024 * 1024,
         log_kept_bytes_max: LOG_KEPT_BYTES_DEFAULT,
         timing: Timing::default(),
+        back_pressure: None,
     }
 }
 

@@ -16,6 +16,7 @@ use crate::cluster::Cluster;
 use crate::consensus::RaftVote;
 use crate::identity::Stranger;
 use crate::message::{Answer, Control, Install, Reply, Request};
+use crate::pacing;
 use crate::roster;
 
 /// Requests of one connection that are answered at once; a peer that asks more waits.
@@ -125,6 +126,7 @@ async fn answer(cluster: &Arc<Cluster>, request: Request) -> Answer {
         Request::Control(Control::Promote(member)) => Ok(roster::promote(cluster, member).await.into()),
         Request::Control(Control::Renew(renewal)) => Ok(roster::renew(cluster, &renewal).await),
         Request::Control(Control::Audit(member)) => Ok(audit::compare(cluster, member).await),
+        Request::Control(Control::Pace(report)) => Ok(pacing::answer(cluster, &report)),
     };
     match answered {
         Ok(reply) => Answer::Reply(reply),

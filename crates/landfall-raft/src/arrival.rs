@@ -33,6 +33,8 @@ struct Pulls {
     coming: Option<Arrival>,
     /// One that is to take the place of a state that went wrong.
     healing: Option<Arrival>,
+    /// Bytes that came with pulls that others took the place of.
+    bytes_before: u64,
     /// The member closes: none begins any more.
     is_closed: bool,
 }
@@ -47,6 +49,12 @@ struct Arrival {
 }
 
 impl Pulls {
+    /// Takes leave of a pull, if there is one; what came with it counts.
+    fn leave(&mut self, old: Option<Arrival>) -> Option<Arrival> {
+        self.bytes_before += old.as_ref().map_or(0, Arrival::bytes);
+        old
+    }
+
     fn to_stand_on(&self) -> impl Iterator<Item = &Arrival> {
         [&self.coming, &self.adopted].into_iter().flatten()
     }
@@ -56,6 +64,11 @@ impl Arrival {
     /// Whether this pull brings a snapshot, or brought it, and has not failed.
     fn brings(&self, snapshot: ChunkId) -> bool {
         self.is_of(snapshot) && self.join.status().failure.is_none()
+    }
+
+    /// Bytes that came with it.
+    fn bytes(&self) -> u64 {
+        bytes_of(&self.join.status())
     }
 
     fn is_of(&self, snapshot: ChunkId) -> bool {
@@ -147,6 +160,7 @@ impl Arrivals {
             // Only now: until then, reads fetched through the old one.
             let coming = pulls.coming.take();
             let old = std::mem::replace(&mut pulls.adopted, coming);
+            let old = pulls.leave(old);
             drop(pulls);
             old.inspect(|old| old.join.stop());
             self.note_change();
@@ -176,6 +190,7 @@ impl Arrivals {
             return Err(CLOSED.into());
         }
         let old = pulls.healing.take_if(|healing| !healing.brings(snapshot));
+        let old = pulls.leave(old);
         let begin = || {
             let join = Arc::new(self.keyed.join_to_heal(self.options(Some(snapshot), sources)));
             Arrival { wanted: Some(snapshot), join }
@@ -189,7 +204,10 @@ impl Arrivals {
 
     /// Nothing is to be healed any more. It blocks.
     pub(crate) fn end_healing(&self) {
-        let ended = self.pulls().healing.take();
+        let mut pulls = self.pulls();
+        let ended = pulls.healing.take();
+        let ended = pulls.leave(ended);
+        drop(pulls);
         ended.inspect(|ended| ended.join.stop());
     }
 
@@ -208,6 +226,7 @@ impl Arrivals {
         let mut pulls = self.pulls();
         let Some(snapshot) = self.stalled(&pulls).filter(|_| !pulls.is_closed) else { return };
         let old = pulls.adopted.replace(self.pull_anew(Some(snapshot), sources));
+        let old = pulls.leave(old);
         drop(pulls);
         // It has ended; its thread may be on its last words.
         old.inspect(|old| old.join.stop());
@@ -235,8 +254,14 @@ impl Arrivals {
 
     /// Bytes that came with the newest pull.
     pub(crate) fn bytes(&self) -> u64 {
-        let status = self.status();
-        status.map_or(0, |status| status.figures.node_bytes + status.figures.bytes_done + status.fault_bytes)
+        self.status().as_ref().map_or(0, bytes_of)
+    }
+
+    /// Bytes that came with all pulls of this life. It never falls.
+    pub(crate) fn received_bytes(&self) -> u64 {
+        let pulls = self.pulls();
+        let under_way = [&pulls.adopted, &pulls.coming, &pulls.healing].into_iter().flatten();
+        pulls.bytes_before + under_way.map(Arrival::bytes).sum::<u64>()
     }
 
     /// Something to wait on: it changes whenever a pull begins, reaches what a learner or a voter needs, or ends.
@@ -261,7 +286,8 @@ impl Arrivals {
             if let Some(arrival) = pulls.to_stand_on().find(brings) {
                 return Ok(arrival.join.clone());
             }
-            let Some(old) = pulls.coming.take() else { break pulls };
+            let old = pulls.coming.take();
+            let Some(old) = pulls.leave(old) else { break pulls };
             // Its thread may be waiting for a source; nobody else waits for that.
             drop(pulls);
             old.join.stop();
@@ -314,6 +340,10 @@ impl Arrivals {
         // Nothing that runs under the lock can panic half way.
         self.pulls.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn bytes_of(join: &JoinStatus) -> u64 {
+    join.figures.node_bytes + join.figures.bytes_done + join.fault_bytes
 }
 
 /// Where to ask for a snapshot and for what came after it: who was said to hold it, then everybody else of its time.
@@ -443,6 +473,10 @@ mod tests {
             assert_eq!(parts.keyed.position(), reference.position());
             assert_eq!(parts.keyed.sealed().unwrap().extent, Extent::Filling);
             assert!(parts.arrivals.has_stalled(), "the rest is to be asked for again");
+            let came = parts.arrivals.received_bytes();
+            assert!(came > 0);
+            parts.arrivals.go_on(reference.sources());
+            assert_eq!((parts.arrivals.bytes(), parts.arrivals.received_bytes()), (0, came), "what came before counts");
             parts.arrivals.stop();
         };
         tokio::task::spawn_blocking(install).await.unwrap();

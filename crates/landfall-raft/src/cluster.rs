@@ -25,6 +25,7 @@ use crate::message::{Control, Newcomer, Request};
 use crate::network::Network;
 use crate::open::is_pristine;
 use crate::owner::Owner;
+use crate::pacing::Pacing;
 use crate::sealing::Sealing;
 use crate::seals::Seals;
 use crate::service::{Leader, ProposeError};
@@ -51,6 +52,7 @@ pub(crate) struct Cluster {
     pub(crate) head: Head,
     pub(crate) patience: Patience,
     pub(crate) candidacy: Candidacy,
+    pub(crate) pacing: Pacing,
     /// Held while this member is compared with others or healed, and while a purge of its log is asked for.
     pub(crate) healing: tokio::sync::Mutex<()>,
     /// Held while the membership changes: openraft does it in two steps, and takes a second change for the second step of the first.

@@ -19,6 +19,7 @@ use crate::message::{Beginning, Control, Newcomer, Renewal, Reply, Request};
 use crate::network::Network;
 use crate::node::{Node, NodeConfig};
 use crate::open::{OpenError, address_before_listening, open_parts, resume_fetching};
+use crate::pacing;
 use crate::promotion::{Outcome, Promotion};
 use crate::roster::LEASE_DURATION;
 use crate::service::Service;
@@ -186,7 +187,7 @@ async fn ask_leader(network: &Network, first: &str, question: &impl Fn() -> Cont
     Asked::NotNow("the leader changes".into())
 }
 
-/// Keeps the lease while the log comes in, sees the join through to its end, and asks for a vote if that is a good one.
+/// Keeps the lease while the log comes in, reports how that goes, sees the join through to its end, and asks for a vote if that is a good one.
 async fn settle(cluster: Arc<Cluster>, join: JoinConfig, lease: Option<Lease>) {
     let renewing = async {
         if let Some(lease) = lease {
@@ -208,7 +209,9 @@ async fn settle(cluster: Arc<Cluster>, join: JoinConfig, lease: Option<Lease>) {
     tokio::select! {
         () = settling => {}
         never = renewing => match never {},
+        never = pacing::report(&cluster) => match never {},
     }
+    cluster.pacing.handle_joined();
     if let Some(lease) = lease {
         let renewal = Renewal { holder: cluster.member, version: lease.version, keep_from: None };
         ask_cluster(&cluster, &join.seeds, || Control::Renew(renewal.clone())).await;

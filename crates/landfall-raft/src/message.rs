@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use crate::consensus::{Consensus, MemberAddress, MemberId, RaftLogId, RaftSnapshotMeta, RaftVote, position_of};
 use crate::entry::{self, ENTRY_BYTES_MAX, EntryError, Lease};
 use crate::identity::ClusterId;
+use crate::pace::Pace;
 use crate::reference::Reference;
 
 /// The name of the service under which members open connections to each other.
@@ -62,6 +63,8 @@ pub(crate) enum Control {
     Confirm(RaftVote),
     /// A joiner has everybody seal, so that it can compare; answered by the leader.
     Audit(MemberId),
+    /// A joiner says what came to it so far; answered by the leader.
+    Pace(PaceReport),
 }
 
 /// A snapshot to install.
@@ -86,6 +89,28 @@ pub(crate) struct Renewal {
     pub(crate) version: u64,
     /// The first index that is still needed; nothing gives the lease back.
     pub(crate) keep_from: Option<u64>,
+}
+
+/// What came to a joiner so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PaceReport {
+    pub(crate) joiner: MemberId,
+    /// When it began to count, in milliseconds since 1970: what was counted in two lives cannot be compared.
+    pub(crate) life: u64,
+    /// Parts of the snapshot, as they are and not as they travel, and entries of the log. In one life it never falls.
+    pub(crate) received_bytes: u64,
+    pub(crate) lacks: Lacks,
+    /// The index of the last entry in its log.
+    pub(crate) log_last: u64,
+}
+
+/// What is still to come to a joiner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Lacks {
+    /// Parts of the snapshot, and the log.
+    Snapshot,
+    /// The end of the log, at most.
+    Log,
 }
 
 /// What a member holds since a mark.
@@ -115,6 +140,8 @@ pub(crate) enum Reply {
     Begin(Box<Beginning>),
     /// What members sealed at one mark: the joiner that asked, the leader, and everybody else who said so in time.
     Audited(Vec<SealedAt>),
+    /// How fast a joiner gets on, once that is known.
+    Pace(Option<Pace>),
     /// Done.
     Done,
     /// Ask that member instead.
@@ -331,6 +358,52 @@ mod tests {
             panic!("another answer")
         };
         assert_eq!(decoded, [sealed]);
+    }
+
+    #[test]
+    fn the_pace_of_a_joiner_is_reported_and_answered_in_these_bytes() {
+        for (lacks, name) in [(Lacks::Snapshot, &b"Snapshot"[..]), (Lacks::Log, b"Log")] {
+            let report = PaceReport { joiner: 7, life: 258, received_bytes: 1 << 32, lacks, log_last: 9 };
+            let frame = Request::Control(Control::Pace(report)).encode(1, None);
+            let head = [0x81, 0xa4, b'P', b'a', b'c', b'e', 0x95, 7, 0xcd, 1, 2, 0xcf, 0, 0, 0, 1, 0, 0, 0, 0];
+            assert_eq!(frame[25..], [&head[..], &[0xa0 | name.len() as u8], name, &[9]].concat());
+            let Request::Control(Control::Pace(decoded)) = Request::decode(&frame).unwrap().2 else {
+                panic!("another request")
+            };
+            assert_eq!(decoded, report);
+        }
+        let pace = Pace { joiner: 7, received_per_second: 1, log_per_second: 2, needed_per_second: 4 };
+        for (pace, body) in [(None, &[0xc0][..]), (Some(pace), &[0x94, 7, 1, 2, 4])] {
+            let frame = Answer::Reply(Reply::Pace(pace)).encode(1);
+            assert_eq!(frame[9..], [&[0x81, 0xa4][..], b"Pace", body].concat());
+            let Answer::Reply(Reply::Pace(decoded)) = Answer::decode(&frame).unwrap().1 else {
+                panic!("another answer")
+            };
+            assert_eq!(decoded, pace);
+        }
+    }
+
+    /// What an older member does with a message of a newer one: it ends the connection, and goes on.
+    #[test]
+    fn a_message_that_is_not_known_or_was_falsified_is_an_error() {
+        let report = PaceReport { joiner: 7, life: 1, received_bytes: 2, lacks: Lacks::Log, log_last: 9 };
+        let frame = Request::Control(Control::Pace(report)).encode(1, None);
+        let falsified = |at: usize, byte: u8| {
+            let mut frame = frame.clone();
+            frame[25 + at] = byte;
+            frame
+        };
+        let unknown = Request::decode(&falsified(5, b'f')).unwrap_err();
+        assert!(matches!(unknown, MessageError::NotMessagePack(_)), "{unknown}");
+        for at in 0..frame.len() - 25 {
+            for byte in 0..=u8::MAX {
+                // Whatever comes of it, nothing panics.
+                let _ = Request::decode(&falsified(at, byte));
+            }
+        }
+        for length in 0..frame.len() {
+            assert!(Request::decode(&frame[..length]).is_err(), "cut to {length}");
+        }
     }
 
     #[test]

@@ -42,6 +42,11 @@ impl Network {
         Self { transport, identity, links: Arc::default() }
     }
 
+    /// The same members by links of their own, none of which is made yet.
+    pub(crate) fn apart(&self) -> Self {
+        Self::new(self.transport.clone(), self.identity.clone())
+    }
+
     /// The link to a member at an address: one for everything that is said to it.
     pub(crate) fn link(&self, address: &str) -> Arc<Link> {
         // Nothing that runs under the lock can panic half way.

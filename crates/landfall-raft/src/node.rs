@@ -23,6 +23,7 @@ use crate::cluster::{Cluster, Role};
 use crate::consensus::{MemberAddress, MemberId};
 use crate::entry::{COMMAND_BYTES_MAX, LogTime};
 use crate::gather::Proposal;
+use crate::hook::BackPressure;
 use crate::message::Newcomer;
 use crate::roster::{self, RosterError};
 use crate::service::{Leader, ProposeError, Service};
@@ -59,6 +60,8 @@ pub struct NodeConfig {
     pub log_kept_bytes_max: u64,
     /// How soon a dead leader is noticed.
     pub timing: Timing,
+    /// What is called while a joiner receives less than it needs for its join to end.
+    pub back_pressure: Option<BackPressure>,
 }
 
 /// How soon a dead leader is noticed. All members use the same.

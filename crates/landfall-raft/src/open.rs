@@ -33,6 +33,7 @@ use crate::message::{ENTRIES_MAX, SERVICE, SealedAt};
 use crate::network::Network;
 use crate::node::{Node, NodeConfig, Timing, release};
 use crate::owner::Owner;
+use crate::pacing::Pacing;
 use crate::quorum::{self, Quorum};
 use crate::reserved::{CONFIG_SECTION, Reserved};
 use crate::sealing::Sealing;
@@ -248,6 +249,7 @@ impl<S: Service> Node<S> {
         let (finished, to_report) = mpsc::unbounded_channel::<SealedAt>();
         let (member, runtime) = (config.member, Handle::current());
         let reserved = parts.reserved()?;
+        let pacing = Pacing::new(member, config.back_pressure.clone())?;
         let seals = Arc::new(Seals::new(member));
         if let Some(sealed) = parts.keyed.sealed() {
             seals.handle_sealed(Sealed::of(&sealed.manifest, reserved.membership));
@@ -289,6 +291,7 @@ impl<S: Service> Node<S> {
             head: Head::default(),
             patience,
             candidacy: Candidacy::new(raft.clone()),
+            pacing,
             healing: tokio::sync::Mutex::default(),
             changing: tokio::sync::Mutex::default(),
             granting: tokio::sync::Mutex::default(),

@@ -11,6 +11,7 @@ use crate::consensus::{MemberAddress, MemberId};
 use crate::entry::LogTime;
 use crate::healing::DifferentKeys;
 use crate::identity::ClusterId;
+use crate::pace::Pace;
 use crate::reference::Reference;
 use crate::seals::Divergence;
 use crate::service::Leader;
@@ -50,6 +51,10 @@ pub struct NodeStatus {
     pub sealed: Option<Reference>,
     /// How far it is with a snapshot that it took from others.
     pub joined: Option<JoinStatus>,
+    /// How fast it gets on as a joiner, as the leader said last; nothing before the leader knows, and once it has joined.
+    pub pace: Option<Pace>,
+    /// Of the leader: joiners that receive less than they need, by their ids.
+    pub slow_joiners: Vec<Pace>,
     /// Whether its state is what most others have.
     pub soundness: Soundness,
     /// What the leader says against its vote, where it refused it last; nothing once it votes.
@@ -103,6 +108,8 @@ pub(crate) fn of(cluster: &Cluster) -> NodeStatus {
         unsealed_bytes: cluster.keyed.overlay_bytes(),
         sealed: cluster.seals.newest().map(|sealed| cluster.seals.reference(&sealed)),
         joined: cluster.arrivals.status(),
+        pace: cluster.pacing.own(),
+        slow_joiners: cluster.pacing.slow_joiners(),
         soundness: cluster.candidacy.soundness(),
         vote_refused: cluster.candidacy.refused(),
         divergences: cluster.seals.divergences(),
@@ -133,6 +140,7 @@ pub(crate) async fn wait_for(
     let (mut applied, mut sealed, mut metrics) =
         (cluster.applied.clone(), cluster.seals.changes(), cluster.raft.metrics());
     let (mut arrival, mut candidacy) = (cluster.arrivals.changes(), cluster.candidacy.changes());
+    let mut pacing = cluster.pacing.changes();
     loop {
         let status = of(cluster);
         if is_met(&status) {
@@ -145,6 +153,7 @@ pub(crate) async fn wait_for(
                 changed = metrics.changed() => changed.is_ok(),
                 changed = arrival.changed() => changed.is_ok(),
                 changed = candidacy.changed() => changed.is_ok(),
+                changed = pacing.changed() => changed.is_ok(),
             }
         };
         // A member that stopped changes no more, but for saying so; what it ran on may go first.

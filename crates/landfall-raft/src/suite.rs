@@ -63,6 +63,7 @@ pub(crate) fn config(directory: &Path) -> NodeConfig {
         cache_bytes: 1024 * 1024,
         log_kept_bytes_max: LOG_KEPT_BYTES_DEFAULT,
         timing: Timing::default(),
+        back_pressure: None,
     }
 }
 

@@ -1,7 +1,8 @@
 //! Owns what a member does by itself: marks when they are due (the leader), purges of the log, reports of what it holds, changes of the
 //! membership that were left half done, and standing for election only as a voter.
 //!
-//! Each is a task that waits for something to change; a clock is looked at only where something that failed is tried again.
+//! Each is a task that waits for something to change; a clock is looked at only where something that failed is tried again, or somebody falls
+//! silent.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +19,7 @@ use crate::cadence;
 use crate::cluster::{self, Cluster};
 use crate::consensus::{RaftLogId, log_id_of};
 use crate::message::{Control, Request, SealedAt};
+use crate::pacing;
 use crate::roster::{self, RosterError};
 use crate::service::ProposeError;
 use crate::status::Vote;
@@ -41,6 +43,7 @@ pub(crate) fn start(cluster: &Arc<Cluster>, finished: mpsc::UnboundedReceiver<Se
     tasks.spawn(go_on_pulling(cluster.clone()));
     tasks.spawn(name_sources(cluster.clone()));
     tasks.spawn(aftercare::watch(cluster.clone()));
+    tasks.spawn(pacing::forget(cluster.clone()));
     tasks
 }
 

@@ -157,6 +157,21 @@ fn a_purge_gives_space_back_and_is_remembered() {
     check(&reopened(&vfs));
 }
 
+#[test]
+fn what_was_appended_counts_until_the_log_is_closed_whatever_becomes_of_it() {
+    let (vfs, log) = filled(0..60);
+    let all = log.appended_bytes();
+    let payloads: usize = records(1, 0..60).iter().map(|record| record.payload.len()).sum();
+    assert!(all > payloads as u64);
+    log.purge_through(position(1, 40)).unwrap();
+    log.truncate_from(50).unwrap();
+    assert_eq!(log.appended_bytes(), all);
+    log.append(&records(2, 50..51)).unwrap();
+    assert!(log.appended_bytes() > all);
+    drop(log);
+    assert_eq!(reopened(&vfs).appended_bytes(), 0);
+}
+
 /// The log as it is found after a kill or a power cut.
 fn reopened(vfs: &FaultyVfs) -> Log {
     vfs.restart();

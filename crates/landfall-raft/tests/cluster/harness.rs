@@ -129,6 +129,7 @@ fn config(directory: &Path, member: u64) -> NodeConfig {
             election_min: Duration::from_millis(800),
             election_max: Duration::from_millis(1600),
         },
+        back_pressure: None,
     }
 }
 

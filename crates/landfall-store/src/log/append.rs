@@ -65,6 +65,7 @@ impl State {
         self.tail.link = batch.link;
         self.tail.claimed_end = self.durable_end();
         self.tail.records_end = frames_end;
+        self.appended_bytes += batch.frames.len() as u64;
         let number = self.last_segment().number;
         self.signposts.learn(number, batch.seen);
         let appended = &records[..batch.records];

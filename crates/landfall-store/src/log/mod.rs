@@ -102,6 +102,11 @@ impl Log {
     pub fn size_bytes(&self) -> u64 {
         lock(&self.state).size_bytes()
     }
+
+    /// Bytes that appended records took since the log was opened. It never goes back: what was truncated or purged since counts too.
+    pub fn appended_bytes(&self) -> u64 {
+        lock(&self.state).appended_bytes
+    }
 }
 
 impl Drop for Log {

@@ -57,6 +57,7 @@ fn open_state(disk: &Disk, options: LogOptions) -> Result<State, LogError> {
         last,
         purged,
         synced: Place { segment: found.segment.number, offset: found.segment.end },
+        appended_bytes: 0,
         tail: found.tail,
         cache: TailCache::new(options.cache_bytes_max, last.map(|last| last.index)),
         signposts,

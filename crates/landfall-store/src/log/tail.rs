@@ -29,6 +29,8 @@ pub(super) struct State {
     pub(super) purged: Option<Position>,
     /// Everything before this place is durable.
     pub(super) synced: Place,
+    /// Bytes of records' frames that were appended since the log was opened.
+    pub(super) appended_bytes: u64,
     pub(super) cache: TailCache,
     pub(super) signposts: Signposts,
 }

@@ -36,8 +36,8 @@ pub use carry::CarryTicket;
 pub use differ::{Difference, DifferenceKind};
 pub use error::{CarryRefused, KeyedError, KeyedOpenError, RollBackError, SealError, SealRefused};
 pub use join::{
-    AdoptError, FaultError, JoinError, JoinFailure, JoinHandle, JoinOptions, JoinStatus, LandingError, Milestone,
-    ReachedAfter,
+    AdoptError, FaultError, JoinError, JoinFailure, JoinHandle, JoinOptions, JoinStatus, LAG_MAX, LandingError,
+    Milestone, ReachedAfter,
 };
 pub use records::{CarriedOut, CarryOutError};
 pub use seal::{SealReport, SealTicket};

@@ -31,7 +31,7 @@ pub use landfall_core::join::Milestone;
 pub use landing::LandingError;
 pub use lanes::FaultError;
 pub(super) use lanes::{FaultLanes, Reach};
-pub use progress::{JoinStatus, ReachedAfter};
+pub use progress::{JoinStatus, LAG_MAX, ReachedAfter};
 
 use super::frozen::Work;
 use super::{Extent, Keyed, RollBackError};

@@ -395,7 +395,7 @@ pub(super) struct Fetch {
 }
 
 /// Records that may lie between here and the end of the log when a joiner counts as caught up.
-const LAG_MAX: u64 = 64;
+pub const LAG_MAX: u64 = 64;
 
 #[cfg(test)]
 mod tests {
