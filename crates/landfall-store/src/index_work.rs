@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::error::StoreError;
-use crate::index::{Entries, Location, PackStage, PackState, Run, RunError, RunNumber, RunPack, RunWriter, merge};
+use crate::index::{Location, PackStage, PackState, Run, RunError, RunNumber, RunPack, RunWriter, Young, merge};
 use crate::lock::{lock, read, write};
 use crate::pack::{Footer, FooterEntry, PackNumber, read_whole, scan};
 use crate::store::Shared;
@@ -65,7 +65,7 @@ impl Shared {
 
     /// Readers look up beside all but two short moments: while a run is begun, and while it is installed.
     fn build_run(&self) -> Result<(), StoreError> {
-        let young = Entries::with_capacity(self.options.young_entries_max as usize);
+        let young = Young::with_capacity(self.options.young_entries_max as usize);
         let next = write(&self.index).begin_run(young);
         let entries = next.sorted();
         let run = self.write_run(

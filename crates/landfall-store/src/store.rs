@@ -403,7 +403,7 @@ impl Shared {
         let number = pack.number();
         let appended = pack.append(frame);
         let (ordinal, entry) = appended.map_err(|error| StoreError::io("write", &self.paths.pack(number), error))?;
-        write(&self.index).insert(entry.id, Location::new(number, ordinal, &entry));
+        read(&self.index).insert(entry.id, Location::new(number, ordinal, &entry));
         Ok(())
     }
 

@@ -5,8 +5,9 @@
 mod filter;
 mod merge;
 mod run;
+mod young;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use landfall_core::ChunkId;
@@ -16,6 +17,7 @@ use crate::pack::{Footer, FooterEntry, PackClass, PackNumber};
 
 pub(crate) use merge::merge;
 pub(crate) use run::{Run, RunError, RunNumber, RunPack, RunWriter};
+pub(crate) use young::Young;
 
 /// Where a frame stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,13 +100,10 @@ impl PackState {
     }
 }
 
-/// Where chunks are.
-pub(crate) type Entries = HashMap<ChunkId, Location>;
-
 /// What the next run is made of.
 pub(crate) struct NextRun {
     packs: Vec<RunPack>,
-    entries: Arc<Entries>,
+    entries: Arc<Young>,
 }
 
 impl NextRun {
@@ -116,7 +115,7 @@ impl NextRun {
     /// Its entries, sorted.
     pub(crate) fn sorted(&self) -> Vec<(ChunkId, Location)> {
         let covered = self.covered();
-        let mut entries: Vec<_> = self.entries_where(|location| covered.contains(&location.pack)).collect();
+        let mut entries = self.entries.list(|location| covered.contains(&location.pack));
         entries.sort_unstable_by_key(|(id, _)| *id);
         entries
     }
@@ -124,26 +123,21 @@ impl NextRun {
     /// Entries of packs that it does not cover: they stay young.
     pub(crate) fn left_over(&self) -> Vec<(ChunkId, Location)> {
         let covered = self.covered();
-        self.entries_where(|location| !covered.contains(&location.pack)).collect()
+        self.entries.list(|location| !covered.contains(&location.pack))
     }
 
     fn covered(&self) -> BTreeSet<PackNumber> {
         self.packs.iter().map(|pack| pack.number).collect()
     }
-
-    fn entries_where(&self, is_wanted: impl Fn(&Location) -> bool) -> impl Iterator<Item = (ChunkId, Location)> {
-        let wanted = self.entries.iter().filter(move |(_, location)| is_wanted(location));
-        wanted.map(|(id, location)| (*id, *location))
-    }
 }
 
-/// The whole index. Behind one lock; nothing in here waits for a disk.
+/// The whole index. Behind one lock, which whoever looks up or adds an entry shares; nothing in here waits for a disk.
 #[derive(Debug, Default)]
 pub(crate) struct Index {
     pub(crate) packs: BTreeMap<PackNumber, PackState>,
-    young: Entries,
-    /// Young entries that are on their way into a run. Nobody changes them, so that they can be sorted and written without the lock.
-    ripening: Option<Arc<Entries>>,
+    young: Young,
+    /// Young entries that are on their way into a run. Nobody adds to them, so that they can be sorted and written without the lock.
+    ripening: Option<Arc<Young>>,
     /// The smallest first. Where several hold a chunk, any place that is here will do.
     runs: Arc<Vec<Arc<Run>>>,
     /// Grows whenever entries move in a way that a search without the lock may miss.
@@ -161,12 +155,12 @@ impl Index {
     }
 
     pub(crate) fn young(&self, id: ChunkId) -> Option<Location> {
-        let is_here = |location: &&Location| self.presence(**location) == Presence::Here;
-        let ripening = || self.ripening.as_ref().and_then(|ripening| ripening.get(&id)).filter(is_here);
-        self.young.get(&id).filter(is_here).or_else(ripening).copied()
+        let is_here = |location: &Location| self.presence(*location) == Presence::Here;
+        let ripening = || self.ripening.as_ref().and_then(|ripening| ripening.get(id)).filter(is_here);
+        self.young.get(id).filter(is_here).or_else(ripening)
     }
 
-    pub(crate) fn insert(&mut self, id: ChunkId, location: Location) {
+    pub(crate) fn insert(&self, id: ChunkId, location: Location) {
         self.young.insert(id, location);
     }
 
@@ -175,10 +169,7 @@ impl Index {
         self.packs.insert(footer.number, PackState::from_footer(footer, stage));
         for (ordinal, entry) in footer.entries.iter().enumerate() {
             let location = Location::new(footer.number, ordinal as u32, entry);
-            let known = self.young.entry(entry.id).or_insert(location);
-            if known.pack <= location.pack {
-                *known = location;
-            }
+            self.young.insert_unless(entry.id, location, |known| known.pack > location.pack);
         }
     }
 
@@ -208,14 +199,12 @@ impl Index {
 
     /// Begins a run of what may move into one now; until [`Self::install_run`] its entries are found as before. `young` takes the place of the
     /// young entries: it is empty, and has the room that it will need, because whoever looks something up waits for this.
-    pub(crate) fn begin_run(&mut self, young: Entries) -> NextRun {
+    pub(crate) fn begin_run(&mut self, young: Young) -> NextRun {
         let packs = self.packs_for_run().map(|(number, pack)| pack.run_pack(number)).collect();
-        let mut entries = std::mem::replace(&mut self.young, young);
+        let entries = std::mem::replace(&mut self.young, young);
         // A run that was begun before could not be written.
         if let Some(failed) = self.ripening.take() {
-            for (id, location) in failed.iter() {
-                entries.entry(*id).or_insert(*location);
-            }
+            failed.list(|_| true).into_iter().for_each(|(id, location)| entries.insert_unless(id, location, |_| true));
         }
         let entries = Arc::new(entries);
         self.ripening = Some(Arc::clone(&entries));
@@ -231,7 +220,7 @@ impl Index {
         }
         for (id, location) in left_over {
             if self.packs.contains_key(&location.pack) {
-                self.young.entry(id).or_insert(location);
+                self.young.insert_unless(id, location, |_| true);
             }
         }
         self.ripening = None;
@@ -249,7 +238,7 @@ impl Index {
 
     pub(crate) fn remove_packs(&mut self, numbers: &BTreeSet<PackNumber>) {
         self.packs.retain(|number, _| !numbers.contains(number));
-        self.young.retain(|_, location| !numbers.contains(&location.pack));
+        self.young.retain(|location| !numbers.contains(&location.pack));
         self.generation += 1;
     }
 
@@ -318,7 +307,7 @@ mod tests {
     #[test]
     fn what_moves_into_a_run_is_found_while_the_run_is_written_and_what_stays_afterwards() {
         let mut index = index();
-        let next = index.begin_run(Entries::new());
+        let next = index.begin_run(Young::default());
         assert_eq!((next.sorted(), next.left_over()), (vec![(id(1), place(DONE, 0))], vec![(id(2), place(OPEN, 0))]));
         index.insert(id(3), place(OPEN, 1));
         check_young(&index, [Some(place(DONE, 0)), Some(place(OPEN, 0)), Some(place(OPEN, 1))]);
@@ -335,7 +324,7 @@ mod tests {
     #[test]
     fn a_chunk_that_came_again_while_a_run_was_written_is_found_where_it_came_last() {
         let mut index = index();
-        let next = index.begin_run(Entries::new());
+        let next = index.begin_run(Young::default());
         index.insert(id(2), place(OPEN, 7));
         index.install_run(written(&FaultyVfs::new(1), &next), next.left_over());
         check_young(&index, [None, Some(place(OPEN, 7)), None]);
@@ -344,10 +333,10 @@ mod tests {
     #[test]
     fn a_run_that_could_not_be_written_is_begun_again_with_all_that_came_since() {
         let mut index = index();
-        drop(index.begin_run(Entries::new()));
+        drop(index.begin_run(Young::default()));
         index.insert(id(2), place(OPEN, 7));
         index.insert(id(3), place(DONE, 1));
-        let next = index.begin_run(Entries::new());
+        let next = index.begin_run(Young::default());
         assert_eq!(next.sorted(), [(id(1), place(DONE, 0)), (id(3), place(DONE, 1))]);
         assert_eq!(next.left_over(), [(id(2), place(OPEN, 7))]);
         check_young(&index, [Some(place(DONE, 0)), Some(place(OPEN, 7)), Some(place(DONE, 1))]);
@@ -356,7 +345,7 @@ mod tests {
     #[test]
     fn what_a_pack_held_that_went_while_a_run_was_written_is_not_found() {
         let mut index = index();
-        let next = index.begin_run(Entries::new());
+        let next = index.begin_run(Young::default());
         index.remove_packs(&BTreeSet::from([DONE, OPEN]));
         check_young(&index, [None; 3]);
         index.install_run(written(&FaultyVfs::new(1), &next), next.left_over());
