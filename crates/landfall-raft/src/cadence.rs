@@ -78,14 +78,16 @@ impl Cadence {
         overlay_bytes >= self.changed_bytes || log_bytes >= LOG_BYTES_MAX
     }
 
-    /// Learns from a seal. One that cost much asks for more changes the next time; a cheap one lets memory and replay shrink.
+    /// Learns from a seal. One that cost much asks for as many changes the next time as would have been worth it; a cheap one lets memory and
+    /// replay shrink.
     pub(crate) fn handle_seal(&mut self, cost: SealCost) {
         if cost.changed_bytes == 0 {
             return;
         }
         let ratio = cost.node_bytes as f64 / cost.changed_bytes as f64;
-        // Half or double at most: one odd seal must not swing it.
-        let factor = (ratio / NODES_PER_CHANGED_AIM).clamp(0.5, 2.0);
+        // More changes make no fewer nodes: after a costly seal, fewer than these cannot be worth the next one, and there is nothing to wait for.
+        // A cheap one may have been an odd one, so that it takes back half at most.
+        let factor = (ratio / NODES_PER_CHANGED_AIM).max(0.5);
         let wanted = (self.changed_bytes as f64 * factor) as u64;
         self.changed_bytes = wanted.clamp(CHANGED_BYTES_MIN, CHANGED_BYTES_MAX);
     }
@@ -151,9 +153,18 @@ mod tests {
     }
 
     #[test]
-    fn costly_seals_wait_for_more_changes_up_to_the_limit_of_memory() {
-        assert!(after(1, 10) > after(0, 10));
-        assert_eq!(after(20, 10), CHANGED_BYTES_MAX);
+    fn a_costly_seal_is_followed_by_one_that_is_worth_it_or_by_one_at_the_limit_of_memory() {
+        assert_eq!(after(1, 6), 3 * after(0, 6));
+        assert_eq!(after(1, 30), CHANGED_BYTES_MAX);
+        assert_eq!(after(20, 30), CHANGED_BYTES_MAX);
+    }
+
+    #[test]
+    fn one_cheap_seal_among_costly_ones_takes_back_no_more_than_half() {
+        let mut cadence = Cadence::new();
+        cadence.changed_bytes = CHANGED_BYTES_MAX;
+        cadence.handle_seal(SealCost { changed_bytes: CHANGED_BYTES_MAX, node_bytes: 0 });
+        assert_eq!(cadence.changed_bytes, CHANGED_BYTES_MAX / 2);
     }
 
     #[test]
