@@ -17,6 +17,7 @@ use crate::pack::{Footer, FooterEntry, PackClass, PackNumber};
 
 pub(crate) use merge::merge;
 pub(crate) use run::{Run, RunError, RunNumber, RunPack, RunWriter};
+use young::Ripening;
 pub(crate) use young::Young;
 
 /// Where a frame stands.
@@ -103,7 +104,7 @@ impl PackState {
 /// What the next run is made of.
 pub(crate) struct NextRun {
     packs: Vec<RunPack>,
-    entries: Arc<Young>,
+    entries: Arc<Ripening>,
 }
 
 impl NextRun {
@@ -115,7 +116,7 @@ impl NextRun {
     /// Its entries, sorted.
     pub(crate) fn sorted(&self) -> Vec<(ChunkId, Location)> {
         let covered = self.covered();
-        let mut entries = self.entries.list(|location| covered.contains(&location.pack));
+        let mut entries: Vec<_> = self.entries_where(|location| covered.contains(&location.pack)).collect();
         entries.sort_unstable_by_key(|(id, _)| *id);
         entries
     }
@@ -123,11 +124,15 @@ impl NextRun {
     /// Entries of packs that it does not cover: they stay young.
     pub(crate) fn left_over(&self) -> Vec<(ChunkId, Location)> {
         let covered = self.covered();
-        self.entries.list(|location| !covered.contains(&location.pack))
+        self.entries_where(|location| !covered.contains(&location.pack)).collect()
     }
 
     fn covered(&self) -> BTreeSet<PackNumber> {
         self.packs.iter().map(|pack| pack.number).collect()
+    }
+
+    fn entries_where(&self, is_wanted: impl Fn(&Location) -> bool) -> impl Iterator<Item = (ChunkId, Location)> {
+        self.entries.iter().filter(move |(_, location)| is_wanted(location))
     }
 }
 
@@ -136,8 +141,8 @@ impl NextRun {
 pub(crate) struct Index {
     pub(crate) packs: BTreeMap<PackNumber, PackState>,
     young: Young,
-    /// Young entries that are on their way into a run. Nobody adds to them, so that they can be sorted and written without the lock.
-    ripening: Option<Arc<Young>>,
+    /// Young entries that are on their way into a run. Nobody changes them, so that they can be sorted and written without the lock.
+    ripening: Option<Arc<Ripening>>,
     /// The smallest first. Where several hold a chunk, any place that is here will do.
     runs: Arc<Vec<Arc<Run>>>,
     /// Grows whenever entries move in a way that a search without the lock may miss.
@@ -169,7 +174,9 @@ impl Index {
         self.packs.insert(footer.number, PackState::from_footer(footer, stage));
         for (ordinal, entry) in footer.entries.iter().enumerate() {
             let location = Location::new(footer.number, ordinal as u32, entry);
-            self.young.insert_unless(entry.id, location, |known| known.pack > location.pack);
+            if self.young.get(entry.id).is_none_or(|known| known.pack <= location.pack) {
+                self.young.insert(entry.id, location);
+            }
         }
     }
 
@@ -204,9 +211,9 @@ impl Index {
         let entries = std::mem::replace(&mut self.young, young);
         // A run that was begun before could not be written.
         if let Some(failed) = self.ripening.take() {
-            failed.list(|_| true).into_iter().for_each(|(id, location)| entries.insert_unless(id, location, |_| true));
+            failed.iter().for_each(|(id, location)| entries.insert_if_absent(id, location));
         }
-        let entries = Arc::new(entries);
+        let entries = Arc::new(entries.ripen());
         self.ripening = Some(Arc::clone(&entries));
         NextRun { packs, entries }
     }
@@ -220,7 +227,7 @@ impl Index {
         }
         for (id, location) in left_over {
             if self.packs.contains_key(&location.pack) {
-                self.young.insert_unless(id, location, |_| true);
+                self.young.insert_if_absent(id, location);
             }
         }
         self.ripening = None;
