@@ -154,6 +154,8 @@ mod tests {
 
     #[test]
     fn a_costly_seal_is_followed_by_one_that_is_worth_it_or_by_one_at_the_limit_of_memory() {
+        assert!(after(1, 10) > after(0, 10));
+        assert_eq!(after(20, 10), CHANGED_BYTES_MAX);
         assert_eq!(after(1, 6), 3 * after(0, 6));
         assert_eq!(after(1, 30), CHANGED_BYTES_MAX);
         assert_eq!(after(20, 30), CHANGED_BYTES_MAX);
