@@ -117,3 +117,100 @@ impl<I: Inflow> Drop for Receiver<I> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::{END_MARK, length_word};
+
+    /// Brings the pieces of a stream one by one.
+    struct Pieces {
+        left: std::vec::IntoIter<Vec<u8>>,
+        bytes_received: u64,
+        closer: Closer,
+    }
+
+    impl Inflow for Pieces {
+        fn fill(&mut self, reassembly: &mut Reassembly, bytes_min: usize) -> Result<(), ReceiveError> {
+            let piece = self.left.next().ok_or(ReceiveError::Truncated)?;
+            reassembly.room(bytes_min)[..piece.len()].copy_from_slice(&piece);
+            reassembly.filled(piece.len());
+            self.bytes_received += piece.len() as u64;
+            Ok(())
+        }
+
+        fn bytes_received(&self) -> u64 {
+            self.bytes_received
+        }
+
+        fn set_deadline(&mut self, _: Duration) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn closer(&self) -> &Closer {
+            &self.closer
+        }
+    }
+
+    fn receiver(stream: &[u8], piece_lengths: &[usize]) -> Receiver<Pieces> {
+        let mut rest = stream;
+        let mut pieces = Vec::new();
+        for &length in piece_lengths {
+            let (piece, after) = rest.split_at(length);
+            pieces.push(piece.to_vec());
+            rest = after;
+        }
+        pieces.push(rest.to_vec());
+        let inflow = Pieces { left: pieces.into_iter(), bytes_received: 0, closer: Closer::new(|| {}) };
+        Receiver::new(inflow, Reassembly::new(64))
+    }
+
+    /// Two frames, `one` and `two`, and the end.
+    fn two_frames() -> Vec<u8> {
+        let mut stream = Vec::new();
+        for frame in [&b"one"[..], b"two"] {
+            stream.extend(length_word(frame, &[]).expect("short"));
+            stream.extend(frame);
+        }
+        stream.extend(END_MARK.to_le_bytes());
+        stream
+    }
+
+    /// What every call says until the end: a frame, or `None` for one that is still coming.
+    fn told(receiver: &mut Receiver<Pieces>) -> Vec<Option<Vec<u8>>> {
+        let mut told = Vec::new();
+        loop {
+            match receiver.receive() {
+                Ok(Some(frame)) => told.push(Some(frame.to_vec())),
+                Ok(None) => return told,
+                Err(ReceiveError::Unfinished { after: Duration::ZERO }) => told.push(None),
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
+    #[test]
+    fn every_piece_that_leaves_a_frame_unfinished_is_told_once() {
+        // Within the first length word, within its frame, and then its end together with the start of the next frame.
+        let mut receiver = receiver(&two_frames(), &[2, 3, 4]);
+        receiver.set_unfinished_interval(Duration::ZERO);
+        assert_eq!(told(&mut receiver), [None, None, Some(b"one".to_vec()), Some(b"two".to_vec())]);
+    }
+
+    #[test]
+    fn nothing_is_told_of_what_was_read_ahead() {
+        // The second frame's start came with the first frame: it is told only when more of it comes.
+        let mut receiver = receiver(&two_frames(), &[7 + 5, 1]);
+        receiver.set_unfinished_interval(Duration::ZERO);
+        assert_eq!(told(&mut receiver), [Some(b"one".to_vec()), None, Some(b"two".to_vec())]);
+    }
+
+    #[test]
+    fn unfinished_frames_are_told_to_nobody_who_did_not_ask_or_before_the_interval() {
+        for interval in [None, Some(Duration::from_secs(3600))] {
+            let mut receiver = receiver(&two_frames(), &[2, 3, 4]);
+            receiver.unfinished_interval = interval;
+            assert_eq!(told(&mut receiver), [Some(b"one".to_vec()), Some(b"two".to_vec())]);
+        }
+    }
+}

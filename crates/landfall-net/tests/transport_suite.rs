@@ -19,7 +19,7 @@ fn transport_suite(connect: impl Fn() -> Pair) {
     closer_unblocks_a_sender(connect());
     a_dropped_receiver_ends_the_other_side(connect());
     survives_an_idle_deadline(connect());
-    tells_of_a_frame_that_is_still_coming(connect());
+    loses_nothing_when_told_of_a_frame_that_is_still_coming(connect());
     gives_up_on_a_peer_that_takes_nothing(connect());
     counts_bytes_and_time(connect());
 }
@@ -191,14 +191,13 @@ fn survives_an_idle_deadline(mut pair: Pair) {
     assert_eq!(receiver.receive().expect("no error"), Some(&b"at last"[..]));
 }
 
-fn tells_of_a_frame_that_is_still_coming(mut pair: Pair) {
-    // More than the system takes in at once, so that some frame is seen half way.
+fn loses_nothing_when_told_of_a_frame_that_is_still_coming(mut pair: Pair) {
+    // How often a frame is seen half way is up to the system; that it is told of at all, `receiver` tests by itself.
     let lengths: Vec<usize> = [FRAME_BYTES_MAX as usize, 10, 1_000_000].repeat(16);
     let receiver = &mut pair.listener.receiver;
     receiver.set_unfinished_interval(Duration::ZERO);
     std::thread::scope(|scope| {
         scope.spawn(|| send_all(&mut *pair.connector.sender, &lengths));
-        let mut told = 0;
         let mut received = 0;
         let mut frames = 0;
         loop {
@@ -209,7 +208,6 @@ fn tells_of_a_frame_that_is_still_coming(mut pair: Pair) {
                 }
                 Ok(None) => break,
                 Err(ReceiveError::Unfinished { after: Duration::ZERO }) => {
-                    told += 1;
                     assert!(receiver.bytes_received() > received, "it is told only when bytes came");
                 }
                 Err(error) => panic!("{error}"),
@@ -217,7 +215,6 @@ fn tells_of_a_frame_that_is_still_coming(mut pair: Pair) {
             received = receiver.bytes_received();
         }
         assert_eq!(frames, lengths.len());
-        assert!(told > 2, "{told}");
     });
 }
 
