@@ -407,7 +407,7 @@ impl FaultLanes {
         let plain = decode(encoded, base.as_deref())?;
         let node = Chunk::verify(want.id, Domain::Node, plain).map_err(|_| Failure::Corrupt)?;
         self.bytes.fetch_add(node.bytes().len() as u64, Ordering::Relaxed);
-        Ok(self.here.nodes.put(&node)?)
+        Ok(self.here.nodes.put_as_it_came(&node, encoded.codec, &encoded.payload, want.base)?)
     }
 
     fn keep_chunk(&self, want: ChunkRef, encoded: &Encoded) -> Result<(), Failure> {
