@@ -12,6 +12,7 @@ use tokio::sync::Semaphore;
 
 use crate::audit;
 use crate::ballot::Pending;
+use crate::batching;
 use crate::cluster::Cluster;
 use crate::consensus::RaftVote;
 use crate::identity::Stranger;
@@ -110,7 +111,12 @@ async fn answer(cluster: &Arc<Cluster>, request: Request) -> Answer {
     let answered = match request {
         Request::Append(append) => {
             cluster.head.note(&append);
-            cluster.raft.append_entries(append).await.map(Reply::Append).map_err(|e| e.to_string())
+            let has_entries = !append.entries.is_empty();
+            let appended = cluster.raft.append_entries(append).await;
+            if has_entries {
+                batching::pause(cluster).await;
+            }
+            appended.map(Reply::Append).map_err(|e| e.to_string())
         }
         Request::Control(Control::Vote(vote)) => {
             cluster.raft.vote(vote).await.map(Reply::Vote).map_err(|e| e.to_string())

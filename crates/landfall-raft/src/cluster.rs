@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use crate::apply::{Applied, Patience};
 use crate::arrival::Arrivals;
 use crate::ballot::Ballot;
+use crate::batching::Batching;
 use crate::candidacy::{Candidacy, Soundness};
 use crate::consensus::{Fatal, MemberAddress, MemberId, Raft, StoredMembership, position_of};
 use crate::entry::{LogTime, Mark, Payload};
@@ -50,6 +51,7 @@ pub(crate) struct Cluster {
     pub(crate) healer: Box<dyn Heal>,
     pub(crate) applied: watch::Receiver<Applied>,
     pub(crate) head: Head,
+    pub(crate) batching: Batching,
     pub(crate) patience: Patience,
     pub(crate) candidacy: Candidacy,
     pub(crate) pacing: Pacing,

@@ -14,6 +14,7 @@ mod arrival;
 mod audit;
 mod ballot;
 mod barrier;
+mod batching;
 #[cfg(test)]
 #[path = "../../landfall/tests/between/mod.rs"]
 mod between;

@@ -21,6 +21,7 @@ use crate::apply::{Applier, Patience};
 use crate::arrival::Arrivals;
 use crate::ballot::{Ballot, BallotError};
 use crate::barrier::{self, READERS_WAITING_MAX};
+use crate::batching::Batching;
 use crate::candidacy::Candidacy;
 use crate::cluster::Cluster;
 use crate::consensus::{MemberAddress, MemberId, Raft};
@@ -289,6 +290,7 @@ impl<S: Service> Node<S> {
             healer: Box::new(healer),
             applied: applied.clone(),
             head: Head::default(),
+            batching: Batching::default(),
             patience,
             candidacy: Candidacy::new(raft.clone()),
             pacing,

@@ -84,7 +84,12 @@ impl Stage {
 
     /// A cluster of one.
     pub(crate) async fn first(&self) -> Node<Map> {
-        let node = Node::open(Map, self.config(1)).await.unwrap();
+        self.first_with(self.config(1)).await
+    }
+
+    /// A cluster of one, opened as its configuration says.
+    pub(crate) async fn first_with(&self, config: NodeConfig) -> Node<Map> {
+        let node = Node::open(Map, config).await.unwrap();
         node.bootstrap().await.unwrap();
         until(&node, |status| status.role == Role::Leader).await;
         node

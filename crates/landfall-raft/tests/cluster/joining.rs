@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::between::{Between, with_between};
 use crate::gate::Gate;
@@ -177,14 +177,18 @@ const NOISE_BYTES: u64 = 4_000_000;
 
 /// A cluster of one with some megabytes that travel as they are, sealed.
 async fn one_with_noise(stage: &Stage) -> Node<Map> {
-    const VALUES: u64 = 400;
     let first = stage.first().await;
+    fill_with_noise(&first).await;
+    first
+}
+
+async fn fill_with_noise(first: &Node<Map>) {
+    const VALUES: u64 = 400;
     for number in 0..VALUES {
         let value = noise(number, (NOISE_BYTES / VALUES) as usize);
         first.propose(&set(format!("noise {number}"), value)).await.unwrap();
     }
     assert_eq!(first.audit(PATIENCE).await.unwrap().verdict, Verdict::Equal);
-    first
 }
 
 /// A learner that serves, and that holds only a part of its snapshot until the gate is opened.
@@ -282,6 +286,64 @@ async fn a_member_that_is_not_whole_gets_no_vote_before_it_is() {
     assert!(votes(&first.status()));
     until(&node, |status| status.role == Role::Voter).await;
     assert_eq!(node.state().sealed().unwrap().extent, Extent::Whole);
+    close(vec![node, first]).await;
+}
+
+/// Loopback on which frames of some length that this side sends are counted: each has entries of the log in it, by the length of their values.
+#[derive(Clone, Default)]
+struct CountsEntries {
+    sent: Arc<AtomicU64>,
+}
+
+const ENTRY_BYTES: usize = 10_000;
+
+impl Transport for CountsEntries {
+    fn connect(&self, address: &str, deadline: Duration) -> Result<Connection, ConnectError> {
+        Ok(with_between(PlainTransport.connect(address, deadline)?, self.clone()))
+    }
+
+    fn listen(&self, address: &str) -> Result<Box<dyn Listener>, ListenError> {
+        PlainTransport.listen(address)
+    }
+}
+
+impl Between for CountsEntries {
+    fn leaves(&mut self, head: &[u8], body: &[u8]) -> Option<Vec<u8>> {
+        if head.len() + body.len() > ENTRY_BYTES {
+            self.sent.fetch_add(1, Ordering::AcqRel);
+        }
+        None
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_joiner_that_fills_up_takes_what_was_written_meanwhile_at_once() {
+    /// It answers at most so often. Each answer leads to one frame at most.
+    const INTERVAL: Duration = Duration::from_millis(10);
+    let stage = Stage::new();
+    let counted = CountsEntries::default();
+    let transport = Arc::new(counted.clone());
+    let first = stage.first_with(NodeConfig { transport, ..stage.config(1) }).await;
+    fill_with_noise(&first).await;
+    let (node, gate) = fill_half_way(&stage, &first).await;
+    let write_some = async |names: &str| {
+        let (began, before) = (Instant::now(), counted.sent.load(Ordering::Acquire));
+        for number in 0..200 {
+            first.propose(&set(format!("{names} {number}"), vec![7; ENTRY_BYTES])).await.unwrap();
+        }
+        let position = first.status().applied;
+        until(&node, |status| status.applied >= position).await;
+        let intervals = began.elapsed().as_millis() / INTERVAL.as_millis();
+        (counted.sent.load(Ordering::Acquire) - before, intervals as u64)
+    };
+    let (frames, intervals) = write_some("early").await;
+    // Before the first interval, and after the last one.
+    assert!(frames <= intervals + 2, "{frames} frames in {intervals} intervals");
+    assert_eq!(node.state().sealed().unwrap().extent, Extent::Filling);
+    gate.open();
+    until(&node, is_complete).await;
+    write_some("late").await;
+    assert_eq!(content(&node), content(&first));
     close(vec![node, first]).await;
 }
 
