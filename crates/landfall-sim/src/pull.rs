@@ -239,6 +239,7 @@ impl Pull {
         transfer.handle_arrival(request, item.want, arrival, now);
         Ok(match arrival {
             Arrival::Stored => "stored",
+            Arrival::Settled => "settled",
             Arrival::Missing => "missing",
             Arrival::Corrupt => "corrupt",
             Arrival::Baseless => "baseless",
@@ -274,10 +275,14 @@ impl Pull {
         disk.put(&chunk, (self.storing == Storing::AsSent).then_some(as_sent))?;
         self.puts_unsynced += 1;
         self.last_came = Some((chunk.id(), chunk.bytes().len() as u64));
+        let mut arrival = Arrival::Stored;
         if chunk.domain() == Domain::Node {
+            if refers_to_nothing(&chunk) {
+                arrival = Arrival::Settled;
+            }
             self.nodes.0.borrow_mut().insert(chunk.id(), chunk.into_bytes());
         }
-        Ok((Arrival::Stored, if was_here { WatchedArrival::Again } else { WatchedArrival::New }))
+        Ok((arrival, if was_here { WatchedArrival::Again } else { WatchedArrival::New }))
     }
 
     /// A source says that a request has been answered.
@@ -421,6 +426,11 @@ impl Pull {
     pub(crate) fn progress(&self) -> String {
         self.transfer.as_ref().map_or_else(String::new, |transfer| format!("{:?}", transfer.progress()))
     }
+}
+
+/// A leaf whose values all stand in it.
+fn refers_to_nothing(node: &Chunk) -> bool {
+    Leaf::parse(node.bytes()).is_ok_and(|leaf| leaf.chunks().next().is_none())
 }
 
 fn id_bytes(id: Option<ChunkId>) -> Bytes {

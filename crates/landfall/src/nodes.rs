@@ -67,7 +67,8 @@ impl NodeCache {
         Ok(())
     }
 
-    /// Keeps a node for good in the form in which it came. A patch comes with the node that it was made against.
+    /// Keeps a node for good in the form in which it came, and remembers it, in memory of its own. A patch comes with the node that it was
+    /// made against.
     pub(crate) fn put_as_it_came(
         &self,
         node: &Chunk,
@@ -75,14 +76,25 @@ impl NodeCache {
         bytes: &[u8],
         base: Option<ChunkId>,
     ) -> Result<(), StoreError> {
-        match (codec, base) {
-            (Codec::ZstdPatch, Some(base)) => self.store_patch(node, base, None, bytes)?,
-            // Whoever decoded it had a base.
-            (Codec::ZstdPatch, None) => self.store_whole(node)?,
-            (codec, _) => self.store.put_encoded(node, Encoded { codec: codec as u8, base: None, bytes })?,
-        }
-        self.remember(node.id(), Kept::Plain(node.bytes().clone()));
+        self.put_in_passing(node, codec, bytes, base)?;
+        self.remember(node.id(), Kept::Plain(Bytes::copy_from_slice(node.bytes())));
         Ok(())
+    }
+
+    /// The same for a node that nobody asked for here: it is not remembered.
+    pub(crate) fn put_in_passing(
+        &self,
+        node: &Chunk,
+        codec: Codec,
+        bytes: &[u8],
+        base: Option<ChunkId>,
+    ) -> Result<(), StoreError> {
+        match (codec, base) {
+            (Codec::ZstdPatch, Some(base)) => self.store_patch(node, base, None, bytes),
+            // Whoever decoded it had a base.
+            (Codec::ZstdPatch, None) => self.store_whole(node),
+            (codec, _) => self.store.put_encoded(node, Encoded { codec: codec as u8, base: None, bytes }),
+        }
     }
 
     /// Stores a node by itself, compressed where that saves something.

@@ -38,6 +38,8 @@ pub(super) struct NodeWork {
 struct LeafWork {
     tree: usize,
     want: NodeWant,
+    /// It was seen to refer to no chunk as it came.
+    is_settled: bool,
 }
 
 #[derive(Debug)]
@@ -76,6 +78,7 @@ impl Frontier {
 
     /// Walks on as far as the nodes that are here allow and the limits permit.
     pub(super) fn advance(&mut self, nodes: &dyn Nodes) -> Result<(), Stuck> {
+        self.pass_settled();
         // A leaf that is asked for by itself costs both sides what a whole request does.
         while self.walk_may_go_on && self.leaves.len() + NODES_PER_REQUEST_MAX <= LEAVES_AHEAD_MAX {
             let Some((tree, walk)) = &mut self.walk else { break };
@@ -85,7 +88,7 @@ impl Frontier {
                 Ok(found) => {
                     for leaf in found {
                         let want = NodeWant { id: leaf.id, base: leaf.base };
-                        self.leaves.push_back(LeafWork { tree, want });
+                        self.leaves.push_back(LeafWork { tree, want, is_settled: false });
                         if nodes.node(want.id).is_none() {
                             self.want_node(want);
                         }
@@ -106,6 +109,7 @@ impl Frontier {
 
     /// The next leaf to inspect: its node is here, and few enough are being inspected.
     pub(super) fn next_inspection(&mut self) -> Option<(usize, ChunkId)> {
+        self.pass_settled();
         if self.inspecting.len() >= INSPECTIONS_MAX {
             return None;
         }
@@ -127,6 +131,17 @@ impl Frontier {
     pub(super) fn inspected(&mut self, leaf: ChunkId) -> bool {
         let at = self.inspecting.iter().position(|&inspecting| inspecting == leaf);
         at.map(|at| self.inspecting.swap_remove(at)).is_some()
+    }
+
+    /// A leaf came that refers to no chunk. Another tree that has it too has it inspected all the same, for what it counts there.
+    pub(super) fn settle_leaf(&mut self, id: ChunkId) {
+        if let Some(leaf) = self.leaves.iter_mut().find(|leaf| leaf.want.id == id) {
+            leaf.is_settled = true;
+        }
+    }
+
+    fn pass_settled(&mut self) {
+        while self.leaves.pop_front_if(|leaf| leaf.is_settled).is_some() {}
     }
 
     /// A node is here. Names the requests that asked for it.

@@ -190,11 +190,11 @@ impl Transfer {
         if let Some(peer) = self.peers.get_mut(&lane.peer) {
             peer.settled(lane, bytes);
             match arrival {
-                Arrival::Stored => peer.delivered(bytes, now),
+                Arrival::Stored | Arrival::Settled => peer.delivered(bytes, now),
                 Arrival::Missing | Arrival::Corrupt | Arrival::Baseless => peer.answered(now),
             }
         }
-        if arrival == Arrival::Stored {
+        if matches!(arrival, Arrival::Stored | Arrival::Settled) {
             self.peerless_since = None;
         }
         self.settle(request, want, arrival);
@@ -323,6 +323,10 @@ impl Transfer {
         let peer = open.lane.peer;
         let needless = match (&open.work, arrival) {
             (RequestWork::Nodes(nodes), Arrival::Stored) => self.frontier.node_arrived(nodes[want]),
+            (RequestWork::Nodes(nodes), Arrival::Settled) => {
+                self.frontier.settle_leaf(nodes[want]);
+                self.frontier.node_arrived(nodes[want])
+            }
             (RequestWork::Nodes(nodes), Arrival::Missing | Arrival::Corrupt) => {
                 self.frontier.lacks(nodes[want], peer);
                 self.frontier.request_ended(nodes[want], request);
@@ -333,7 +337,7 @@ impl Transfer {
                 self.frontier.request_ended(nodes[want], request);
                 return;
             }
-            (RequestWork::Unit { unit, wants, bytes }, Arrival::Stored) => {
+            (RequestWork::Unit { unit, wants, bytes }, Arrival::Stored | Arrival::Settled) => {
                 self.ledger.arrived(*unit, wants[want], bytes[want]);
                 self.ledger.take_if_whole(*unit).unwrap_or_default()
             }

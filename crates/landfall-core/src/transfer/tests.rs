@@ -112,6 +112,57 @@ fn ahead_of_chunks(entries: u32, chunk_bytes: u32) -> (usize, usize) {
     (nodes, inspections)
 }
 
+/// Leaves that are inspected of a tree whose values all stand in its leaves, where so many in a row come settled, and then as many that do not.
+fn inspections_of_inline_values(in_a_row: usize) -> (usize, usize) {
+    let mut source = MemoryNodes::default();
+    let mut builder = Builder::new(Salt::PUBLIC);
+    for entry in 0..100_000_u32 {
+        builder.push(&entry.to_be_bytes(), &Value::inline(vec![7; 100]), &mut source).unwrap();
+    }
+    let target = builder.finish(&mut source);
+    let mut here = MemoryNodes::default();
+    let mut transfer = Transfer::new(vec![TreePair { base: None, target }], Time::ZERO);
+    transfer.handle_peer_joined(PeerId(0), 1, PeerCost::NEAR, Time::ZERO);
+    let (mut leaves, mut inspections) = (0, 0);
+    while let Some(command) = transfer.poll_command(&here, Time::ZERO) {
+        match command {
+            Command::FetchNodes { request, wants, .. } => {
+                for (want, node) in wants.iter().enumerate() {
+                    let bytes = source.node(node.id).unwrap();
+                    let is_leaf = Leaf::parse(&bytes).is_ok();
+                    let settles = is_leaf && in_a_row > 0 && leaves / in_a_row % 2 == 0;
+                    leaves += usize::from(is_leaf);
+                    here.put(Chunk::verify(node.id, Domain::Node, bytes).unwrap());
+                    let arrival = if settles { Arrival::Settled } else { Arrival::Stored };
+                    transfer.handle_arrival(request, want as u32, arrival, Time::ZERO);
+                }
+                transfer.handle_request_ended(request, Time::ZERO);
+            }
+            Command::Inspect { leaf, .. } => {
+                inspections += 1;
+                transfer.handle_inspected(leaf, Vec::new());
+            }
+            _ => {}
+        }
+    }
+    assert_eq!(transfer.outcome(), Outcome::Complete);
+    assert!(transfer.progress().all_known);
+    (leaves, inspections)
+}
+
+#[test]
+fn a_leaf_that_came_settled_is_not_inspected() {
+    let (leaves, inspections) = inspections_of_inline_values(0);
+    assert_eq!(inspections, leaves);
+    let (leaves, inspections) = inspections_of_inline_values(usize::MAX);
+    assert!(leaves > 500 && inspections == 0, "{inspections} inspections of {leaves} leaves");
+    for in_a_row in [1, 7, 200] {
+        let (leaves, inspections) = inspections_of_inline_values(in_a_row);
+        let unsettled = (0..leaves).filter(|leaf| leaf / in_a_row % 2 == 1).count();
+        assert_eq!(inspections, unsettled, "every {in_a_row} of {leaves} leaves");
+    }
+}
+
 #[test]
 fn a_huge_tree_is_walked_only_a_little_ahead_of_its_chunks() {
     let (nodes, inspections) = ahead_of_chunks(300_000, 1 << 20);

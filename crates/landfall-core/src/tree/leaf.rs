@@ -29,11 +29,14 @@ impl Leaf {
         Self::of_node(Node::read(id, bytes)?)
     }
 
+    /// The leaf that a node is; nothing if it is an inner node.
+    pub fn of(node: Node) -> Option<Self> {
+        (node.level() == 0).then_some(Self { node })
+    }
+
     fn of_node(node: Node) -> Result<Self, TreeError> {
-        if node.level() > 0 {
-            return Err(TreeError::Malformed { id: node.id(), reason: "it is not a leaf" });
-        }
-        Ok(Self { node })
+        let id = node.id();
+        Self::of(node).ok_or(TreeError::Malformed { id, reason: "it is not a leaf" })
     }
 
     /// How many entries it has.

@@ -279,7 +279,7 @@ mod tests {
             unreachable!("nothing is fetched")
         }
 
-        fn put_node(&self, _: &NodeWant, _: &Chunk, _: &ItemForm<'_, Codec>) -> Result<(), AssemblyError> {
+        fn put_node(&self, _: &NodeWant, _: &Chunk, _: &ItemForm<'_, Codec>) -> Result<Arrival, AssemblyError> {
             unreachable!("nothing is fetched")
         }
 

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use landfall_core::codec::Codec;
 use landfall_core::files::{BadPath, Content, FileKey, FileKind, FilePath, Meta, MetaError, decode_meta};
-use landfall_core::transfer::Want;
+use landfall_core::transfer::{Arrival, Want};
 use landfall_core::tree::{ChunkRef, Cursor, Leaf, NodeWant, Nodes, Root, TreeError, Value, get};
 use landfall_core::wire::ItemForm;
 use landfall_core::{Chunk, ChunkId, Domain, Proven};
@@ -329,8 +329,9 @@ impl Landing for Assembly {
         Ok(wants)
     }
 
-    fn put_node(&self, _: &NodeWant, node: &Chunk, _: &ItemForm<'_, Codec>) -> Result<(), AssemblyError> {
-        Ok(self.nodes.put(node)?)
+    fn put_node(&self, _: &NodeWant, node: &Chunk, _: &ItemForm<'_, Codec>) -> Result<Arrival, AssemblyError> {
+        self.nodes.put(node)?;
+        Ok(Arrival::Stored)
     }
 
     fn place_of(&self, key: &Bytes, value: &Value) -> Result<Place, AssemblyError> {

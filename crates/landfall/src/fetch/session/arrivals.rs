@@ -1,6 +1,5 @@
 //! Owns what comes of requests: it is decoded, checked against its name, handed to where it lands, and told to the transfer.
 
-use bytes::Bytes;
 use landfall_core::codec::{Codec, Decoder};
 use landfall_core::transfer::{Arrival, Lane, PeerId, RequestId};
 use landfall_core::tree::NodeWant;
@@ -50,6 +49,7 @@ impl<L: Landing> Session<L> {
             return Ok(());
         }
         drop(driver);
+        let is_for_chunks = matches!(open.asked, Asked::Chunks(_));
         let arrival = match &open.asked {
             Asked::Nodes(wants) => {
                 let want = wants.get(item.want as usize).ok_or(BadItem)?;
@@ -61,10 +61,10 @@ impl<L: Landing> Session<L> {
             }
         };
         match arrival {
-            // Nothing new can be asked for because of one chunk: the end of its request is soon enough to look.
-            Ok(Arrival::Stored) if matches!(open.asked, Asked::Chunks(_)) => {
+            // Nothing new can be asked for because of one chunk, or of one leaf that names none: the end of its request is soon enough to look.
+            Ok(arrival) if arrival == Arrival::Settled || (arrival == Arrival::Stored && is_for_chunks) => {
                 let now = self.clock.now();
-                self.driver().transfer.handle_arrival(request, item.want, Arrival::Stored, now);
+                self.driver().transfer.handle_arrival(request, item.want, arrival, now);
             }
             Ok(arrival) => self.tell(|transfer, now| transfer.handle_arrival(request, item.want, arrival, now)),
             Err(failure) => self.fail(failure),
@@ -102,13 +102,17 @@ impl<L: Landing> Session<L> {
         }
         let base_bytes = base.map(|_| &bench.base[..]);
         let decoded = bench.decoder.decode(form.codec, form.payload, form.plain_bytes, base_bytes, &mut bench.plain);
-        let plain = decoded.is_ok().then(|| Bytes::copy_from_slice(&bench.plain));
-        let Some(node) = plain.and_then(|plain| Chunk::verify(want.id, Domain::Node, plain).ok()) else {
+        if decoded.is_err() {
+            return Ok(Arrival::Corrupt);
+        }
+        let Ok(node) = Chunk::verify(want.id, Domain::Node, std::mem::take(&mut bench.plain).into()) else {
             return Ok(Arrival::Corrupt);
         };
-        self.landing.put_node(want, &node, form)?;
+        let arrival = self.landing.put_node(want, &node, form)?;
         self.status.note_node(peer, node.bytes().len());
-        Ok(Arrival::Stored)
+        // The next one is decoded into the same memory, unless somebody keeps it.
+        bench.plain = node.into_bytes().try_into_mut().map(Vec::from).unwrap_or_default();
+        Ok(arrival)
     }
 
     fn take_chunk(

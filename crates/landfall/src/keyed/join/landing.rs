@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use landfall_core::codec::Codec;
-use landfall_core::transfer::{TreePair, Want};
-use landfall_core::tree::{Leaf, NodeWant, TreeError, Value, get};
+use landfall_core::transfer::{Arrival, TreePair, Want};
+use landfall_core::tree::{Leaf, Node, NodeWant, TreeError, Value, get};
 use landfall_core::wire::ItemForm;
 use landfall_core::{Chunk, ChunkId, Proven};
 use landfall_store::StoreError;
@@ -102,8 +102,16 @@ impl Landing for KeyedLanding {
         Ok(Vec::new())
     }
 
-    fn put_node(&self, want: &NodeWant, node: &Chunk, form: &ItemForm<'_, Codec>) -> Result<(), LandingError> {
-        Ok(self.here.nodes.put_as_it_came(node, form.codec, form.payload, want.base)?)
+    fn put_node(&self, want: &NodeWant, node: &Chunk, form: &ItemForm<'_, Codec>) -> Result<Arrival, LandingError> {
+        let nodes = &self.here.nodes;
+        let leaf = Leaf::of(Node::read(node.id(), node.bytes().clone())?);
+        let Some(leaf) = leaf.filter(|leaf| leaf.chunks().next().is_none()) else {
+            nodes.put_as_it_came(node, form.codec, form.payload, want.base)?;
+            return Ok(Arrival::Stored);
+        };
+        nodes.put_in_passing(node, form.codec, form.payload, want.base)?;
+        self.status.note_leaf_here(leaf.len(), node.bytes().len());
+        Ok(Arrival::Settled)
     }
 
     fn place_of(&self, key: &Bytes, _: &Value) -> Result<Place, LandingError> {
