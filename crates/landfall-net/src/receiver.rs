@@ -123,19 +123,26 @@ mod tests {
     use super::*;
     use crate::frame::{END_MARK, length_word};
 
+    /// A part of a stream that comes at once: from the network, or from what was read of it before and only had to be decrypted.
+    #[derive(Clone, Copy)]
+    enum Piece {
+        New(usize),
+        Ahead(usize),
+    }
+
     /// Brings the pieces of a stream one by one.
     struct Pieces {
-        left: std::vec::IntoIter<Vec<u8>>,
+        left: std::vec::IntoIter<(Vec<u8>, u64)>,
         bytes_received: u64,
         closer: Closer,
     }
 
     impl Inflow for Pieces {
         fn fill(&mut self, reassembly: &mut Reassembly, bytes_min: usize) -> Result<(), ReceiveError> {
-            let piece = self.left.next().ok_or(ReceiveError::Truncated)?;
+            let (piece, bytes_received) = self.left.next().ok_or(ReceiveError::Truncated)?;
             reassembly.room(bytes_min)[..piece.len()].copy_from_slice(&piece);
             reassembly.filled(piece.len());
-            self.bytes_received += piece.len() as u64;
+            self.bytes_received += bytes_received;
             Ok(())
         }
 
@@ -152,16 +159,21 @@ mod tests {
         }
     }
 
-    fn receiver(stream: &[u8], piece_lengths: &[usize]) -> Receiver<Pieces> {
+    /// What is left after the pieces comes as one more.
+    fn receiver(stream: &[u8], pieces: &[Piece]) -> Receiver<Pieces> {
         let mut rest = stream;
-        let mut pieces = Vec::new();
-        for &length in piece_lengths {
-            let (piece, after) = rest.split_at(length);
-            pieces.push(piece.to_vec());
+        let mut cut = Vec::new();
+        for &piece in pieces {
+            let (length, bytes_received) = match piece {
+                Piece::New(length) => (length, length as u64),
+                Piece::Ahead(length) => (length, 0),
+            };
+            let (bytes, after) = rest.split_at(length);
+            cut.push((bytes.to_vec(), bytes_received));
             rest = after;
         }
-        pieces.push(rest.to_vec());
-        let inflow = Pieces { left: pieces.into_iter(), bytes_received: 0, closer: Closer::new(|| {}) };
+        cut.push((rest.to_vec(), rest.len() as u64));
+        let inflow = Pieces { left: cut.into_iter(), bytes_received: 0, closer: Closer::new(|| {}) };
         Receiver::new(inflow, Reassembly::new(64))
     }
 
@@ -192,15 +204,15 @@ mod tests {
     #[test]
     fn every_piece_that_leaves_a_frame_unfinished_is_told_once() {
         // Within the first length word, within its frame, and then its end together with the start of the next frame.
-        let mut receiver = receiver(&two_frames(), &[2, 3, 4]);
+        let mut receiver = receiver(&two_frames(), &[Piece::New(2), Piece::New(3), Piece::New(4)]);
         receiver.set_unfinished_interval(Duration::ZERO);
         assert_eq!(told(&mut receiver), [None, None, Some(b"one".to_vec()), Some(b"two".to_vec())]);
     }
 
     #[test]
     fn nothing_is_told_of_what_was_read_ahead() {
-        // The second frame's start came with the first frame: it is told only when more of it comes.
-        let mut receiver = receiver(&two_frames(), &[7 + 5, 1]);
+        // The start of the second frame was read with the first one: only what comes of it later is news.
+        let mut receiver = receiver(&two_frames(), &[Piece::New(8), Piece::Ahead(2), Piece::New(1)]);
         receiver.set_unfinished_interval(Duration::ZERO);
         assert_eq!(told(&mut receiver), [Some(b"one".to_vec()), None, Some(b"two".to_vec())]);
     }
@@ -208,7 +220,7 @@ mod tests {
     #[test]
     fn unfinished_frames_are_told_to_nobody_who_did_not_ask_or_before_the_interval() {
         for interval in [None, Some(Duration::from_secs(3600))] {
-            let mut receiver = receiver(&two_frames(), &[2, 3, 4]);
+            let mut receiver = receiver(&two_frames(), &[Piece::New(2), Piece::New(3), Piece::New(4)]);
             receiver.unfinished_interval = interval;
             assert_eq!(told(&mut receiver), [Some(b"one".to_vec()), Some(b"two".to_vec())]);
         }

@@ -7,18 +7,19 @@ use std::time::Duration;
 
 use landfall::member::ConnectionService;
 use landfall::net::{Connection, FrameSender};
+use openraft::raft::AppendEntriesResponse;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
 use crate::audit;
 use crate::ballot::Pending;
-use crate::batching;
 use crate::cluster::Cluster;
 use crate::consensus::RaftVote;
 use crate::identity::Stranger;
 use crate::message::{Answer, Control, Install, Reply, Request};
 use crate::pacing;
 use crate::roster;
+use crate::spacing;
 
 /// Requests of one connection that are answered at once; a peer that asks more waits.
 const REQUESTS_AT_ONCE_MAX: usize = 256;
@@ -36,6 +37,13 @@ pub(crate) fn service(cluster: Arc<Cluster>, runtime: Handle) -> ConnectionServi
 /// The half that answers; small frames, so a send hardly ever waits.
 type Answers = Arc<Mutex<Box<dyn FrameSender>>>;
 
+/// A request, and the frame in which it came.
+struct Taken {
+    number: u64,
+    request: Request,
+    frame_bytes: usize,
+}
+
 fn serve(cluster: &Arc<Cluster>, runtime: &Handle, connection: Connection) {
     let Connection { mut receiver, sender, closer, peer, .. } = connection;
     receiver.set_idle_deadline(IDLE_MAX);
@@ -43,6 +51,7 @@ fn serve(cluster: &Arc<Cluster>, runtime: &Handle, connection: Connection) {
     let at_once = Arc::new(Semaphore::new(REQUESTS_AT_ONCE_MAX));
     let mut is_strange = false;
     while let Ok(Some(frame)) = receiver.receive() {
+        let frame_bytes = frame.len();
         let (number, asker, request) = match Request::decode(frame) {
             Ok(decoded) => decoded,
             Err(error) => {
@@ -68,8 +77,9 @@ fn serve(cluster: &Arc<Cluster>, runtime: &Handle, connection: Connection) {
         }
         let Ok(permit) = runtime.block_on(at_once.clone().acquire_owned()) else { break };
         let (cluster, answers, closer) = (cluster.clone(), answers.clone(), closer.clone());
+        let taken = Taken { number, request, frame_bytes };
         runtime.spawn(async move {
-            if !send(&answers, number, &answer_patiently(&cluster, request, &answers, number).await) {
+            if !send(&answers, number, &answer_patiently(&cluster, taken, &answers).await) {
                 closer.close();
             }
             drop(permit);
@@ -93,8 +103,9 @@ fn send(answers: &Answers, number: u64, answer: &Answer) -> bool {
 }
 
 /// While an answer takes long, the peer hears that it goes on.
-async fn answer_patiently(cluster: &Arc<Cluster>, request: Request, answers: &Answers, number: u64) -> Answer {
-    let mut answering = std::pin::pin!(answer(cluster, request));
+async fn answer_patiently(cluster: &Arc<Cluster>, taken: Taken, answers: &Answers) -> Answer {
+    let Taken { number, request, frame_bytes } = taken;
+    let mut answering = std::pin::pin!(answer(cluster, request, frame_bytes));
     loop {
         match tokio::time::timeout(PROGRESS_INTERVAL, &mut answering).await {
             Ok(answer) => return answer,
@@ -107,14 +118,14 @@ async fn answer_patiently(cluster: &Arc<Cluster>, request: Request, answers: &An
     }
 }
 
-async fn answer(cluster: &Arc<Cluster>, request: Request) -> Answer {
+async fn answer(cluster: &Arc<Cluster>, request: Request, frame_bytes: usize) -> Answer {
     let answered = match request {
         Request::Append(append) => {
             cluster.head.note(&append);
-            let has_entries = !append.entries.is_empty();
+            let can_grow = spacing::can_grow(&append, frame_bytes);
             let appended = cluster.raft.append_entries(append).await;
-            if has_entries {
-                batching::pause(cluster).await;
+            if can_grow && matches!(appended, Ok(AppendEntriesResponse::Success)) {
+                spacing::pause(cluster).await;
             }
             appended.map(Reply::Append).map_err(|e| e.to_string())
         }

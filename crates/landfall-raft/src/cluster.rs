@@ -14,7 +14,6 @@ use tokio::sync::watch;
 use crate::apply::{Applied, Patience};
 use crate::arrival::Arrivals;
 use crate::ballot::Ballot;
-use crate::batching::Batching;
 use crate::candidacy::{Candidacy, Soundness};
 use crate::consensus::{Fatal, MemberAddress, MemberId, Raft, StoredMembership, position_of};
 use crate::entry::{LogTime, Mark, Payload};
@@ -30,6 +29,7 @@ use crate::pacing::Pacing;
 use crate::sealing::Sealing;
 use crate::seals::Seals;
 use crate::service::{Leader, ProposeError};
+use crate::spacing::Spacing;
 use crate::voted::Voted;
 use crate::voting::votes_in_all;
 
@@ -51,7 +51,7 @@ pub(crate) struct Cluster {
     pub(crate) healer: Box<dyn Heal>,
     pub(crate) applied: watch::Receiver<Applied>,
     pub(crate) head: Head,
-    pub(crate) batching: Batching,
+    pub(crate) spacing: Spacing,
     pub(crate) patience: Patience,
     pub(crate) candidacy: Candidacy,
     pub(crate) pacing: Pacing,

@@ -14,7 +14,6 @@ mod arrival;
 mod audit;
 mod ballot;
 mod barrier;
-mod batching;
 #[cfg(test)]
 #[path = "../../landfall/tests/between/mod.rs"]
 mod between;
@@ -50,6 +49,7 @@ mod roster;
 mod sealing;
 mod seals;
 mod service;
+mod spacing;
 mod state_machine;
 mod status;
 #[cfg(test)]

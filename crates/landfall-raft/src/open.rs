@@ -21,7 +21,6 @@ use crate::apply::{Applier, Patience};
 use crate::arrival::Arrivals;
 use crate::ballot::{Ballot, BallotError};
 use crate::barrier::{self, READERS_WAITING_MAX};
-use crate::batching::Batching;
 use crate::candidacy::Candidacy;
 use crate::cluster::Cluster;
 use crate::consensus::{MemberAddress, MemberId, Raft};
@@ -40,6 +39,7 @@ use crate::reserved::{CONFIG_SECTION, Reserved};
 use crate::sealing::Sealing;
 use crate::seals::{Sealed, Seals};
 use crate::service::Service;
+use crate::spacing::Spacing;
 use crate::state_machine::StateMachine;
 use crate::upkeep;
 use crate::voted::Voted;
@@ -290,7 +290,7 @@ impl<S: Service> Node<S> {
             healer: Box::new(healer),
             applied: applied.clone(),
             head: Head::default(),
-            batching: Batching::default(),
+            spacing: Spacing::default(),
             patience,
             candidacy: Candidacy::new(raft.clone()),
             pacing,

@@ -239,7 +239,7 @@ impl Pull {
         transfer.handle_arrival(request, item.want, arrival, now);
         Ok(match arrival {
             Arrival::Stored => "stored",
-            Arrival::Settled => "settled",
+            Arrival::Chunkless { .. } => "chunkless",
             Arrival::Missing => "missing",
             Arrival::Corrupt => "corrupt",
             Arrival::Baseless => "baseless",
@@ -277,8 +277,9 @@ impl Pull {
         self.last_came = Some((chunk.id(), chunk.bytes().len() as u64));
         let mut arrival = Arrival::Stored;
         if chunk.domain() == Domain::Node {
-            if refers_to_nothing(&chunk) {
-                arrival = Arrival::Settled;
+            // Either way: keyed states look into leaves as they come, files do not.
+            if refers_to_nothing(&chunk) && chunk.id().as_bytes()[0].is_multiple_of(2) {
+                arrival = Arrival::Chunkless { leaf_bytes: chunk.bytes().len() as u32 };
             }
             self.nodes.0.borrow_mut().insert(chunk.id(), chunk.into_bytes());
         }

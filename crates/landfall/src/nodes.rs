@@ -81,7 +81,7 @@ impl NodeCache {
         Ok(())
     }
 
-    /// The same for a node that nobody asked for here: it is not remembered.
+    /// The same for a node that no reader asked for: it is not remembered.
     pub(crate) fn put_in_passing(
         &self,
         node: &Chunk,

@@ -127,8 +127,11 @@ impl fmt::Display for DropReason {
 pub enum Arrival {
     /// The bytes matched their hash and are stored here.
     Stored,
-    /// They are, and whoever stored them saw a leaf that refers to no chunk: it need not be inspected.
-    Settled,
+    /// They are, and whoever stored them saw a leaf, of so many bytes, that refers to no chunk: it need not be inspected.
+    Chunkless {
+        /// Its length.
+        leaf_bytes: u32,
+    },
     /// The peer does not hold them, or found its own copy damaged.
     Missing,
     /// The bytes that came are not what their name promises.

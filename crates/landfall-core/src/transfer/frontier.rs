@@ -38,8 +38,9 @@ pub(super) struct NodeWork {
 struct LeafWork {
     tree: usize,
     want: NodeWant,
-    /// It was seen to refer to no chunk as it came.
-    is_settled: bool,
+    entries: u64,
+    /// Its length, if it was seen to refer to no chunk as it came.
+    chunkless_bytes: Option<u32>,
 }
 
 #[derive(Debug)]
@@ -56,8 +57,16 @@ pub(super) struct Frontier {
     queue: VecDeque<ChunkId>,
     /// Nodes that are in the queue or have been asked for.
     pending: BTreeMap<ChunkId, NodeWork>,
+    passed: Passed,
     /// Nodes came since the walk last stopped for want of them.
     walk_may_go_on: bool,
+}
+
+/// What was in leaves that need not be inspected.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Passed {
+    pub(super) entries: u64,
+    pub(super) leaf_bytes: u64,
 }
 
 impl Frontier {
@@ -70,6 +79,7 @@ impl Frontier {
             inspecting: Vec::new(),
             queue: VecDeque::new(),
             pending: BTreeMap::new(),
+            passed: Passed::default(),
             walk_may_go_on: true,
         };
         frontier.begin_tree(0);
@@ -78,7 +88,7 @@ impl Frontier {
 
     /// Walks on as far as the nodes that are here allow and the limits permit.
     pub(super) fn advance(&mut self, nodes: &dyn Nodes) -> Result<(), Stuck> {
-        self.pass_settled();
+        self.pass_chunkless();
         // A leaf that is asked for by itself costs both sides what a whole request does.
         while self.walk_may_go_on && self.leaves.len() + NODES_PER_REQUEST_MAX <= LEAVES_AHEAD_MAX {
             let Some((tree, walk)) = &mut self.walk else { break };
@@ -88,7 +98,7 @@ impl Frontier {
                 Ok(found) => {
                     for leaf in found {
                         let want = NodeWant { id: leaf.id, base: leaf.base };
-                        self.leaves.push_back(LeafWork { tree, want, is_settled: false });
+                        self.leaves.push_back(LeafWork { tree, want, entries: leaf.entries, chunkless_bytes: None });
                         if nodes.node(want.id).is_none() {
                             self.want_node(want);
                         }
@@ -109,7 +119,7 @@ impl Frontier {
 
     /// The next leaf to inspect: its node is here, and few enough are being inspected.
     pub(super) fn next_inspection(&mut self) -> Option<(usize, ChunkId)> {
-        self.pass_settled();
+        self.pass_chunkless();
         if self.inspecting.len() >= INSPECTIONS_MAX {
             return None;
         }
@@ -133,15 +143,25 @@ impl Frontier {
         at.map(|at| self.inspecting.swap_remove(at)).is_some()
     }
 
-    /// A leaf came that refers to no chunk. Another tree that has it too has it inspected all the same, for what it counts there.
-    pub(super) fn settle_leaf(&mut self, id: ChunkId) {
+    /// A leaf came that refers to no chunk. Where it stands once more, in another tree, it is inspected there.
+    pub(super) fn note_chunkless(&mut self, id: ChunkId, leaf_bytes: u32) {
         if let Some(leaf) = self.leaves.iter_mut().find(|leaf| leaf.want.id == id) {
-            leaf.is_settled = true;
+            leaf.chunkless_bytes = Some(leaf_bytes);
         }
     }
 
-    fn pass_settled(&mut self) {
-        while self.leaves.pop_front_if(|leaf| leaf.is_settled).is_some() {}
+    fn pass_chunkless(&mut self) {
+        while let Some((leaf, bytes)) = self.leaves.front().and_then(|leaf| Some((leaf, leaf.chunkless_bytes?))) {
+            // A claim of the publisher, as are all counts of entries.
+            self.passed.entries = self.passed.entries.saturating_add(leaf.entries);
+            self.passed.leaf_bytes += u64::from(bytes);
+            self.leaves.pop_front();
+        }
+    }
+
+    /// Leaves so far that came without chunks and were passed over.
+    pub(super) fn passed(&self) -> Passed {
+        self.passed
     }
 
     /// A node is here. Names the requests that asked for it.

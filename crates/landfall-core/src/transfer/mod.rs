@@ -114,6 +114,10 @@ pub struct Progress {
     pub all_known: bool,
     /// Entries of the wanted trees, as far as these were walked, that are here because their bases have them.
     pub entries_held: u64,
+    /// Entries in leaves that came without chunks and were not inspected.
+    pub entries_passed: u64,
+    /// Bytes of those leaves.
+    pub leaf_bytes_passed: u64,
 }
 
 impl Transfer {
@@ -190,11 +194,11 @@ impl Transfer {
         if let Some(peer) = self.peers.get_mut(&lane.peer) {
             peer.settled(lane, bytes);
             match arrival {
-                Arrival::Stored | Arrival::Settled => peer.delivered(bytes, now),
+                Arrival::Stored | Arrival::Chunkless { .. } => peer.delivered(bytes, now),
                 Arrival::Missing | Arrival::Corrupt | Arrival::Baseless => peer.answered(now),
             }
         }
-        if matches!(arrival, Arrival::Stored | Arrival::Settled) {
+        if matches!(arrival, Arrival::Stored | Arrival::Chunkless { .. }) {
             self.peerless_since = None;
         }
         self.settle(request, want, arrival);
@@ -306,6 +310,8 @@ impl Transfer {
             bytes_again: self.ledger.bytes_again,
             all_known: self.frontier.is_done(),
             entries_held: self.frontier.entries_held(),
+            entries_passed: self.frontier.passed().entries,
+            leaf_bytes_passed: self.frontier.passed().leaf_bytes,
         }
     }
 
@@ -323,8 +329,8 @@ impl Transfer {
         let peer = open.lane.peer;
         let needless = match (&open.work, arrival) {
             (RequestWork::Nodes(nodes), Arrival::Stored) => self.frontier.node_arrived(nodes[want]),
-            (RequestWork::Nodes(nodes), Arrival::Settled) => {
-                self.frontier.settle_leaf(nodes[want]);
+            (RequestWork::Nodes(nodes), Arrival::Chunkless { leaf_bytes }) => {
+                self.frontier.note_chunkless(nodes[want], leaf_bytes);
                 self.frontier.node_arrived(nodes[want])
             }
             (RequestWork::Nodes(nodes), Arrival::Missing | Arrival::Corrupt) => {
@@ -337,7 +343,7 @@ impl Transfer {
                 self.frontier.request_ended(nodes[want], request);
                 return;
             }
-            (RequestWork::Unit { unit, wants, bytes }, Arrival::Stored | Arrival::Settled) => {
+            (RequestWork::Unit { unit, wants, bytes }, Arrival::Stored | Arrival::Chunkless { .. }) => {
                 self.ledger.arrived(*unit, wants[want], bytes[want]);
                 self.ledger.take_if_whole(*unit).unwrap_or_default()
             }

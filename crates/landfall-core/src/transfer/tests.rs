@@ -112,16 +112,24 @@ fn ahead_of_chunks(entries: u32, chunk_bytes: u32) -> (usize, usize) {
     (nodes, inspections)
 }
 
-/// Leaves that are inspected of a tree whose values all stand in its leaves, where so many in a row come settled, and then as many that do not.
-fn inspections_of_inline_values(in_a_row: usize) -> (usize, usize) {
+/// What came of a transfer of so many trees, all the same one of so many entries, whose values all stand in its leaves.
+struct Inline {
+    leaves: usize,
+    inspections: usize,
+    entries_passed: u64,
+    leaf_bytes_passed: u64,
+}
+
+/// Whoever stores a leaf says that it is chunkless where `is_seen` says so of its number.
+fn transfer_inline(entries: u32, trees: usize, is_seen: impl Fn(usize) -> bool) -> Inline {
     let mut source = MemoryNodes::default();
     let mut builder = Builder::new(Salt::PUBLIC);
-    for entry in 0..100_000_u32 {
+    for entry in 0..entries {
         builder.push(&entry.to_be_bytes(), &Value::inline(vec![7; 100]), &mut source).unwrap();
     }
     let target = builder.finish(&mut source);
     let mut here = MemoryNodes::default();
-    let mut transfer = Transfer::new(vec![TreePair { base: None, target }], Time::ZERO);
+    let mut transfer = Transfer::new(vec![TreePair { base: None, target }; trees], Time::ZERO);
     transfer.handle_peer_joined(PeerId(0), 1, PeerCost::NEAR, Time::ZERO);
     let (mut leaves, mut inspections) = (0, 0);
     while let Some(command) = transfer.poll_command(&here, Time::ZERO) {
@@ -129,11 +137,13 @@ fn inspections_of_inline_values(in_a_row: usize) -> (usize, usize) {
             Command::FetchNodes { request, wants, .. } => {
                 for (want, node) in wants.iter().enumerate() {
                     let bytes = source.node(node.id).unwrap();
-                    let is_leaf = Leaf::parse(&bytes).is_ok();
-                    let settles = is_leaf && in_a_row > 0 && leaves / in_a_row % 2 == 0;
-                    leaves += usize::from(is_leaf);
+                    let (is_leaf, leaf_bytes) = (Leaf::parse(&bytes).is_ok(), bytes.len() as u32);
                     here.put(Chunk::verify(node.id, Domain::Node, bytes).unwrap());
-                    let arrival = if settles { Arrival::Settled } else { Arrival::Stored };
+                    let arrival = match is_leaf && is_seen(leaves) {
+                        true => Arrival::Chunkless { leaf_bytes },
+                        false => Arrival::Stored,
+                    };
+                    leaves += usize::from(is_leaf);
                     transfer.handle_arrival(request, want as u32, arrival, Time::ZERO);
                 }
                 transfer.handle_request_ended(request, Time::ZERO);
@@ -146,21 +156,41 @@ fn inspections_of_inline_values(in_a_row: usize) -> (usize, usize) {
         }
     }
     assert_eq!(transfer.outcome(), Outcome::Complete);
-    assert!(transfer.progress().all_known);
-    (leaves, inspections)
+    let Progress { all_known: true, entries_passed, leaf_bytes_passed, .. } = transfer.progress() else {
+        panic!("{:?}", transfer.progress());
+    };
+    Inline { leaves, inspections, entries_passed, leaf_bytes_passed }
 }
 
 #[test]
-fn a_leaf_that_came_settled_is_not_inspected() {
-    let (leaves, inspections) = inspections_of_inline_values(0);
-    assert_eq!(inspections, leaves);
-    let (leaves, inspections) = inspections_of_inline_values(usize::MAX);
-    assert!(leaves > 500 && inspections == 0, "{inspections} inspections of {leaves} leaves");
+fn a_leaf_that_came_without_chunks_is_not_inspected() {
+    let all = transfer_inline(100_000, 1, |_| true);
+    assert!(all.leaves > 500, "{}", all.leaves);
+    assert_eq!((all.inspections, all.entries_passed), (0, 100_000));
+    assert!(all.leaf_bytes_passed > 100 * 100_000, "{}", all.leaf_bytes_passed);
+    let none = transfer_inline(100_000, 1, |_| false);
+    assert_eq!((none.inspections, none.entries_passed, none.leaf_bytes_passed), (none.leaves, 0, 0));
     for in_a_row in [1, 7, 200] {
-        let (leaves, inspections) = inspections_of_inline_values(in_a_row);
-        let unsettled = (0..leaves).filter(|leaf| leaf / in_a_row % 2 == 1).count();
-        assert_eq!(inspections, unsettled, "every {in_a_row} of {leaves} leaves");
+        let is_seen = |leaf: usize| (leaf / in_a_row).is_multiple_of(2);
+        let some = transfer_inline(100_000, 1, is_seen);
+        let unseen = (0..some.leaves).filter(|leaf| !is_seen(*leaf)).count();
+        assert_eq!(some.inspections, unseen, "every {in_a_row} of {} leaves", some.leaves);
     }
+}
+
+#[test]
+fn a_leaf_is_passed_over_once_in_the_first_of_the_trees_that_have_it() {
+    for entries in [500, 100_000] {
+        let twice = transfer_inline(entries, 2, |_| true);
+        assert_eq!((twice.inspections, twice.entries_passed), (twice.leaves, u64::from(entries)));
+    }
+}
+
+#[test]
+fn a_root_that_is_a_leaf_counts_once() {
+    let one = transfer_inline(10, 1, |_| true);
+    // It comes before the walk can name it as a leaf.
+    assert_eq!((one.leaves, one.inspections, one.entries_passed), (1, 1, 0));
 }
 
 #[test]

@@ -317,7 +317,7 @@ impl Between for CountsEntries {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_joiner_that_fills_up_takes_what_was_written_meanwhile_at_once() {
+async fn a_joiner_that_fills_up_takes_what_was_written_meanwhile_in_one_append() {
     /// It answers at most so often. Each answer leads to one frame at most.
     const INTERVAL: Duration = Duration::from_millis(10);
     let stage = Stage::new();

@@ -154,15 +154,22 @@ impl Play {
         let (&request, open) = self.open.iter_mut().nth(at).expect("below the length");
         let want = open.next;
         open.next += 1;
+        let mut chunkless_bytes = None;
         if arrival == Arrival::Stored
             && let Some(&node) = open.nodes.get(want as usize)
         {
             let bytes = self.source.node(node).expect("the source has every node");
+            let is_chunkless = Leaf::parse(&bytes).is_ok_and(|leaf| leaf.chunks().next().is_none());
+            chunkless_bytes = is_chunkless.then_some(bytes.len() as u32);
             self.here.put(landfall_core::Chunk::new(landfall_core::Domain::Node, bytes));
         }
         let is_last = open.next == open.wants;
         let seen = if arrival == Arrival::Stored { WatchedArrival::New } else { WatchedArrival::Nothing };
         self.watch.arrived(request, want, seen).expect("a promise");
+        let arrival = match chunkless_bytes {
+            Some(leaf_bytes) if choice.is_multiple_of(2) => Arrival::Chunkless { leaf_bytes },
+            _ => arrival,
+        };
         self.transfer.handle_arrival(request, want, arrival, self.now);
         if is_last {
             self.end_request(request);

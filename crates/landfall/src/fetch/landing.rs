@@ -5,7 +5,7 @@ use std::fmt::Display;
 
 use bytes::Bytes;
 use landfall_core::codec::Codec;
-use landfall_core::transfer::{Arrival, Want};
+use landfall_core::transfer::Want;
 use landfall_core::tree::{NodeWant, TreeError, Value};
 use landfall_core::wire::ItemForm;
 use landfall_core::{Chunk, ChunkId, Proven};
@@ -31,10 +31,8 @@ pub(crate) trait Landing: Send + Sync {
     /// Does the work of what is unchanged. What turns out not to be here is wanted after all.
     fn take_unchanged(&self, unchanged: Vec<Self::Unchanged>) -> Result<Vec<Want>, Self::Failure>;
 
-    /// Keeps a verified node, which came in `form`. It is stored; [`Arrival::Settled`] if it was seen to be a leaf without chunks.
-    ///
-    /// The memory of the node is its caller's, for the next one.
-    fn put_node(&self, want: &NodeWant, node: &Chunk, form: &ItemForm<'_, Codec>) -> Result<Arrival, Self::Failure>;
+    /// Keeps a verified node, which came in `form`, and says what it saw of it. Memory of a node that nobody keeps is used for the next one.
+    fn put_node(&self, want: &NodeWant, node: &Chunk, form: &ItemForm<'_, Codec>) -> Result<Kept, Self::Failure>;
 
     /// Where the chunk of an entry goes.
     fn place_of(&self, key: &Bytes, value: &Value) -> Result<Self::Place, Self::Failure>;
@@ -56,6 +54,15 @@ pub(crate) trait Landing: Send + Sync {
 
     /// The base of a patch cannot be read, or is no longer what it was. Nothing if the whole chunk can be fetched instead.
     fn base_gone(&self, place: &Self::Place) -> Result<(), Self::Failure>;
+}
+
+/// What was seen of a node that is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kept {
+    /// It is to be inspected if it is a leaf.
+    Unseen,
+    /// It is a leaf that refers to no chunk.
+    Chunkless,
 }
 
 /// What comparing a leaf with what is here gave.

@@ -245,7 +245,7 @@ mod tests {
     use landfall_store::vfs::faulty::FaultyVfs;
     use landfall_store::{Store, StoreOptions};
 
-    use super::super::landing::Inspection;
+    use super::super::landing::{Inspection, Kept};
     use super::super::status::Status;
     use super::*;
     use crate::clock::Clock;
@@ -279,7 +279,7 @@ mod tests {
             unreachable!("nothing is fetched")
         }
 
-        fn put_node(&self, _: &NodeWant, _: &Chunk, _: &ItemForm<'_, Codec>) -> Result<Arrival, AssemblyError> {
+        fn put_node(&self, _: &NodeWant, _: &Chunk, _: &ItemForm<'_, Codec>) -> Result<Kept, AssemblyError> {
             unreachable!("nothing is fetched")
         }
 

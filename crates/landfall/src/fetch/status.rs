@@ -22,8 +22,10 @@ pub struct Status {
     node_bytes: AtomicU64,
     entries_wanted: AtomicU64,
     entries_held: AtomicU64,
+    entries_passed: AtomicU64,
+    leaf_bytes_passed: AtomicU64,
     entries_inspected: AtomicU64,
-    leaf_bytes_here: AtomicU64,
+    leaf_bytes_inspected: AtomicU64,
     chunk_bytes_encoded: AtomicU64,
     patch_bytes_plain: AtomicU64,
     patch_bytes_encoded: AtomicU64,
@@ -97,7 +99,7 @@ pub struct StatusFigures {
     /// Of them, those whose leaves are known to be here, whenever they came.
     pub entries_here: u64,
     /// Of those, the ones whose leaves came or were left from an earlier join: the older tree here does not have them.
-    pub entries_inspected: u64,
+    pub entries_came: u64,
     /// Bytes of those leaves.
     pub leaf_bytes_here: u64,
     /// Chunks that came.
@@ -120,6 +122,7 @@ impl Status {
     /// The figures now.
     pub fn figures(&self) -> StatusFigures {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let entries_came = get(&self.entries_inspected).saturating_add(get(&self.entries_passed));
         StatusFigures {
             stage: *self.stage.lock().expect("no panic under the lock"),
             bytes_wanted: get(&self.bytes_wanted),
@@ -129,9 +132,9 @@ impl Status {
             bytes_reused: get(&self.bytes_reused),
             node_bytes: get(&self.node_bytes),
             entries_wanted: get(&self.entries_wanted),
-            entries_here: get(&self.entries_held).saturating_add(get(&self.entries_inspected)),
-            entries_inspected: get(&self.entries_inspected),
-            leaf_bytes_here: get(&self.leaf_bytes_here),
+            entries_here: get(&self.entries_held).saturating_add(entries_came),
+            entries_came,
+            leaf_bytes_here: get(&self.leaf_bytes_inspected) + get(&self.leaf_bytes_passed),
             chunks: get(&self.chunks),
             chunk_bytes_encoded: get(&self.chunk_bytes_encoded),
             patch_bytes_plain: get(&self.patch_bytes_plain),
@@ -169,6 +172,8 @@ impl Status {
         self.bytes_again.store(progress.bytes_again, Ordering::Relaxed);
         self.all_known.store(progress.all_known, Ordering::Relaxed);
         self.entries_held.store(progress.entries_held, Ordering::Relaxed);
+        self.entries_passed.store(progress.entries_passed, Ordering::Relaxed);
+        self.leaf_bytes_passed.store(progress.leaf_bytes_passed, Ordering::Relaxed);
     }
 
     pub(crate) fn note_reused(&self, bytes: u64) {
@@ -184,9 +189,9 @@ impl Status {
         self.entries_wanted.store(entries, Ordering::Relaxed);
     }
 
-    pub(crate) fn note_leaf_here(&self, entries: usize, bytes: usize) {
+    pub(crate) fn note_inspected(&self, entries: usize, bytes: usize) {
         self.entries_inspected.fetch_add(entries as u64, Ordering::Relaxed);
-        self.leaf_bytes_here.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.leaf_bytes_inspected.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
     pub(crate) fn note_chunk(&self, peer: PeerId, codec: Codec, plain_bytes: usize, encoded_bytes: usize) {

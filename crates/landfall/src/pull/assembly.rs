@@ -10,14 +10,14 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use landfall_core::codec::Codec;
 use landfall_core::files::{BadPath, Content, FileKey, FileKind, FilePath, Meta, MetaError, decode_meta};
-use landfall_core::transfer::{Arrival, Want};
+use landfall_core::transfer::Want;
 use landfall_core::tree::{ChunkRef, Cursor, Leaf, NodeWant, Nodes, Root, TreeError, Value, get};
 use landfall_core::wire::ItemForm;
 use landfall_core::{Chunk, ChunkId, Domain, Proven};
 use landfall_store::{Store, StoreError};
 
 use super::contents::Contents;
-use crate::fetch::landing::{Inspection, Landing};
+use crate::fetch::landing::{Inspection, Kept, Landing};
 use crate::fetch::status::Status;
 use crate::files::place::{Copied, Origin, PlaceError, Placement, StagedFile};
 use crate::nodes::NodeCache;
@@ -329,9 +329,9 @@ impl Landing for Assembly {
         Ok(wants)
     }
 
-    fn put_node(&self, _: &NodeWant, node: &Chunk, _: &ItemForm<'_, Codec>) -> Result<Arrival, AssemblyError> {
+    fn put_node(&self, _: &NodeWant, node: &Chunk, _: &ItemForm<'_, Codec>) -> Result<Kept, AssemblyError> {
         self.nodes.put(node)?;
-        Ok(Arrival::Stored)
+        Ok(Kept::Unseen)
     }
 
     fn place_of(&self, key: &Bytes, value: &Value) -> Result<Place, AssemblyError> {

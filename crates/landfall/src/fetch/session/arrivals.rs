@@ -8,18 +8,20 @@ use landfall_core::{Chunk, ChunkId, Domain, Proven};
 
 use super::Session;
 use super::requests::{Asked, AskedChunk};
-use crate::fetch::landing::Landing;
+use crate::fetch::landing::{Kept, Landing};
 
 /// Contexts and buffers of one lane's thread.
 pub(crate) struct Workbench {
     decoder: Decoder,
     base: Vec<u8>,
+    /// For nodes by themselves: whoever keeps one keeps this memory, which must not be that of a long chunk.
+    node: Vec<u8>,
     plain: Vec<u8>,
 }
 
 impl Workbench {
     pub(crate) fn new() -> Self {
-        Self { decoder: Decoder::new(), base: Vec::new(), plain: Vec::new() }
+        Self { decoder: Decoder::new(), base: Vec::new(), node: Vec::new(), plain: Vec::new() }
     }
 }
 
@@ -61,8 +63,11 @@ impl<L: Landing> Session<L> {
             }
         };
         match arrival {
-            // Nothing new can be asked for because of one chunk, or of one leaf that names none: the end of its request is soon enough to look.
-            Ok(arrival) if arrival == Arrival::Settled || (arrival == Arrival::Stored && is_for_chunks) => {
+            // Nothing is asked for because of one chunk, and hardly anything because of a leaf without any: the end of its request is soon enough
+            // to look.
+            Ok(arrival)
+                if is_for_chunks && arrival == Arrival::Stored || matches!(arrival, Arrival::Chunkless { .. }) =>
+            {
                 let now = self.clock.now();
                 self.driver().transfer.handle_arrival(request, item.want, arrival, now);
             }
@@ -101,17 +106,22 @@ impl<L: Landing> Session<L> {
             return Ok(Arrival::Baseless);
         }
         let base_bytes = base.map(|_| &bench.base[..]);
-        let decoded = bench.decoder.decode(form.codec, form.payload, form.plain_bytes, base_bytes, &mut bench.plain);
+        let decoded = bench.decoder.decode(form.codec, form.payload, form.plain_bytes, base_bytes, &mut bench.node);
         if decoded.is_err() {
             return Ok(Arrival::Corrupt);
         }
-        let Ok(node) = Chunk::verify(want.id, Domain::Node, std::mem::take(&mut bench.plain).into()) else {
+        let Ok(node) = Chunk::verify(want.id, Domain::Node, std::mem::take(&mut bench.node).into()) else {
             return Ok(Arrival::Corrupt);
         };
-        let arrival = self.landing.put_node(want, &node, form)?;
-        self.status.note_node(peer, node.bytes().len());
+        let kept = self.landing.put_node(want, &node, form)?;
+        let node = node.into_bytes();
+        self.status.note_node(peer, node.len());
+        let arrival = match kept {
+            Kept::Unseen => Arrival::Stored,
+            Kept::Chunkless => Arrival::Chunkless { leaf_bytes: node.len() as u32 },
+        };
         // The next one is decoded into the same memory, unless somebody keeps it.
-        bench.plain = node.into_bytes().try_into_mut().map(Vec::from).unwrap_or_default();
+        bench.node = node.try_into_mut().map(Vec::from).unwrap_or_default();
         Ok(arrival)
     }
 

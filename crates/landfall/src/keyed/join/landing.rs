@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use landfall_core::codec::Codec;
-use landfall_core::transfer::{Arrival, TreePair, Want};
+use landfall_core::transfer::{TreePair, Want};
 use landfall_core::tree::{Leaf, Node, NodeWant, TreeError, Value, get};
 use landfall_core::wire::ItemForm;
 use landfall_core::{Chunk, ChunkId, Proven};
 use landfall_store::StoreError;
 
 use crate::content::PackedContent;
-use crate::fetch::landing::{Inspection, Landing};
+use crate::fetch::landing::{Inspection, Kept, Landing};
 use crate::fetch::status::Status;
 use crate::keyed::here::Here;
 use crate::nodes::{NodeCache, with_decoder};
@@ -87,7 +87,7 @@ impl Landing for KeyedLanding {
         let bytes = self.here.nodes.get(leaf)?.ok_or(LandingError::NodeLost(leaf))?;
         let node_bytes = bytes.len();
         let leaf = Leaf::read(leaf, bytes)?;
-        self.status.note_leaf_here(leaf.len(), node_bytes);
+        self.status.note_inspected(leaf.len(), node_bytes);
         let mut wants = Vec::new();
         for (index, key, chunk) in leaf.chunks() {
             if !self.here.store.contains(chunk.id)? {
@@ -102,16 +102,15 @@ impl Landing for KeyedLanding {
         Ok(Vec::new())
     }
 
-    fn put_node(&self, want: &NodeWant, node: &Chunk, form: &ItemForm<'_, Codec>) -> Result<Arrival, LandingError> {
+    fn put_node(&self, want: &NodeWant, node: &Chunk, form: &ItemForm<'_, Codec>) -> Result<Kept, LandingError> {
         let nodes = &self.here.nodes;
         let leaf = Leaf::of(Node::read(node.id(), node.bytes().clone())?);
-        let Some(leaf) = leaf.filter(|leaf| leaf.chunks().next().is_none()) else {
-            nodes.put_as_it_came(node, form.codec, form.payload, want.base)?;
-            return Ok(Arrival::Stored);
-        };
-        nodes.put_in_passing(node, form.codec, form.payload, want.base)?;
-        self.status.note_leaf_here(leaf.len(), node.bytes().len());
-        Ok(Arrival::Settled)
+        if leaf.is_some_and(|leaf| leaf.chunks().next().is_none()) {
+            nodes.put_in_passing(node, form.codec, form.payload, want.base)?;
+            return Ok(Kept::Chunkless);
+        }
+        nodes.put_as_it_came(node, form.codec, form.payload, want.base)?;
+        Ok(Kept::Unseen)
     }
 
     fn place_of(&self, key: &Bytes, _: &Value) -> Result<Place, LandingError> {

@@ -363,8 +363,8 @@ impl Inner {
             return None;
         }
         let missing = figures.entries_wanted.saturating_sub(figures.entries_here);
-        let left = self.pace.time_for(missing, now, figures.entries_inspected);
-        self.pace.note(now, figures.entries_inspected);
+        let left = self.pace.time_for(missing, now, figures.entries_came);
+        self.pace.note(now, figures.entries_came);
         left
     }
 
