@@ -58,7 +58,11 @@ fn what_came_of_an_older_snapshot_need_not_come_again() {
         assert_eq!(ticket.position(), at(3));
         assert!(ticket.wait().unwrap() > 0);
     });
-    assert_carried(before, after);
+    // Every leaf has changed: without it all of them come.
+    let (_, all) = move_on(|_| {});
+    let twice = (before + after).saturating_sub(all);
+    // Of the part of the tree that was coming, leaves behind the first one that is missing are not looked at.
+    assert!(twice * 4 < all, "{twice} of {all} bytes came twice");
 }
 
 /// Of what came, at least a third need not come again.
