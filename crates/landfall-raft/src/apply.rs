@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use landfall::core::keyed::{Missing, ReadError, SectionId, Transaction};
 use landfall::core::snapshot::Position;
-use landfall::keyed::{AdoptError, Extent, FaultError, Keyed, KeyedError, SealRefused};
+use landfall::keyed::{AdoptError, FaultError, Keyed, KeyedError, SealRefused};
 use tokio::sync::watch;
 
 use crate::cadence;
@@ -265,8 +265,7 @@ impl<S: Service> Applier<S> {
     }
 
     fn may_wait(&self) -> bool {
-        let is_filling = self.keyed.sealed().is_some_and(|sealed| sealed.extent == Extent::Filling);
-        is_filling && !self.patience.closing.load(Ordering::Acquire)
+        self.keyed.is_filling() && !self.patience.closing.load(Ordering::Acquire)
     }
 
     /// Seals at the current position; the merge goes on in the background.

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use landfall::core::snapshot::Position;
-use landfall::keyed::Extent;
 use openraft::ChangeMembers;
 use openraft::error::{ChangeMembershipError, ClientWriteError, RaftError};
 use tokio::time::Instant;
@@ -290,7 +289,7 @@ pub(crate) async fn seal_here(cluster: &Cluster) -> Result<Position, RosterError
         if cluster.sealing.has_begun(position) {
             return Ok(position);
         }
-        if cluster.keyed.sealed().is_some_and(|sealed| sealed.extent == Extent::Filling) {
+        if cluster.keyed.is_filling() {
             return Err(RosterError::NotYet("not all of this member's own state is here".into()));
         }
     }

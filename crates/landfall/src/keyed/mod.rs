@@ -384,7 +384,7 @@ impl Keyed {
     }
 
     /// Does the state stand on a snapshot that is still being fetched?
-    fn is_filling(&self) -> bool {
+    pub fn is_filling(&self) -> bool {
         self.served.held().last().is_some_and(|held| held.extent == Extent::Filling)
     }
 
